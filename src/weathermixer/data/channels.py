@@ -1,0 +1,176 @@
+"""The variables of an atmospheric state: names, units, where they live, and what is plausible.
+
+A *variable* is a physical quantity (``temperature``); a *channel* is one two-dimensional field of
+it (``temperature_850``, ``2m_temperature``). Everything here is pure; nothing reads files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.errors import UserError
+
+GRAVITY = 9.80665  # m s⁻², the constant that defines geopotential height
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A quantity, under its canonical name, in SI units.
+
+    ``aliases`` are names under which other archives keep the same quantity in the same units;
+    ``unit_spellings`` are the ways in which files write the unit. ``lowest`` and ``highest`` bound
+    every value ever seen in a global analysis, generously: they tell kelvin from degrees Celsius
+    and pascal from hectopascal, not good weather from bad.
+    """
+
+    name: str
+    units: str
+    lowest: float
+    highest: float
+    on_levels: bool
+    aliases: tuple[str, ...] = ()
+    unit_spellings: tuple[str, ...] = ()
+
+
+def _table(*variables: Variable) -> dict[str, Variable]:
+    return {variable.name: variable for variable in variables}
+
+
+_METRES_PER_SECOND = ("m s**-1", "m s-1", "m/s", "m s^-1")
+_GEOPOTENTIAL = ("m**2 s**-2", "m2 s-2", "m^2 s^-2", "m2/s2", "m^2/s^2", "m**2/s**2", "J/kg")
+_FRACTION = ("(0 - 1)", "1", "", "dimensionless", "0-1", "fraction")
+
+PRESSURE_VARIABLES = _table(
+    Variable("geopotential", "m2 s-2", -2.0e4, 6.0e5, True, ("z",), _GEOPOTENTIAL),
+    Variable(
+        "specific_humidity",
+        "kg kg-1",
+        -5.0e-3,
+        0.06,
+        True,
+        ("q",),
+        ("kg kg**-1", "kg kg-1", "kg/kg", "1", "kg kg^-1"),
+    ),
+    Variable("temperature", "K", 120.0, 360.0, True, ("t",), ("K", "kelvin", "Kelvin")),
+    Variable("u_component_of_wind", "m s-1", -250.0, 250.0, True, ("u",), _METRES_PER_SECOND),
+    Variable("v_component_of_wind", "m s-1", -250.0, 250.0, True, ("v",), _METRES_PER_SECOND),
+)
+SURFACE_VARIABLES = _table(
+    Variable("mean_sea_level_pressure", "Pa", 8.0e4, 1.2e5, False, ("msl",), ("Pa", "pascal")),
+    Variable(
+        "10m_u_component_of_wind", "m s-1", -120.0, 120.0, False, ("u10",), _METRES_PER_SECOND
+    ),
+    Variable(
+        "10m_v_component_of_wind", "m s-1", -120.0, 120.0, False, ("v10",), _METRES_PER_SECOND
+    ),
+    Variable("2m_temperature", "K", 150.0, 350.0, False, ("t2m",), ("K", "kelvin", "Kelvin")),
+)
+STATIC_VARIABLES = _table(
+    Variable("land_sea_mask", "1", -0.01, 1.01, False, ("lsm",), _FRACTION),
+    Variable("soil_type", "1", -0.5, 100.0, False, ("slt",), ("~", *_FRACTION)),
+    Variable("geopotential_at_surface", "m2 s-2", -2.0e4, 1.0e5, False, ("z_sfc",), _GEOPOTENTIAL),
+)
+VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES | STATIC_VARIABLES
+PROGNOSTIC_VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES
+
+LEVELS_HPA = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
+
+ALIASES = {alias: variable.name for variable in VARIABLES.values() for alias in variable.aliases}
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One field: a variable, and its pressure level in hPa where it has one."""
+
+    variable: str
+    level_hpa: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.variable if self.level_hpa is None else f"{self.variable}_{self.level_hpa}"
+
+    @property
+    def units(self) -> str:
+        return VARIABLES[self.variable].units
+
+
+def channels_of(variables: Sequence[str], levels: Sequence[int]) -> tuple[Channel, ...]:
+    """The channels of some variables, pressure variables on every level, in the order given."""
+    channels = []
+    for name in variables:
+        if name not in PROGNOSTIC_VARIABLES:
+            raise UserError(
+                f"data.variables names {name!r}, which is none of "
+                f"{', '.join(PROGNOSTIC_VARIABLES)}: correct the name"
+            )
+        if PROGNOSTIC_VARIABLES[name].on_levels:
+            channels += [Channel(name, int(level)) for level in levels]
+        else:
+            channels.append(Channel(name))
+    return tuple(channels)
+
+
+def parse_channel(name: str) -> Channel:
+    """The channel that ``name`` denotes, as written in a store: ``temperature_850``."""
+    if name in VARIABLES:
+        return Channel(name)
+    variable, _, level = name.rpartition("_")
+    if variable in PRESSURE_VARIABLES and level.isdecimal():
+        return Channel(variable, int(level))
+    raise UserError(f"channel {name!r} is not one that WeatherMixer knows: correct its name")
+
+
+def units_accepted(variable: str, units: str) -> bool:
+    """Whether a file's ``units`` attribute is a spelling of the variable's SI unit."""
+    known = VARIABLES[variable]
+    return units.strip() in (known.units, *known.unit_spellings)
+
+
+def standard_height_m(level_hpa: float) -> float:
+    """Height of a pressure level in the ICAO standard atmosphere (ISO 2533:1975), metres."""
+    scale = GRAVITY * 0.0289644 / (8.314462618 * 0.0065)
+    tropopause_hpa = 226.32
+    if level_hpa >= tropopause_hpa:
+        return 288.15 / 0.0065 * (1.0 - (level_hpa / 1013.25) ** (1.0 / scale))
+    return 11000.0 + 8.314462618 * 216.65 / (GRAVITY * 0.0289644) * math.log(
+        tropopause_hpa / level_hpa
+    )
+
+
+def implausibility(channel: Channel, field: NDArray[np.floating]) -> str | None:
+    """What is wrong with one global ``field (latitude, longitude)`` of a channel, or nothing.
+
+    Not-a-number, values beyond anything observed, and geopotential *height* in the place of
+    geopotential, which differs by a factor of 9.8 in its mean aloft and in its spread near the
+    ground.
+    """
+    variable = VARIABLES[channel.variable]
+    bad = int(field.size - np.isfinite(field).sum())
+    if bad:
+        return f"{bad} of {field.size} values are NaN or infinite"
+    low, high = float(field.min()), float(field.max())
+    if low < variable.lowest or high > variable.highest:
+        return (
+            f"values from {low:.6g} to {high:.6g} lie outside {variable.lowest:g} to "
+            f"{variable.highest:g} {variable.units}: are they in {variable.units}?"
+        )
+    if channel.variable == "geopotential" and channel.level_hpa is not None:
+        expected = GRAVITY * standard_height_m(channel.level_hpa)
+        mean = float(field.mean())
+        if abs(mean - expected) > 0.25 * expected + 3000.0 or 0.0 < float(field.std()) < 250.0:
+            return (
+                f"mean {mean:.6g} and standard deviation {float(field.std()):.4g} are not those of "
+                f"geopotential in m2 s-2 (about {expected:.4g} at {channel.level_hpa} hPa): "
+                "is it geopotential height? Multiply it by 9.80665"
+            )
+    return None
+
+
+def names(channels: Iterable[Channel]) -> tuple[str, ...]:
+    """The names of channels, as a store writes them."""
+    return tuple(channel.name for channel in channels)

@@ -1,0 +1,104 @@
+"""Area weights, and statistics that are taken in one pass and merged in any order.
+
+Per time and channel the area-weighted mean and variance are kept, of the field and of its change
+over one step. Means and variances of equally weighted groups merge exactly (the law of total
+variance), without the cancellation of sums of squares, so blocks, processes and periods all agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.errors import UserError
+
+MOMENTS = ("mean", "variance", "step_mean", "step_variance")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per channel, in its units: ``mean``, ``std``, and ``step_std`` of the increments."""
+
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    step_std: NDArray[np.float64]
+
+
+def cell_area_weights(latitude: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The share of each latitude row in the area of the sphere, ``(latitude,)``, summing to 1.
+
+    A cell reaches to the midpoints between rows, and the outermost to the poles; its area is
+    proportional to the difference of the sines of its bounds, as WeatherBench 2 defines it
+    (Rasp et al. 2024, https://doi.org/10.1029/2023MS004019). Rows may run either way.
+    """
+    radians = np.deg2rad(np.asarray(latitude, dtype=np.float64))
+    ascending = np.sort(radians)
+    middle = (ascending[1:] + ascending[:-1]) / 2
+    bounds = np.concatenate([[-np.pi / 2], middle, [np.pi / 2]])
+    weights = np.diff(np.sin(bounds)) / 2.0
+    return weights if radians[0] <= radians[-1] else weights[::-1].copy()
+
+
+def field_moments(
+    state: NDArray[np.float32], before: NDArray[np.float32] | None, weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Moments ``(moment, channel)`` of one state ``(channel, latitude, longitude)``.
+
+    Without a state one step before, the moments of the increment are NaN.
+    """
+    result = np.full((len(MOMENTS), state.shape[0]), np.nan)
+    for channel, values in enumerate(state):
+        result[:2, channel] = _mean_and_variance(values.astype(np.float64), weights)
+        if before is not None:
+            change = values.astype(np.float64) - before[channel]
+            result[2:, channel] = _mean_and_variance(change, weights)
+    return result
+
+
+def merge_moments(
+    moments: NDArray[np.float64],
+    times: NDArray[np.datetime64],
+    period: tuple[np.datetime64, np.datetime64],
+    step: np.timedelta64,
+) -> Statistics:
+    """Statistics of a period (inclusive) from the moments ``(time, moment, channel)`` of its times.
+
+    An increment over ``step`` belongs to the period where both of its ends do. Standard deviations
+    of zero, of constant channels, become 1 so that normalising stays defined.
+    """
+    inside = (times >= period[0]) & (times <= period[1])
+    if not inside.any():
+        raise UserError(
+            f"the training period {period[0]} to {period[1]} holds none of the {len(times)} times "
+            f"from {times[0]} to {times[-1]}: correct data.train"
+        )
+    mean, variance = _merge(moments[inside, 0], moments[inside, 1])
+    whole = inside & ~np.isnan(moments[:, 2, 0])
+    whole &= times - step >= period[0]
+    if not whole.any():
+        raise UserError(
+            f"no two times between {period[0]} and {period[1]} are exactly one step apart, so "
+            "increments have no statistics: correct data.step_hours or data.train"
+        )
+    _, step_variance = _merge(moments[whole, 2], moments[whole, 3])
+    return Statistics(mean, _root(variance), _root(step_variance))
+
+
+def _mean_and_variance(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Any:
+    mean = weights @ values.mean(axis=1)
+    return mean, weights @ np.square(values - mean).mean(axis=1)
+
+
+def _merge(
+    means: NDArray[np.float64], variances: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean = means.mean(axis=0)
+    return mean, variances.mean(axis=0) + np.square(means - mean).mean(axis=0)
+
+
+def _root(variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    std = np.sqrt(variance)
+    return np.where(std > 0.0, std, 1.0)

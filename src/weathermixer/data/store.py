@@ -1,0 +1,519 @@
+"""The store: one Zarr group that holds every state of a data set, its grid and its statistics.
+
+Layout (Zarr v3; plain xarray opens it)::
+
+    state        (time, channel, latitude, longitude)  float32, one shard per time
+    static       (static_channel, latitude, longitude) float32
+    mean, std, step_std                 (channel)      float64, of the training period
+    static_mean, static_std             (static_channel)
+    moments      (time, moment, channel)               float64, per time: see ``statistics.py``
+    climatology  (hour, dayofyear, channel, latitude, longitude)  float32, optional
+
+A store is written beside its final place, as ``NAME.partial``, and renamed when it is whole, so
+that a half-finished one is never taken for it. Statistics are kept per time and merged on demand:
+one pass over the data serves any training period.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+from zarr.errors import UnstableSpecificationWarning
+
+from weathermixer.data.channels import parse_channel
+from weathermixer.data.statistics import (
+    MOMENTS,
+    Statistics,
+    cell_area_weights,
+    field_moments,
+    merge_moments,
+)
+from weathermixer.errors import UserError
+
+FORMAT = 1
+TIMES_PER_BLOCK = 16
+_EPOCH_UNITS = "seconds since 1970-01-01T00:00:00"
+_SMALLEST_CHUNK_BYTES = 128 * 1024
+_LARGEST_SPLIT = 8
+
+Indices = slice | Sequence[int]
+Read = Callable[[int], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a store will hold, known before its first state is written.
+
+    ``times (time,)`` are datetime64, increasing; ``latitude`` and ``longitude`` are degrees, either
+    direction; ``static (static_channel, latitude, longitude)``. ``step_hours`` is the interval over
+    which increments are measured. ``attributes`` must be JSON; say there where the data came from.
+    """
+
+    channels: tuple[str, ...]
+    times: NDArray[np.datetime64]
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+    step_hours: float
+    static_channels: tuple[str, ...] = ()
+    static: NDArray[np.float32] | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return len(self.latitude), len(self.longitude)
+
+    def fingerprint(self) -> str:
+        """Equal for two descriptions exactly when one may continue the other's store."""
+        return json.dumps(
+            {
+                "channels": self.channels,
+                "static_channels": self.static_channels,
+                "times": _seconds(self.times).tolist(),
+                "latitude": self.latitude.tolist(),
+                "longitude": self.longitude.tolist(),
+                "step_hours": self.step_hours,
+                "attributes": self.attributes,
+            },
+            sort_keys=True,
+        )
+
+
+class StoreWriter:
+    """Fills a store block by block, from any number of processes, and can be picked up again.
+
+    A block is ``TIMES_PER_BLOCK`` consecutive times. Its chunk of ``moments`` is written last and
+    so records that the block is done.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Attach to a store being written, as a worker process does."""
+        self.path = path
+        self.partial = partial_path(path)
+        self._group = zarr.open_group(self.partial, mode="r+", use_consolidated=False)
+        self._state: Any = self._group["state"]
+        self._moments: Any = self._group["moments"]
+        self._times = _read_times(self._group)
+        self._step = _step(self._group)
+        latitude: Any = self._group["latitude"]
+        self._weights = cell_area_weights(latitude[:])
+
+    @classmethod
+    def create(cls, path: Path, description: Description) -> StoreWriter:
+        """Begin a store, or continue one that was begun with an equal description.
+
+        Raises UserError where ``path`` exists, or where the begun store is of something else.
+        """
+        if path.exists():
+            raise UserError(f"{path} exists already: choose another place, or remove it first")
+        partial = partial_path(path)
+        fingerprint = description.fingerprint()
+        record = partial / "description.json"
+        if partial.exists():
+            if not record.exists():
+                shutil.rmtree(partial)  # killed before the first state was written
+            elif record.read_text() != fingerprint:
+                raise UserError(
+                    f"{partial} is an unfinished store of other sources or settings: "
+                    "remove it, or choose another place"
+                )
+            else:
+                return cls(path)
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            _create_arrays(partial, description)
+            record.write_text(fingerprint)
+        except OSError as error:
+            raise write_error(partial, error) from error
+        return cls(path)
+
+    def blocks(self) -> list[range]:
+        """Every block, as the time indices that it covers."""
+        count = len(self._times)
+        return [
+            range(start, min(start + TIMES_PER_BLOCK, count))
+            for start in range(0, count, TIMES_PER_BLOCK)
+        ]
+
+    def missing_blocks(self) -> list[range]:
+        """The blocks still to be written."""
+        return [block for block in self.blocks() if np.isnan(self._moments[block[0], 0, 0])]
+
+    def write_block(self, block: range, read: Read) -> Iterator[int]:
+        """Write the block's states, yielding each time index when its state is on disk.
+
+        ``read(index)`` gives the state ``(channel, latitude, longitude)`` at a time index; it is
+        also asked for the earlier states that lie one step before the block's own. At most the
+        states of one step are held in memory.
+        """
+        recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
+
+        def state_at(index: int) -> NDArray[np.float32]:
+            if index not in recent:
+                recent[index] = read(index)
+            return recent[index]
+
+        moments = np.empty((len(block), *self._moments.shape[1:]))
+        for position, index in enumerate(block):
+            previous = self.previous(index)
+            before = None if previous is None else state_at(previous)
+            state = state_at(index)
+            moments[position] = field_moments(state, before, self._weights)
+            try:
+                self._state[index] = state
+            except OSError as error:
+                raise write_error(self.partial, error) from error
+            oldest = self._times[index] - self._step
+            while recent and self._times[next(iter(recent))] <= oldest:
+                recent.popitem(last=False)
+            yield index
+        try:
+            self._moments[block.start : block.stop] = moments
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+
+    def previous(self, index: int) -> int | None:
+        """The index of the time exactly one step earlier, where there is one."""
+        wanted = self._times[index] - self._step
+        found = int(np.searchsorted(self._times, wanted))
+        return found if self._times[found] == wanted else None
+
+    def finish(self, training: tuple[np.datetime64, np.datetime64]) -> None:
+        """Merge the statistics of the training period (inclusive) and give the store its name.
+
+        Raises UserError where the period holds no time, or no two times one step apart.
+        """
+        missing = self.missing_blocks()
+        if missing:
+            raise UserError(
+                f"{self.partial} lacks {len(missing)} of {len(self.blocks())} blocks: "
+                "run the same command again to continue it"
+            )
+        statistics = merge_moments(self._moments[:], self._times, training, self._step)
+        try:
+            for name in ("mean", "std", "step_std"):
+                _write(self._group, name, getattr(statistics, name), ("channel",))
+            self._group.attrs["training_period"] = [str(edge) for edge in training]
+            (self.partial / "description.json").unlink()
+            self.partial.rename(self.path)
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+
+
+@dataclass(frozen=True)
+class Store:
+    """A whole store, open for reading. Reading is thread-safe."""
+
+    path: Path
+    group: zarr.Group
+
+    @classmethod
+    def open(cls, path: Path | str) -> Store:
+        """Open a store; UserError where there is none, or only an unfinished one."""
+        path = Path(path)
+        if not path.exists():
+            if partial_path(path).exists():
+                raise UserError(
+                    f"{path} is only half prepared (found {partial_path(path).name}): "
+                    "run the command that prepares it again, and it will continue"
+                )
+            raise UserError(f"there is no store at {path}: correct the path, or prepare it first")
+        try:
+            group = zarr.open_group(path, mode="r", use_consolidated=False)
+            version = group.attrs.get("weathermixer_store")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} cannot be opened as a Zarr group ({error}): is it a prepared store?"
+            ) from error
+        if version != FORMAT:
+            raise UserError(
+                f"{path} is not a WeatherMixer store of format {FORMAT}: "
+                "make one of it with 'weathermixer data prepare'"
+            )
+        if path.name.endswith(".partial"):
+            raise UserError(f"{path} is only half prepared: run the command that prepares it again")
+        return cls(path, group)
+
+    @cached_property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self.array("channel"))
+
+    @cached_property
+    def static_channels(self) -> tuple[str, ...]:
+        return tuple(str(name) for name in self.array("static_channel"))
+
+    @cached_property
+    def times(self) -> NDArray[np.datetime64]:
+        return _read_times(self.group)
+
+    @cached_property
+    def latitude(self) -> NDArray[np.float64]:
+        return self.array("latitude")
+
+    @cached_property
+    def longitude(self) -> NDArray[np.float64]:
+        return self.array("longitude")
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Mean and standard deviations of the training period that the store was made for."""
+        return Statistics(self.array("mean"), self.array("std"), self.array("step_std"))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return len(self.latitude), len(self.longitude)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return dict(self.group.attrs)
+
+    @property
+    def step(self) -> np.timedelta64:
+        """The interval over which increments were measured."""
+        return _step(self.group)
+
+    @property
+    def training_period(self) -> tuple[np.datetime64, np.datetime64]:
+        start, stop = self.attributes["training_period"]
+        return np.datetime64(start, "s"), np.datetime64(stop, "s")
+
+    def statistics_over(self, period: tuple[np.datetime64, np.datetime64]) -> Statistics:
+        """Statistics of any other period, merged from the moments of its times."""
+        return merge_moments(self.array("moments"), self.times, period, self.step)
+
+    def array(self, name: str) -> Any:
+        """One of the small arrays, whole."""
+        member: Any = self.group[name]
+        return member[...]
+
+    def channel_indices(self, wanted: Sequence[str]) -> Indices:
+        """Where the wanted channels stand; a slice where they stand side by side.
+
+        Raises UserError naming those that the store lacks.
+        """
+        lacking = [name for name in wanted if name not in self.channels]
+        if lacking:
+            raise UserError(
+                f"{self.path} lacks {', '.join(lacking)}: it holds {', '.join(self.channels)}; "
+                "prepare it with these variables and levels, or leave them out of the configuration"
+            )
+        indices = [self.channels.index(name) for name in wanted]
+        if indices == list(range(indices[0], indices[0] + len(indices))):
+            return slice(indices[0], indices[0] + len(indices))
+        return indices
+
+    def index_of(self, time: np.datetime64) -> int:
+        """The index of exactly this time; UserError, naming the nearest one, where it is absent."""
+        moment = time.astype("datetime64[s]")
+        found = int(np.searchsorted(self.times, moment))
+        if found == len(self.times) or self.times[found] != moment:
+            nearest = self.times[int(np.argmin(np.abs(self.times - moment)))]
+            raise UserError(
+                f"{self.path} has no state at {moment}; the nearest is {nearest}, and it spans "
+                f"{self.times[0]} to {self.times[-1]}"
+            )
+        return found
+
+    def read(
+        self, index: int, channels: Indices = slice(None), longitudes: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """The state at a time index, ``(channel, latitude, longitude)``, or a part of it.
+
+        Raises UserError, naming the time, where the bytes are corrupt, truncated or missing.
+        """
+        array: Any = self.group["state"]
+        return self._checked(
+            lambda: array.oindex[index, channels, :, longitudes],
+            f"state at {self.times[index]}",
+        )
+
+    def read_static(self, wanted: Sequence[str]) -> NDArray[np.float32]:
+        """Static fields ``(static_channel, latitude, longitude)`` under the wanted names."""
+        lacking = [name for name in wanted if name not in self.static_channels]
+        if lacking:
+            raise UserError(
+                f"{self.path} lacks the static fields {', '.join(lacking)}: prepare it from a "
+                "source that has them, or leave them out of data.static"
+            )
+        if not wanted:
+            return np.empty((0, *self.grid), dtype=np.float32)
+        array: Any = self.group["static"]
+        indices = [self.static_channels.index(name) for name in wanted]
+        return self._checked(lambda: array.oindex[indices], "static fields")
+
+    def _checked(self, read: Callable[[], NDArray[np.float32]], what: str) -> NDArray[np.float32]:
+        try:
+            values = read()
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UserError(
+                f"{self.path}: the {what} cannot be read ({error}); its file is corrupt or "
+                "truncated: copy or prepare the store again"
+            ) from error
+        # One addition per value finds NaN and infinity more cheaply than a mask. Missing chunks
+        # read as NaN, the fill value.
+        if not np.isfinite(values.sum(dtype=np.float64)):
+            bad = np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0]
+            raise UserError(
+                f"{self.path}: the {what} has missing chunks or NaN, first in its channel number "
+                f"{bad}: copy or prepare the store again"
+            )
+        return values
+
+
+def partial_path(path: Path) -> Path:
+    """Where a store stands while it is written."""
+    return path.with_name(path.name + ".partial")
+
+
+def write_error(path: Path, error: OSError) -> UserError:
+    """What a user can do about a failed write: a full disk, a folder that is read-only, ..."""
+    reason = error.strerror or str(error)
+    return UserError(
+        f"cannot write to {path} ({reason}): free some space or choose another place; "
+        "what was written is kept, and the same command continues it"
+    )
+
+
+def default_split(num_channels: int, grid: tuple[int, int]) -> tuple[int, int]:
+    """Into how many blocks of channels and of longitudes a state is cut, by default.
+
+    As fine as 8 × 8, for eight ranks along either axis, as long as chunks keep a size that
+    compression and disks like.
+    """
+    channels = longitudes = 1
+    size = 4 * num_channels * grid[0] * grid[1]
+    while size // (channels * longitudes) >= 2 * _SMALLEST_CHUNK_BYTES:
+        if longitudes <= channels and longitudes < min(_LARGEST_SPLIT, grid[1]):
+            longitudes *= 2
+        elif channels < min(_LARGEST_SPLIT, num_channels):
+            channels *= 2
+        else:
+            break
+    return channels, longitudes
+
+
+def _create_arrays(partial: Path, description: Description) -> None:
+    for name in description.channels + description.static_channels:
+        parse_channel(name)
+    group = zarr.create_group(
+        partial,
+        zarr_format=3,
+        attributes={
+            "weathermixer_store": FORMAT,
+            "step_hours": description.step_hours,
+            "Conventions": "CF-1.11",
+            **description.attributes,
+        },
+    )
+    _write(
+        group,
+        "time",
+        _seconds(description.times),
+        ("time",),
+        units=_EPOCH_UNITS,
+        calendar="proleptic_gregorian",
+        standard_name="time",
+    )
+    _write(group, "channel", np.array(description.channels, dtype=object), ("channel",))
+    _write(
+        group,
+        "latitude",
+        description.latitude,
+        ("latitude",),
+        units="degrees_north",
+        standard_name="latitude",
+    )
+    _write(
+        group,
+        "longitude",
+        description.longitude,
+        ("longitude",),
+        units="degrees_east",
+        standard_name="longitude",
+    )
+    _write(
+        group,
+        "static_channel",
+        np.array(description.static_channels, dtype=object),
+        ("static_channel",),
+    )
+    static = description.static
+    if static is None:
+        static = np.empty((0, *description.grid), dtype=np.float32)
+    _write(group, "static", static, ("static_channel", "latitude", "longitude"))
+    weights = cell_area_weights(description.latitude)[:, None] / len(description.longitude)
+    static_mean = (static * weights).sum(axis=(1, 2), dtype=np.float64)
+    anomaly = static - static_mean[:, None, None]
+    static_std = np.sqrt((anomaly**2 * weights).sum(axis=(1, 2), dtype=np.float64))
+    _write(group, "static_mean", static_mean, ("static_channel",))
+    _write(group, "static_std", static_std, ("static_channel",))
+
+    shape = (len(description.times), len(description.channels), *description.grid)
+    channels, longitudes = default_split(shape[1], description.grid)
+    chunk = (1, -(-shape[1] // channels), shape[2], -(-shape[3] // longitudes))
+    group.create_array(
+        "state",
+        shape=shape,
+        dtype="float32",
+        chunks=chunk,
+        shards=(1, chunk[1] * channels, shape[2], chunk[3] * longitudes),
+        compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+        fill_value=np.nan,
+        dimension_names=("time", "channel", "latitude", "longitude"),
+        config={"write_empty_chunks": True},
+    )
+    group.create_array(
+        "moments",
+        shape=(shape[0], len(MOMENTS), shape[1]),
+        dtype="float64",
+        chunks=(TIMES_PER_BLOCK, len(MOMENTS), shape[1]),
+        fill_value=np.nan,
+        dimension_names=("time", "moment", "channel"),
+        attributes={"moments": list(MOMENTS)},
+    )
+
+
+def _write(
+    group: zarr.Group, name: str, values: NDArray[Any], dimensions: tuple[str, ...], **attrs: str
+) -> None:
+    dtype: Any = str if values.dtype == object else values.dtype
+    with warnings.catch_warnings():
+        # Zarr v3 has strings in every implementation, but not yet in its core document.
+        warnings.simplefilter("ignore", UnstableSpecificationWarning)
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=dtype,
+            chunks=tuple(max(size, 1) for size in values.shape),
+            dimension_names=dimensions,
+            attributes=dict(attrs),
+            overwrite=True,
+        )
+    if values.size:
+        array[...] = values
+
+
+def _seconds(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    return times.astype("datetime64[s]").astype(np.int64)
+
+
+def _step(group: zarr.Group) -> np.timedelta64:
+    hours: Any = group.attrs["step_hours"]
+    return np.timedelta64(round(hours * 3600), "s")
+
+
+def _read_times(group: zarr.Group) -> NDArray[np.datetime64]:
+    seconds: Any = group["time"]
+    times: NDArray[np.datetime64] = seconds[:].astype("datetime64[s]")
+    return times

@@ -1,0 +1,1 @@
+"""WeatherMixer, written once, for one rank or many."""

@@ -1,0 +1,17 @@
+"""Fixtures that every part of the tests shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real reanalysis samples, which the project itself does not carry."""
+    folder = os.environ.get("WEATHERMIXER_TEST_DATA")
+    if not folder:
+        pytest.skip("WEATHERMIXER_TEST_DATA is unset: it names the folder of real ERA5 samples")
+    return Path(folder)
