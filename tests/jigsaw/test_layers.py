@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from weathermixer.jigsaw.initial import derive_key, fill_uniform
+from weathermixer.jigsaw.layers import ChannelLinear, Dropout, LayerNorm, TokenLinear
+from weathermixer.jigsaw.layout import Layout
+
+MASK = (1 << 64) - 1
+
+
+def splitmix64(index: int, key: int) -> int:
+    """The published finaliser in Python's unbounded integers."""
+    z = (index * 0x9E3779B97F4A7C15 + key) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def whole(rows: int, columns: int, key: int) -> torch.Tensor:
+    block = torch.empty(rows, columns, dtype=torch.float64)
+    fill_uniform(block, key=key, bound=1.0, start=0, stride=columns)
+    return block
+
+
+def test_a_weight_is_a_hash_of_its_index() -> None:
+    key = derive_key(7, "blocks.0.expand")
+    drawn = whole(5, 11, key)
+    for index, value in enumerate(drawn.flatten().tolist()):
+        assert value == 2.0 * (splitmix64(index, key) >> 11) * 2.0**-53 - 1.0
+
+
+@given(
+    rows=st.integers(1, 20),
+    columns=st.integers(1, 20),
+    data=st.data(),
+)
+def test_any_block_of_a_parameter_has_the_bits_of_the_whole(
+    rows: int, columns: int, data: st.DataObject
+) -> None:
+    top = data.draw(st.integers(0, rows))
+    bottom = data.draw(st.integers(top, rows))
+    left = data.draw(st.integers(0, columns))
+    right = data.draw(st.integers(left, columns))
+    block = torch.empty(bottom - top, right - left, dtype=torch.float64)
+    fill_uniform(block, key=5, bound=1.0, start=top * columns + left, stride=columns)
+    assert torch.equal(block, whole(rows, columns, 5)[top:bottom, left:right])
+
+
+def test_initial_weights_are_uniform_and_those_of_two_names_independent() -> None:
+    one, other = (whole(300, 300, derive_key(0, name)).flatten().numpy() for name in "ab")
+    assert stats.kstest(one, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(one, other)[0, 1]) < 4 / np.sqrt(one.size)
+    assert abs(np.corrcoef(one[1:], one[:-1])[0, 1]) < 4 / np.sqrt(one.size)
+
+
+def test_linear_layers_multiply_from_their_side() -> None:
+    x = torch.randn(6, 2, 5, dtype=torch.float64)
+    channels = ChannelLinear(5, 3, Layout()).double()
+    tokens = TokenLinear(6, 4, Layout()).double()
+    for name, layer in (("channels", channels), ("tokens", tokens)):
+        layer.initialise(0, name)
+        torch.nn.init.normal_(layer.bias)
+    weight, bias = (p.detach().numpy() for p in (channels.weight, channels.bias))
+    expected = np.einsum("nbc,oc->nbo", x.numpy(), weight) + bias
+    np.testing.assert_allclose(channels(x).detach().numpy(), expected, rtol=1e-13, atol=1e-13)
+    weight, bias = (p.detach().numpy() for p in (tokens.weight, tokens.bias))
+    expected = np.einsum("nbc,on->obc", x.numpy(), weight) + bias[:, None, None]
+    np.testing.assert_allclose(tokens(x).detach().numpy(), expected, rtol=1e-13, atol=1e-13)
+
+
+def test_layer_norm_normalises_over_all_channels() -> None:
+    norm = LayerNorm(8, Layout()).double()
+    norm.initialise(0, "norm")
+    y = norm(torch.randn(4, 3, 8, dtype=torch.float64) * 5 + 2).detach().numpy()
+    np.testing.assert_allclose(y.mean(axis=-1), 0, atol=1e-14)
+    np.testing.assert_allclose(y.var(axis=-1), 1, rtol=1e-5)
+
+
+@settings(deadline=None, max_examples=20)
+@given(p=st.floats(0.001, 0.9), key=st.integers(0, 2**62))
+def test_dropout_zeroes_each_value_with_its_probability_and_scales_the_rest(
+    p: float, key: int
+) -> None:
+    dropout = Dropout(p, Layout())
+    dropout.key = key
+    size = 20_000
+    x = torch.ones(size, 1, 1, dtype=torch.float64, requires_grad=True)
+    y = dropout(x)
+    zeros = int((y == 0).sum())
+    assert abs(zeros - size * p) < 6 * np.sqrt(size * p * (1 - p)) + 1
+    assert torch.all((y == 0) | (y == 1 / (1 - p)))
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_dropout_zeroes_are_independent_of_place() -> None:
+    dropout = Dropout(0.2, Layout())
+    zeros = []
+    for key in range(200):
+        dropout.key = key
+        zeros.append((dropout(torch.ones(100, 1, 1)) == 0).flatten())
+    counts = torch.stack(zeros).sum(dim=0).numpy()
+    assert stats.chisquare(counts).pvalue > 1e-3
+    gaps = torch.stack(zeros).flatten().nonzero().flatten().diff().numpy()
+    observed = [int((gaps == gap).sum()) for gap in range(1, 8)]
+    expected = [0.2 * 0.8 ** (gap - 1) for gap in range(1, 8)]
+    scale = sum(observed) / sum(expected)
+    assert stats.chisquare(observed, [scale * e for e in expected]).pvalue > 1e-3
+
+
+def test_ranks_draw_different_zeroes_and_each_its_own_again() -> None:
+    def drawn(rank: int) -> torch.Tensor:
+        dropout = Dropout(0.5, Layout(domain=2, rank=rank))
+        dropout.key = 9
+        return dropout(torch.ones(64, 1, 1))
+
+    assert torch.equal(drawn(0), drawn(0))
+    assert not torch.equal(drawn(0), drawn(1))
+
+
+@pytest.mark.parametrize("layer", [ChannelLinear, TokenLinear])
+def test_bfloat16_activations_are_multiplied_in_bfloat16_and_gradients_stay_wide(
+    layer: type[ChannelLinear] | type[TokenLinear],
+) -> None:
+    module = layer(4, 4, Layout())
+    module.initialise(0, "x")
+    y = module(torch.randn(4, 1, 4, dtype=torch.bfloat16))
+    assert y.dtype is torch.bfloat16
+    y.float().sum().backward()
+    assert module.weight.grad is not None
+    assert module.weight.grad.dtype is torch.float32

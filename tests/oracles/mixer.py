@@ -1,0 +1,97 @@
+"""WeatherMixer in float64 NumPy, from its description, with explicit loops over patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+_erf = np.vectorize(math.erf)
+
+
+def gelu(x: Array) -> Array:
+    return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+
+
+def layer_norm(x: Array, weights: Mapping[str, Array], name: str) -> Array:
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = ((x - mean) ** 2).mean(axis=-1, keepdims=True)
+    normal = (x - mean) / np.sqrt(variance + 1e-5)
+    return normal * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def over_channels(x: Array, weights: Mapping[str, Array], name: str) -> Array:
+    return np.einsum("oc,...c->...o", weights[f"{name}.weight"], x) + weights[f"{name}.bias"]
+
+
+def over_tokens(x: Array, weights: Mapping[str, Array], name: str) -> Array:
+    product = np.einsum("on,nc->oc", weights[f"{name}.weight"], x)
+    return product + weights[f"{name}.bias"][:, None]
+
+
+def patches(fields: Array, patch: tuple[int, int]) -> Array:
+    """``(channel, latitude, longitude)`` → ``(tokens, features)``: longitude by longitude."""
+    tokens = []
+    for column in range(fields.shape[2] // patch[1]):
+        for row in range(fields.shape[1] // patch[0]):
+            piece = fields[
+                :,
+                row * patch[0] : (row + 1) * patch[0],
+                column * patch[1] : (column + 1) * patch[1],
+            ]
+            tokens.append(piece.ravel())
+    return np.array(tokens)
+
+
+def fields_of(tokens: Array, patch: tuple[int, int], shape: tuple[int, int, int]) -> Array:
+    fields = np.empty(shape)
+    index = 0
+    for column in range(shape[2] // patch[1]):
+        for row in range(shape[1] // patch[0]):
+            fields[
+                :,
+                row * patch[0] : (row + 1) * patch[0],
+                column * patch[1] : (column + 1) * patch[1],
+            ] = tokens[index].reshape(shape[0], *patch)
+            index += 1
+    return fields
+
+
+def next_state(
+    state: Array,
+    static: Array,
+    weights: Mapping[str, Array],
+    *,
+    patch: tuple[int, int],
+    blocks: int,
+    increment_scale: Array | None,
+    applications: int = 1,
+) -> Array:
+    """The next normalised state ``(channel, latitude, longitude)`` of one sample.
+
+    With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
+    through the published blend.
+    """
+    encoded = over_channels(patches(np.concatenate([state, static]), patch), weights, "encoder")
+    x = encoded
+    for _ in range(applications):
+        for block in range(blocks):
+            for part, mix in enumerate((over_tokens, over_channels)):
+                name = f"blocks.{block}.{part}"
+                hidden = gelu(
+                    mix(layer_norm(x, weights, f"{name}.norm"), weights, f"{name}.expand")
+                )
+                x = x + mix(hidden, weights, f"{name}.contract")
+    joined = np.concatenate([layer_norm(x, weights, "decoder.norm"), encoded], axis=-1)
+    decoded = fields_of(over_channels(joined, weights, "decoder.linear"), patch, state.shape)
+    if increment_scale is not None:
+        return state + increment_scale[:, None, None] * decoded
+    points = np.moveaxis(decoded, 0, -1)
+    points = layer_norm(points, weights, "head.decoded_norm")
+    points = np.concatenate([points, np.moveaxis(state, 0, -1)], axis=-1)
+    blended = over_channels(layer_norm(points, weights, "head.norm"), weights, "head.linear")
+    return np.moveaxis(blended, -1, 0)
