@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import yaml
@@ -300,7 +300,9 @@ def parse_config(path: Path, overrides: Sequence[str] = ()) -> Config | list[Pro
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        return [_problem(detail, path) for detail in error.errors()]
+        found = [_problem(detail, path) for detail in error.errors()]
+        # A value that fits none of several types is reported once for each of them.
+        return list({problem.where: problem for problem in reversed(found)}.values())[::-1]
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -349,7 +351,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
             raise UserError(f"{key!r} cannot be set: {part!r} is not a section")
-    section[parts[-1]] = yaml.safe_load(text)
+    try:
+        section[parts[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--{key}={text!r}: the value is not valid YAML; quote it") from error
 
 
 def _merge(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,26 +368,15 @@ def _merge(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 def _problem(detail: Any, path: Path) -> Problem:
     """One of pydantic's findings, in this project's words."""
-    place = [str(part) for part in detail["loc"] if part in _all_keys() or isinstance(part, int)]
-    where = ".".join(str(part) for part in detail["loc"] if isinstance(part, str))
+    # Further parts of the location name elements of a list and alternatives of a type.
+    section_and_key = [part for part in detail["loc"] if isinstance(part, str)][:2]
+    where = ".".join(section_and_key)
     if detail["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where, [key for key, _, _ in settings()], n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {near[0]}?" if near else "remove it, or see 'weathermixer train --help'"
-        )
+        hint = f"did you mean {near[0]}?" if near else "remove it, or see 'weathermixer train -h'"
         return Problem("error", where, "there is no such key", hint)
-    if detail["type"] == "missing":
+    if detail["type"] == "missing" and len(detail["loc"]) <= 2:
         return Problem("error", where, "is not set", f"set it in {path} or with --{where}=...")
-    value = detail.get("input")
+    value = detail["input"]
     message = detail["msg"].removeprefix("Value error, ")
-    key = ".".join(place[:2]) or where
-    return Problem("error", key, f"{value!r} is impossible", f"{message[0].lower()}{message[1:]}")
-
-
-def _all_keys() -> set[str]:
-    return {part for key, _, _ in settings() for part in key.split(".")}
-
-
-def literal_values(section: type[Section], key: str) -> tuple[str, ...]:
-    """The values that a setting with a closed set of them may take."""
-    return get_args(section.model_fields[key].annotation)
+    return Problem("error", where, f"{value!r} is impossible", f"{message[0].lower()}{message[1:]}")

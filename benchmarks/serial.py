@@ -1,0 +1,121 @@
+"""What the network adds to its bare matrix products, on one device: forward and backward.
+
+    python benchmarks/serial.py [--tokens 4320 --channels 2160 --token-hidden 0.5 --blocks 1]
+
+Both are timed alternately in one process and compared by their medians. "Bare" is each block's
+products and those of their gradients, on tensors that exist already, with nothing between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.model.mixer import Architecture, build
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=4320)
+    parser.add_argument("--channels", type=int, default=2160)
+    parser.add_argument("--token-hidden", type=float, default=0.5)
+    parser.add_argument("--blocks", type=int, default=1)
+    parser.add_argument("--dropout", type=float, default=0.001)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    for arithmetic in (torch.float32, torch.bfloat16):
+        compare(arguments, arithmetic)
+
+
+def compare(arguments: argparse.Namespace, arithmetic: torch.dtype) -> None:
+    architecture = Architecture(
+        prognostic=1,
+        static=0,
+        grid=(1, arguments.tokens),
+        patch=(1, 1),
+        channels=arguments.channels,
+        blocks=arguments.blocks,
+        token_hidden=round(arguments.token_hidden * arguments.tokens),
+        channel_hidden=arguments.channels,
+        dropout=arguments.dropout,
+        prediction="increment",
+    )
+    model = build(
+        architecture,
+        Layout(),
+        seed=0,
+        increment_scale=torch.ones(1),
+        arithmetic=arithmetic,
+        device=arguments.device,
+    )
+    shape = (architecture.tokens, 1, architecture.channels)
+    x = torch.randn(shape, dtype=arithmetic, device=arguments.device, requires_grad=True)
+    gradient = torch.randn_like(x)
+
+    def network() -> None:
+        model.set_dropout_key(0, 0)
+        y = x
+        for block in model.blocks:
+            y = block(y)
+        y.backward(gradient)
+        model.zero_grad()
+        x.grad = None
+
+    bare = products(architecture, arithmetic, arguments.device)
+    seconds: dict[str, list[float]] = {"network": [], "products": []}
+    for _ in range(arguments.repetitions + 1):
+        seconds["network"].append(measure(network, arguments.device))
+        seconds["products"].append(measure(bare, arguments.device))
+    network_s, products_s = (statistics.median(values[1:]) for values in seconds.values())
+    ratios = [a / b for a, b in zip(*(values[1:] for values in seconds.values()), strict=True)]
+    print(
+        f"{str(arithmetic).removeprefix('torch.'):9} network {network_s:.3f} s, "
+        f"products {products_s:.3f} s, ratio {network_s / products_s:.3f} "
+        f"(pairs {min(ratios):.3f} to {max(ratios):.3f})"
+    )
+
+
+def products(a: Architecture, dtype: torch.dtype, device: str) -> Callable[[], None]:
+    """The six products of each MLP (two maps; forward, gradient of input and of weight)."""
+
+    def tensor(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype, device=device)
+
+    x, hidden_tokens = tensor(a.tokens, a.channels), tensor(a.token_hidden, a.channels)
+    hidden_channels = tensor(a.tokens, a.channel_hidden)
+    expand, contract = tensor(a.token_hidden, a.tokens), tensor(a.tokens, a.token_hidden)
+    widen, narrow = tensor(a.channel_hidden, a.channels), tensor(a.channels, a.channel_hidden)
+
+    def run() -> None:
+        for _ in range(a.blocks):
+            for weight, value, out in ((expand, x, hidden_tokens), (contract, hidden_tokens, x)):
+                torch.mm(weight, value)
+                torch.mm(weight.t(), out)
+                torch.mm(out, value.t())
+            for weight, value, out in ((widen, x, hidden_channels), (narrow, hidden_channels, x)):
+                torch.mm(value, weight.t())
+                torch.mm(out, weight)
+                torch.mm(out.t(), value)
+
+    return run
+
+
+def measure(function: Callable[[], None], device: str) -> float:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+    start = time.perf_counter()
+    function()
+    if device != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m weathermixer`` is the command ``weathermixer``."""
+
+from weathermixer.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""What is wrong with a configuration and the store it names, found without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from weathermixer.config import Config, Problem, parse_config
+from weathermixer.data.channels import STATIC_VARIABLES, channels_of, names
+from weathermixer.data.samples import require_windows, training_period, validation_period
+from weathermixer.data.store import Store
+from weathermixer.errors import UserError
+from weathermixer.model.mixer import architecture_of
+
+
+def find_problems(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
+    """Every problem of a configuration file with its overrides; none where it can be trained.
+
+    Raises UserError only where the file itself cannot be read.
+    """
+    config = parse_config(path, overrides)
+    if not isinstance(config, Config):
+        return config
+    problems = list(_in_settings(config))
+    try:
+        store = Store.open(config.data.store)
+    except UserError as error:
+        return [*problems, Problem("error", "data.store", *_halves(error))]
+    return problems + list(_against_store(config, store))
+
+
+def _in_settings(config: Config) -> Iterable[Problem]:
+    mesh = config.parallel
+    ranks = mesh.data * mesh.domain * mesh.tensor
+    if ranks > 1:
+        yield Problem(
+            "error",
+            "parallel",
+            f"data ({mesh.data}) × domain ({mesh.domain}) × tensor ({mesh.tensor}) = {ranks} "
+            "ranks, but this version runs on one",
+            "set each of them to 1",
+        )
+    for name in config.data.static:
+        if name not in STATIC_VARIABLES:
+            yield Problem(
+                "error",
+                "data.static",
+                f"{name!r} is not a static field",
+                f"choose among {', '.join(STATIC_VARIABLES)}",
+            )
+    if isinstance(config.training.rollout, dict):
+        for start in config.training.rollout:
+            if start >= config.training.steps:
+                yield Problem(
+                    "warning",
+                    "training.rollout",
+                    f"its entry from step {start} is never reached in {config.training.steps} "
+                    "steps",
+                    "remove the entry, or train for longer",
+                )
+
+
+def _against_store(config: Config, store: Store) -> Iterable[Problem]:
+    data = config.data
+
+    def channels() -> None:
+        store.channel_indices(names(channels_of(data.variables, data.levels)))
+
+    def training() -> None:
+        period = training_period(data, store)
+        longest = config.training.longest_rollout
+        require_windows(store, data.step_hours, longest, period, key="data.train")
+
+    def validation() -> None:
+        period = validation_period(data, store)
+        if period is not None:
+            require_windows(store, data.step_hours, 1, period, key="data.validation")
+
+    tests: tuple[tuple[str, Callable[[], object]], ...] = (
+        ("data.variables", channels),
+        ("data.static", lambda: store.read_static(data.static)),
+        ("model.patch", lambda: architecture_of(config, store.grid)),
+        ("data.train", training),
+        ("data.validation", validation),
+        ("data.store", lambda: store.statistics),
+    )
+    for where, test in tests:
+        try:
+            test()
+        except UserError as error:
+            yield Problem("error", where, *_halves(error))
+
+
+def _halves(error: UserError) -> tuple[str, str]:
+    """What is wrong, and the remedy: errors end with it, after the last colon or comma + 'so'."""
+    what, mark, remedy = str(error).rpartition(": ")
+    if not mark:
+        what, _, remedy = str(error).rpartition(", so ")
+    return what, remedy

@@ -1,0 +1,280 @@
+"""The commands: parse, call, print. No logic lives here.
+
+Everything heavy is imported inside the command that needs it, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from weathermixer import __version__
+from weathermixer.console import progress, say
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import LayoutError
+
+_PATH = click.Path(path_type=Path)
+_OVERRIDES = {"ignore_unknown_options": True}
+
+
+class _Grid(click.ParamType):
+    """Latitude × longitude, such as 32x64."""
+
+    name = "LATxLON"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        rows, cross, columns = value.lower().replace("×", "x").partition("x")
+        if not (cross and rows.isdecimal() and columns.isdecimal() and int(rows) * int(columns)):
+            self.fail(f"{value!r} is not latitude × longitude, such as 32x64")
+        return int(rows), int(columns)
+
+
+class _WithSettings(click.Command):
+    """A command whose help ends with every setting of the configuration."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from weathermixer.config import settings
+
+        with formatter.section("Settings, as --section.key=value or in CONFIG"):
+            formatter.write_dl(
+                [(key, f"{meaning} [{default}]") for key, default, meaning in settings()]
+            )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="weathermixer")
+def commands() -> None:
+    """Train, run and verify WeatherMixer, an MLP-Mixer for the atmosphere.
+
+    Any command takes --traceback, to show where in the program an error arose.
+    """
+
+
+_as_json = click.option("--json", "json", is_flag=True, help="Print the result as one JSON object.")
+_config_argument = click.argument("config", type=_PATH)
+_overrides_argument = click.argument(
+    "overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--section.key=value]..."
+)
+
+
+@commands.command()
+@click.option("--out", type=_PATH, default=Path("demo-run"), show_default=True)
+@click.option("--days", type=click.IntRange(60), help="Days of simulated weather.")
+@click.option("--steps", type=click.IntRange(20), help="Steps of training.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def demo(out: Path, days: int | None, steps: int | None, seed: int) -> None:
+    """Simulate a planet, learn its weather, forecast it and score the forecast."""
+    from weathermixer.demo import run_demo
+
+    run_demo(out, days=days, steps=steps, seed=seed)
+
+
+@commands.group()
+def data() -> None:
+    """Make stores of states, and look into them."""
+
+
+@data.command()
+@click.argument("out", type=_PATH)
+@click.option("--days", type=click.IntRange(2), default=1500, show_default=True)
+@click.option("--grid", type=_Grid(), default="32x64", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def planet(out: Path, days: int, grid: tuple[int, int], seed: int) -> None:
+    """Simulate the weather of an Earth (SPEEDY physics, real land and orography)."""
+    from weathermixer.data.planet import write_planet
+
+    with progress("simulating") as update:
+        write_planet(out, days=days, grid=grid, seed=seed, progress=update)
+    say(f"wrote {out}")
+
+
+@data.command()
+@click.argument("out", type=_PATH)
+@click.option("--times", type=click.IntRange(3), default=200, show_default=True)
+@click.option("--grid", type=_Grid(), default="181x360", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def synthetic(out: Path, times: int, grid: tuple[int, int], seed: int) -> None:
+    """Write analytic waves whose future is known exactly; takes seconds."""
+    from weathermixer.data.synthetic import write_synthetic
+
+    with progress("writing") as update:
+        write_synthetic(out, times=times, grid=grid, seed=seed, progress=update)
+    say(f"wrote {out}")
+
+
+@data.command()
+@click.argument("out", type=_PATH)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--config", "config_path", type=_PATH, help="Take the section 'data' from this file.")
+@click.option("--member", type=int, help="Ensemble member, where a source has several.")
+@click.option("--step-hours", type=float, help="Interval of the increments.  [default: 6]")
+@click.option("--no-climatology", is_flag=True, help="Leave out the climatology.")
+@click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores]")
+def prepare(
+    out: Path,
+    sources: tuple[str, ...],
+    config_path: Path | None,
+    member: int | None,
+    step_hours: float | None,
+    no_climatology: bool,
+    processes: int | None,
+) -> None:
+    """Make a store of ERA5 or of other analyses: Zarr, NetCDF or GRIB, local or remote.
+
+    Several sources are merged: other times, other variables, static fields. A command that was
+    interrupted continues when it is run again.
+    """
+    from weathermixer.config import read_config
+    from weathermixer.data.prepare import prepare as prepare_store
+
+    with progress("preparing") as update:
+        prepare_store(
+            out,
+            sources,
+            config=None if config_path is None else read_config(config_path),
+            member=member,
+            step_hours=step_hours,
+            climatology=not no_climatology,
+            processes=processes,
+            progress=update,
+        )
+    say(f"wrote {out}")
+
+
+@data.command("inspect")
+@click.argument("store", type=_PATH)
+@click.option("--full", is_flag=True, help="Read every state, and name those that are damaged.")
+@_as_json
+def inspect_command(store: Path, full: bool, json: bool) -> None:
+    """Say what a store holds: grid, times, channels and their statistics."""
+    from weathermixer.data.inspect import inspect_store
+
+    with progress("reading") as update:
+        inspection = inspect_store(store, full=full, progress=update)
+    _print(inspection.to_json() if json else inspection.render())
+
+
+@commands.command(context_settings=_OVERRIDES)
+@_config_argument
+@_overrides_argument
+@_as_json
+def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
+    """Name every problem of a configuration and its store, with a remedy; run nothing."""
+    from weathermixer.check import find_problems
+
+    problems = find_problems(config, overrides)
+    if json:
+        _print({"problems": [vars(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            _print(f"{problem.severity}: {problem.sentence()}")
+        if not problems:
+            _print(f"{config}: no problems found")
+    if any(problem.severity == "error" for problem in problems):
+        raise SystemExit(2)
+
+
+@commands.command(cls=_WithSettings, context_settings=_OVERRIDES)
+@_config_argument
+@_overrides_argument
+@click.option("--out", type=_PATH, required=True, help="Folder of the run.")
+@click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
+@_as_json
+def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, json: bool) -> None:
+    """Train a model as CONFIG says."""
+    from weathermixer.config import read_config
+    from weathermixer.training.trainer import train as run_training
+
+    settings = read_config(config, overrides)
+    result = run_training(settings, out, resume=resume or settings.checkpoint.resume)
+    if json:
+        _print(result.to_json())
+    else:
+        say(f"wrote {out}")
+
+
+@commands.command(context_settings=_OVERRIDES)
+@click.argument("run", type=_PATH)
+@_overrides_argument
+@click.option("--store", type=_PATH, required=True, help="Store with the initial states.")
+@click.option(
+    "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
+)
+@click.option("--steps", type=click.IntRange(1), required=True, help="Steps to forecast.")
+@click.option("--out", type=_PATH, required=True, help="Zarr store to write.")
+def forecast(
+    run: Path, overrides: tuple[str, ...], store: Path, init: str, steps: int, out: Path
+) -> None:
+    """Forecast from states of a store with a trained model."""
+    from weathermixer.forecast.forecast import forecast as run_forecast
+
+    with progress("forecasting") as update:
+        run_forecast(run, store, init, steps, out, overrides=overrides, progress=update)
+    say(f"wrote {out}")
+
+
+@commands.command()
+@click.argument("forecast", type=_PATH)
+@click.option("--truth", type=_PATH, required=True, help="Store with what happened.")
+@click.option("--out", type=_PATH, help="Folder for tables and pictures.")
+@_as_json
+def verify(forecast: Path, truth: Path, out: Path | None, json: bool) -> None:
+    """Score a forecast beside persistence and climatology."""
+    from weathermixer.verification.verify import verify as run_verification
+
+    with progress("verifying") as update:
+        verification = run_verification(forecast, truth, out=out, progress=update)
+    _print(verification.to_json() if json else verification.render())
+    if out is not None:
+        say(f"wrote {out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit with 0, with 2 for a user's mistake, or with 1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    show_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    try:
+        commands.main(words, prog_name="weathermixer", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        say("Interrupted.")
+        sys.exit(1)
+    except (UserError, LayoutError) as error:
+        _report(str(error), show_traceback)
+        sys.exit(2)
+    except Exception as error:  # noqa: BLE001 - the last place where anything can be said
+        _report(
+            f"{type(error).__name__}: {error} (an error of the program; --traceback shows where)",
+            show_traceback,
+        )
+        sys.exit(1)
+
+
+def _report(sentence: str, show_traceback: bool) -> None:
+    if show_traceback:
+        traceback.print_exc()
+    say(f"Error: {sentence}")
+
+
+def _print(result: Any) -> None:
+    if isinstance(result, dict):
+        result = json_module.dumps(result)
+    click.echo(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The whole path in one go: a planet, a model that learns its weather, forecasts, and their scores.
+
+Each stage is a command of its own with the same result; a stage that was finished is not repeated,
+so an interrupted demonstration continues.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from weathermixer.config import Checkpoint, Config, Data, Model, Training
+from weathermixer.console import progress, say
+from weathermixer.data.periods import periods
+from weathermixer.data.store import Store
+from weathermixer.errors import UserError
+
+DAYS = 1500
+STEPS = 3300
+GRID = (32, 64)
+FORECAST_STEPS = 40  # ten days
+NUM_FORECASTS = 30
+
+
+def demo_config(store: Path, *, steps: int, seed: int) -> Config:
+    """The recipe of the demonstration: increments, growing to two-step rollouts at the end."""
+    return Config(
+        model=Model(),
+        data=Data(store=store),
+        training=Training(
+            steps=steps,
+            seed=seed,
+            rollout={0: 1, steps * 3 // 4: 2},
+            warmup_steps=min(100, steps // 10),
+            validate_every=max(steps // 6, 1),
+        ),
+        checkpoint=Checkpoint(every=max(steps // 6, 1)),
+    )
+
+
+def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> None:
+    """Simulate, train, forecast and verify below ``out``; prints the score table.
+
+    ``days`` of weather and ``steps`` of training default to what takes about 20 minutes on two
+    cores. Raises UserError where ``out`` holds a demonstration of other settings.
+    """
+    from weathermixer.data.planet import write_planet
+    from weathermixer.forecast.forecast import forecast
+    from weathermixer.training.trainer import train
+    from weathermixer.verification.verify import verify
+
+    start = time.monotonic()
+    store_path, run, forecasts = out / "planet.zarr", out / "run", out / "forecast.zarr"
+    days, steps = days or DAYS, steps or STEPS
+
+    say(f"1/4  Simulating {days} days of weather into {store_path}")
+    if not store_path.exists():
+        with progress("simulating") as update:
+            write_planet(store_path, days=days, grid=GRID, seed=seed, progress=update)
+
+    say(f"2/4  Training for {steps} steps into {run}")
+    store = Store.open(store_path)
+    train(demo_config(store_path, steps=steps, seed=seed), run, resume=run.exists())
+
+    test = periods(store.times).test
+    if test is None:
+        raise UserError(f"{store_path} has no times left to test on: simulate more --days")
+    inits = initial_times(store.times, test)
+    say(f"3/4  Forecasting ten days from {len(inits)} initial times into {forecasts}")
+    if not forecasts.exists():
+        with progress("forecasting") as update:
+            text = ",".join(str(time) for time in inits)
+            forecast(run, store_path, text, FORECAST_STEPS, forecasts, progress=update)
+
+    say(f"4/4  Scoring them into {out / 'scores'}")
+    with progress("verifying") as update:
+        verification = verify(forecasts, store_path, out=out / "scores", progress=update)
+    print(verification.render())
+    say(
+        f"Done in {(time.monotonic() - start) / 60:.0f} minutes. "
+        f"Pictures and tables are in {out / 'scores'}."
+    )
+
+
+def initial_times(times: np.ndarray, test: tuple[np.datetime64, np.datetime64]) -> np.ndarray:
+    """Evenly spaced initial times whose ten days of truth lie in the test period."""
+    inside = times[(times >= test[0]) & (times <= test[1])]
+    usable = inside[: max(1, len(inside) - FORECAST_STEPS)]
+    chosen = np.linspace(0, len(usable) - 1, min(NUM_FORECASTS, len(usable))).round().astype(int)
+    return usable[chosen]
