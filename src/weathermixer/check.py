@@ -7,10 +7,10 @@ from pathlib import Path
 
 from weathermixer.config import Config, Problem, parse_config
 from weathermixer.data.channels import STATIC_VARIABLES, channels_of, names
-from weathermixer.data.samples import require_windows, training_period, validation_period
 from weathermixer.data.store import Store
 from weathermixer.errors import UserError
 from weathermixer.model.mixer import architecture_of
+from weathermixer.training.prepare import check_step, training_windows, validation_windows
 
 
 def find_problems(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
@@ -66,22 +66,13 @@ def _against_store(config: Config, store: Store) -> Iterable[Problem]:
     def channels() -> None:
         store.channel_indices(names(channels_of(data.variables, data.levels)))
 
-    def training() -> None:
-        period = training_period(data, store)
-        longest = config.training.longest_rollout
-        require_windows(store, data.step_hours, longest, period, key="data.train")
-
-    def validation() -> None:
-        period = validation_period(data, store)
-        if period is not None:
-            require_windows(store, data.step_hours, 1, period, key="data.validation")
-
     tests: tuple[tuple[str, Callable[[], object]], ...] = (
         ("data.variables", channels),
         ("data.static", lambda: store.read_static(data.static)),
         ("model.patch", lambda: architecture_of(config, store.grid)),
-        ("data.train", training),
-        ("data.validation", validation),
+        ("data.step_hours", lambda: check_step(config, store)),
+        ("data.train", lambda: training_windows(config, store)),
+        ("data.validation", lambda: validation_windows(config, store)),
         ("data.store", lambda: store.statistics),
     )
     for where, test in tests:

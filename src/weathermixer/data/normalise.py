@@ -1,0 +1,150 @@
+"""From SI units to the numbers of order one that the network sees, and back.
+
+A normalisation is made once, from a store's statistics over the training period, and belongs to a
+run from then on: a forecast may start from another store, but never with other statistics.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.data.store import Store
+from weathermixer.errors import UserError
+
+_SAME_PLACE_DEGREES = 1e-3
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What a network must know of its data: channels, their statistics, static fields, grid.
+
+    ``mean``, ``std`` and ``step_std`` (the standard deviation of the change over one step) are
+    ``(channel,)`` in the channels' units; ``static (static_channel, latitude, longitude)`` is
+    normalised already; ``latitude`` and ``longitude`` are in degrees.
+    """
+
+    channels: tuple[str, ...]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+    step_std: NDArray[np.float64]
+    static_channels: tuple[str, ...]
+    static: NDArray[np.float32]
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+
+    @classmethod
+    def from_store(
+        cls,
+        store: Store,
+        channels: Sequence[str],
+        static_channels: Sequence[str],
+        period: tuple[np.datetime64, np.datetime64],
+    ) -> Normalisation:
+        """Statistics of some channels over a period (inclusive), and normalised static fields.
+
+        Raises UserError where the store lacks a channel or a static field, or where the period
+        holds too few times.
+        """
+        indices = store.channel_indices(channels)
+        statistics = store.statistics_over(period)
+        mean = statistics.mean[indices]
+        static = store.read_static(static_channels)
+        rows = [store.static_channels.index(name) for name in static_channels]
+        static_mean = store.array("static_mean")[rows]
+        static_std = _spread(store.array("static_std")[rows], static_mean)
+        anomaly = static - static_mean[:, None, None]
+        return cls(
+            channels=tuple(channels),
+            mean=mean,
+            std=_spread(statistics.std[indices], mean),
+            step_std=_spread(statistics.step_std[indices], mean),
+            static_channels=tuple(static_channels),
+            static=(anomaly / static_std[:, None, None]).astype(np.float32),
+            latitude=store.latitude,
+            longitude=store.longitude,
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return len(self.latitude), len(self.longitude)
+
+    @property
+    def increment_scale(self) -> NDArray[np.float64]:
+        """The standard deviation of the change over one step of a normalised state, (channel,)."""
+        return self.step_std / self.std
+
+    def normalise(self, state: NDArray[Any]) -> NDArray[Any]:
+        """``(state − mean) / std`` of ``(..., channel, latitude, longitude)``, in its own type."""
+        mean, std = self._aligned(state.dtype)
+        result: NDArray[Any] = state - mean
+        result /= std
+        return result
+
+    def restore(self, state: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of ``normalise``: a state in SI units, in the type of the argument."""
+        mean, std = self._aligned(state.dtype)
+        result: NDArray[Any] = state * std
+        result += mean
+        return result
+
+    def check_grid(self, store: Store) -> None:
+        """Raise UserError where a store's grid is not the one that the network was trained on."""
+        if store.grid != self.grid:
+            raise UserError(
+                f"{store.path} has the grid {_size(store.grid)} (latitude × longitude), but the "
+                f"network was trained on {_size(self.grid)}: prepare a store on that grid"
+            )
+        for name in ("latitude", "longitude"):
+            here, there = getattr(self, name), getattr(store, name)
+            apart = np.abs(here - there) > _SAME_PLACE_DEGREES
+            if apart.any():
+                first = int(np.argmax(apart))
+                raise UserError(
+                    f"{name} {first} of {store.path} is {there[first]:g}°, but "
+                    f"{here[first]:g}° where the network was trained: prepare a store on that grid"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write to a ``.npz`` file."""
+        with path.open("wb") as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                **{field.name: np.asarray(getattr(self, field.name)) for field in fields(self)},
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Normalisation:
+        """Read what ``save`` wrote; UserError where the file is missing or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                values: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"the normalisation {path} cannot be read ({error}): copy the run again"
+            ) from error
+        for name in ("channels", "static_channels"):
+            values[name] = tuple(str(channel) for channel in values[name])
+        return cls(**values)
+
+    def _aligned(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        return self.mean.astype(dtype)[:, None, None], self.std.astype(dtype)[:, None, None]
+
+
+def _spread(std: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard deviations to divide by: 1 for fields that do not vary.
+
+    A constant field's is not quite zero: below the resolution of float32 it is rounding.
+    """
+    return np.where(std > np.finfo(np.float32).eps * np.abs(mean), std, 1.0)
+
+
+def _size(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}×{grid[1]}"

@@ -1,0 +1,129 @@
+"""Reading samples ahead of the step that needs them, on background threads.
+
+Decoding a chunk holds Python's lock for milliseconds, which a small model would feel; states of a
+small data set therefore stay in memory once they were read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weathermixer.data.normalise import Normalisation
+from weathermixer.data.store import Store
+
+MEMORY_BYTES = 1 << 30
+"""States kept in memory by one rank, at most."""
+
+_WORTH_KEEPING = 0.1  # of the states; visited in random order, a smaller part is rarely hit
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive normalised states of several samples.
+
+    ``states (batch, rollout + 1, channel, latitude, longitude)``; ``indices (batch, rollout + 1)``
+    are their places among the store's times. ``bytes_read`` is what reading them takes, as decoded
+    from the store, whether or not some were still in memory.
+    """
+
+    states: Tensor
+    indices: NDArray[np.int64]
+    bytes_read: int
+
+
+class StateReader:
+    """Reads, checks and normalises single states of a store, from any thread.
+
+    ``num_states`` is how many different states will be asked for; where a good part of them fits
+    in ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        normalisation: Normalisation,
+        dtype: torch.dtype,
+        *,
+        num_states: int,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self.store = store
+        self.normalisation = normalisation
+        self.dtype = dtype
+        self._channels = store.channel_indices(normalisation.channels)
+        state_bytes = 4 * len(normalisation.channels) * store.grid[0] * store.grid[1]
+        fitting = memory_bytes // state_bytes
+        self._free = fitting if fitting >= _WORTH_KEEPING * num_states else 0
+        self._kept: dict[int, NDArray[np.float32]] = {}
+        self._lock = threading.Lock()
+
+    def fill(self, slot: NDArray[np.floating], index: int) -> int:
+        """Write the normalised state at a time index into ``slot (channel, latitude, longitude)``.
+
+        Returns the bytes that reading it takes. Raises UserError where the store is damaged there.
+        """
+        state = self._kept.get(index)
+        if state is None:
+            state = self.store.read(index, channels=self._channels)
+            with self._lock:
+                if self._free > 0 and index not in self._kept:
+                    self._kept[index] = state
+                    self._free -= 1
+        slot[...] = self.normalisation.normalise(state.astype(slot.dtype, copy=False))
+        return state.nbytes
+
+
+def read_ahead(
+    reader: StateReader, plan: Iterable[NDArray[np.int64]], *, ahead: int = 2, threads: int = 2
+) -> Generator[Batch, None, None]:
+    """The batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
+
+    While one batch is used, ``ahead`` others are being read, or wait. Close the generator
+    (``contextlib.closing``) to stop early; errors of the threads are raised in their batch's turn.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
+    try:
+        yield from _in_order((_submit(pool, reader, indices) for indices in plan), ahead)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    states: Tensor
+    indices: NDArray[np.int64]
+    reads: list[Future[int]]
+
+    def batch(self) -> Batch:
+        return Batch(self.states, self.indices, sum(read.result() for read in self.reads))
+
+
+def _submit(pool: ThreadPoolExecutor, reader: StateReader, indices: NDArray[np.int64]) -> _Pending:
+    channels, grid = len(reader.normalisation.channels), reader.store.grid
+    # Allocated by torch: NumPy aligns to 16 bytes only, and vectorised sums may depend on that.
+    states = torch.empty((*indices.shape, channels, *grid), dtype=reader.dtype)
+    slots = states.view(-1, channels, *grid).numpy()
+    reads = [
+        pool.submit(reader.fill, slot, int(index))
+        for slot, index in zip(slots, indices.ravel(), strict=True)
+    ]
+    return _Pending(states, indices, reads)
+
+
+def _in_order(batches: Iterator[_Pending], ahead: int) -> Iterator[Batch]:
+    waiting: deque[_Pending] = deque()
+    for pending in batches:
+        waiting.append(pending)
+        if len(waiting) > ahead:
+            yield waiting.popleft().batch()
+    while waiting:
+        yield waiting.popleft().batch()

@@ -1,0 +1,141 @@
+"""Which times make a sample, and in which order samples are seen.
+
+Pure arithmetic on times and numbers; nothing here reads a state. The order depends on the seed and
+on the number of samples consumed, and on nothing else: not on workers, ranks, or restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.config import Data, Period, parse_period
+from weathermixer.data.periods import Periods, periods
+from weathermixer.data.store import Store
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Layout
+
+
+def training_period(data: Data, store: Store) -> Period:
+    """``data.train``, or by default the first four fifths of the store's times."""
+    return _periods(data, store).train
+
+
+def validation_period(data: Data, store: Store) -> Period | None:
+    """``data.validation``, or by default a tenth of the store's times, where it has enough."""
+    return _periods(data, store).validation
+
+
+def windows(
+    times: NDArray[np.datetime64], step_hours: float, length: int, period: Period
+) -> NDArray[np.int64]:
+    """Every run of times exactly one step apart, as time indices ``(window, length + 1)``.
+
+    ``times`` increase, at any spacing: a step may span several of them. All of a window's times lie
+    in the period (inclusive). Windows are in the order of their first time.
+    """
+    step = _step(step_hours)
+    following = np.searchsorted(times, times + step)
+    following[following == len(times)] = 0
+    whole = times[following] == times + step
+    inside = (times >= period[0]) & (times <= period[1])
+    result = np.flatnonzero(inside)[:, None]
+    for _ in range(length):
+        last = result[:, -1]
+        result = result[whole[last] & inside[following[last]]]
+        result = np.column_stack([result, following[result[:, -1]]])
+    return result.astype(np.int64)
+
+
+def require_windows(
+    store: Store, step_hours: float, length: int, period: Period, *, key: str
+) -> NDArray[np.int64]:
+    """``windows`` of a store; UserError, with what its times are like, where there are none.
+
+    ``key`` is the setting that chose the period, such as ``data.train``.
+    """
+    found = windows(store.times, step_hours, length, period)
+    if len(found):
+        return found
+    times = store.times[(store.times >= period[0]) & (store.times <= period[1])]
+    pairs = len(windows(store.times, step_hours, 1, period))
+    spacing = "it has no two times"
+    if len(times) > 1:
+        intervals, counts = np.unique(np.diff(times), return_counts=True)
+        hours = intervals[np.argmax(counts)] / np.timedelta64(1, "h")
+        spacing = f"its times are mostly {hours:g} h apart"
+    raise UserError(
+        f"{key} ({period[0]} to {period[1]}) holds {len(times)} of the store's times but no "
+        f"{length + 1} in a row that are {step_hours:g} h apart, and {pairs} pairs: {spacing} and "
+        f"data.step_hours is {step_hours:g}, so change data.step_hours, {key} or training.rollout"
+    )
+
+
+def evenly_spaced(found: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """At most ``count`` of the windows, evenly spaced and from the first to the last."""
+    if len(found) <= count:
+        return found
+    return found[np.linspace(0, len(found) - 1, count).round().astype(np.int64)]
+
+
+def sample_numbers(
+    num_windows: int, seed: int, first: int, batch: int, layout: Layout
+) -> NDArray[np.int64]:
+    """The windows of one step on this rank, ``(batch,)``, when ``first`` samples were consumed.
+
+    Each epoch visits every window once, in an order of its own; a batch may span two epochs.
+    Samples are divided over ``data`` alone: the ranks of one model instance see the same sample,
+    because each of them holds a part of it.
+    """
+    number = first + layout.coordinates.data * batch + np.arange(batch)
+    epochs, positions = np.divmod(number, num_windows)
+    return np.array(
+        [
+            _permutation(num_windows, seed, int(epoch))[position]
+            for epoch, position in zip(epochs, positions, strict=True)
+        ],
+        dtype=np.int64,
+    )
+
+
+def training_plan(
+    found: NDArray[np.int64],
+    *,
+    seed: int,
+    batch: int,
+    layout: Layout,
+    steps: range,
+    samples: int,
+    rollout_at: Callable[[int], int],
+) -> Iterator[NDArray[np.int64]]:
+    """The time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
+
+    ``samples`` were consumed before the first of ``steps``. Windows are as long as the longest
+    rollout and cut to the one of each step, so that a growing rollout leaves the order alone.
+    """
+    for step in steps:
+        chosen = found[sample_numbers(len(found), seed, samples, batch, layout)]
+        yield chosen[:, : rollout_at(step) + 1]
+        samples += batch * layout.data
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.intp]:
+    # Raw bits of a bit generator are the same in every release of NumPy; Generator.permutation
+    # makes no such promise.
+    return np.argsort(np.random.PCG64([seed, epoch]).random_raw(size), kind="stable")
+
+
+def _periods(data: Data, store: Store) -> Periods:
+    return periods(
+        store.times,
+        None if data.train is None else parse_period(data.train),
+        None if data.validation is None else parse_period(data.validation),
+    )
+
+
+def _step(step_hours: float) -> np.timedelta64:
+    return np.timedelta64(round(step_hours * 3600), "s")

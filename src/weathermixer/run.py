@@ -1,0 +1,140 @@
+"""A run: the folder in which training leaves what forecasting needs.
+
+::
+
+    config.yaml           the configuration as run
+    normalisation.npz     channels, their statistics, static fields, grid
+    checkpoints/step-N    weights, and what else a training needs to go on
+    log.jsonl             what training said, and TensorBoard's events beside it
+
+What is in a checkpoint besides weights is for ``training`` to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from weathermixer.config import Config, read_config, write_config
+from weathermixer.data.normalise import Normalisation
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.model import checkpoint
+from weathermixer.model.mixer import WeatherMixer, architecture_of, build
+
+_CONFIG = "config.yaml"
+_NORMALISATION = "normalisation.npz"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run. Make one with ``create``, look into one with ``open``."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: Config, normalisation: Normalisation) -> Run:
+        """Begin a run, or renew the configuration of one that goes on.
+
+        Raises UserError where the folder cannot be written.
+        """
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            # Each is renamed into place, so that none is ever there in part.
+            _replace(path / _NORMALISATION, normalisation.save)
+            _replace(path / _CONFIG, lambda file: write_config(config, file))
+        except OSError as error:
+            raise UserError(
+                f"the run {path} cannot be written ({error.strerror or error}): choose another "
+                "place, free some space, or make the folder writable"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """An existing run; UserError where the folder holds none."""
+        run = cls(Path(path))
+        if not (run.path / _CONFIG).is_file():
+            raise UserError(
+                f"{run.path} is not a run (it has no {_CONFIG}): give the folder that "
+                "'weathermixer train --out' wrote"
+            )
+        return run
+
+    @cached_property
+    def config(self) -> Config:
+        return read_config(self.path / _CONFIG)
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        return Normalisation.load(self.path / _NORMALISATION)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint, where there is one."""
+        found = checkpoint.checkpoints(self.checkpoints)
+        return found[-1] if found else None
+
+    def load_model(
+        self, overrides: Sequence[str] = (), *, device: torch.device | str = "cpu"
+    ) -> WeatherMixer:
+        """The network with the newest checkpoint's weights, in eval mode.
+
+        ``overrides`` are ``section.key=value`` on top of the run's own configuration, such as
+        another ``training.dtype``. Raises UserError where there is no checkpoint that fits.
+        """
+        newest = self.newest()
+        if newest is None:
+            raise UserError(f"{self.path} has no checkpoint yet: train it first")
+        config = read_config(self.path / _CONFIG, overrides)
+        model = build_model(config, self.normalisation, device=device)
+        checkpoint.load(newest, model_tensors(model))
+        return model.eval()
+
+
+def build_model(
+    config: Config,
+    normalisation: Normalisation,
+    *,
+    layout: Layout | None = None,
+    device: torch.device | str = "cpu",
+) -> WeatherMixer:
+    """The network that a configuration describes, with its initial weights."""
+    return build(
+        architecture_of(config, normalisation.grid),
+        layout or Layout(),
+        seed=config.training.seed,
+        increment_scale=torch.from_numpy(normalisation.increment_scale),
+        dtype=state_dtype(config),
+        arithmetic=getattr(torch, config.training.dtype),
+        device=device,
+    )
+
+
+def state_dtype(config: Config) -> torch.dtype:
+    """The type of states and weights, which is float32 even where products are bfloat16."""
+    return torch.float64 if config.training.dtype == "float64" else torch.float32
+
+
+def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A network's parameters under the names that they have in a checkpoint."""
+    return {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    partial.replace(path)

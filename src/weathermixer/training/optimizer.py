@@ -1,0 +1,74 @@
+"""Adam over a network's parameters: groups, rates, and its state as named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from weathermixer.config import Training
+from weathermixer.training.schedule import learning_rate
+
+_EDGES = ("encoder.", "decoder.", "head.")
+_AVERAGES = ("exp_avg", "exp_avg_sq")
+
+
+def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """AdamW or Adam, with its averages at zero.
+
+    AdamW decays weights alone; biases and gains are left free. Adam, as published, adds the decay
+    of every parameter to its gradient. Each group carries ``scale``, its share of the learning
+    rate.
+    """
+    edge_scale = (training.edge_learning_rate or training.learning_rate) / training.learning_rate
+    decay_all = training.optimizer == "adam"
+    members: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decayed = decay_all or parameter.ndim >= 2
+        members.setdefault((name.startswith(_EDGES), decayed), []).append(parameter)
+    groups = [
+        {
+            "params": parameters,
+            "weight_decay": training.weight_decay if decayed else 0.0,
+            "scale": edge_scale if edge else 1.0,
+        }
+        for (edge, decayed), parameters in members.items()
+    ]
+    kind = torch.optim.Adam if decay_all else torch.optim.AdamW
+    optimizer = kind(groups, lr=0.0, betas=training.betas, fused=True)
+    for parameter in model.parameters():
+        # What the optimizer would make at its first step, made now so that a checkpoint can be
+        # loaded into it.
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            **{name: torch.zeros_like(parameter) for name in _AVERAGES},
+        }
+    return optimizer
+
+
+def set_step(optimizer: torch.optim.Optimizer, step: int, training: Training) -> None:
+    """Give every group its learning rate of an optimizer step, the first of which is 0."""
+    rate = learning_rate(step, training)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+
+
+def restart_at(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Tell Adam how many steps its averages hold, by which it corrects their bias."""
+    for state in optimizer.state.values():
+        state["step"].fill_(step)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Adam's averages under the names that they have in a checkpoint."""
+    return {
+        f"optimizer.{average}.{name}": optimizer.state[parameter][average]
+        for average in _AVERAGES
+        for name, parameter in model.named_parameters()
+    }
+
+
+def total_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of some tensors, as held by this rank."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from oracles.loss import PUBLISHED, PUBLISHED_LEVELS, increment_loss, published_loss
+from weathermixer.data.channels import Channel
+from weathermixer.data.normalise import Normalisation
+from weathermixer.training.loss import loss_weights, published_factor, rollout_loss, weighted_mse
+
+CHANNELS = (
+    "geopotential_500", "specific_humidity_300", "temperature_50", "u_component_of_wind_1000",
+    "v_component_of_wind_200", "mean_sea_level_pressure", "10m_u_component_of_wind",
+    "10m_v_component_of_wind", "2m_temperature",
+)  # fmt: skip
+LATITUDE = np.array([88.0, 60.0, 20.0, -10.0, -45.0, -90.0])
+RNG = np.random.default_rng(0)
+NORMALISATION = Normalisation(
+    channels=CHANNELS,
+    mean=RNG.normal(size=9),
+    std=RNG.uniform(0.5, 2.0, 9),
+    step_std=RNG.uniform(0.05, 0.2, 9),
+    static_channels=(),
+    static=np.empty((0, 6, 4), np.float32),
+    latitude=LATITUDE,
+    longitude=np.arange(4) * 90.0,
+)
+PREDICTION, TARGET = RNG.normal(size=(2, 3, 9, 6, 4))
+
+
+def test_the_increment_loss_is_the_area_mean_in_units_of_the_step() -> None:
+    weights = torch.from_numpy(loss_weights("increment", NORMALISATION))
+    ours = weighted_mse(torch.from_numpy(PREDICTION), torch.from_numpy(TARGET), weights)
+    expected = increment_loss(
+        PREDICTION, TARGET, NORMALISATION.std, NORMALISATION.step_std, LATITUDE
+    )
+    assert ours.item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_the_published_loss_multiplies_before_it_squares() -> None:
+    weights = torch.from_numpy(loss_weights("published", NORMALISATION))
+    ours = weighted_mse(torch.from_numpy(PREDICTION), torch.from_numpy(TARGET), weights)
+    expected = published_loss(PREDICTION, TARGET, list(CHANNELS), LATITUDE)
+    assert ours.item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_every_published_factor_is_as_printed() -> None:
+    for variable, factor in PUBLISHED.items():
+        if variable in CHANNELS:
+            assert published_factor(Channel(variable)) == factor
+        else:
+            for level, level_factor in PUBLISHED_LEVELS.items():
+                ours = published_factor(Channel(variable, level))
+                assert ours == pytest.approx(factor * level_factor, rel=1e-15)
+
+
+def test_levels_without_a_published_factor_are_interpolated() -> None:
+    assert published_factor(Channel("geopotential", 350)) == pytest.approx(3.0 * 0.85)
+    assert published_factor(Channel("geopotential", 10)) == pytest.approx(3.0 * 0.3)
+    assert published_factor(Channel("geopotential", 975)) == 3.0
+
+
+def test_the_loss_is_taken_in_float32_even_of_bfloat16_states() -> None:
+    prediction, target = torch.full((2, 1, 9, 64, 64), 1.0).unbind(0)
+    weights = torch.full((9, 64, 1), 1.0)
+    error = torch.tensor(2.0**-7)  # kept exactly by bfloat16 beside 1; its square is not
+    ours = weighted_mse((prediction + error).bfloat16(), target.bfloat16(), weights)
+    assert ours.dtype == torch.float32
+    assert ours.item() == 2.0**-14
+
+
+class _Doubling(torch.nn.Module):
+    def forward(self, state: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+        return 2.0 * state + static
+
+
+def test_a_rollout_starts_each_step_from_the_one_before_and_averages() -> None:
+    states = torch.from_numpy(RNG.normal(size=(2, 4, 9, 6, 4)))
+    static = torch.full((1, 1, 1), 0.5, dtype=torch.float64)
+    weights = torch.from_numpy(loss_weights("increment", NORMALISATION))
+    loss, forecast = rollout_loss(_Doubling(), states, static, weights)
+    expected, state = [], states[:, 0].numpy()
+    for step in range(1, 4):
+        state = 2.0 * state + 0.5
+        np.testing.assert_array_equal(forecast[step - 1], state)
+        expected.append(
+            increment_loss(
+                state, states[:, step].numpy(), NORMALISATION.std, NORMALISATION.step_std, LATITUDE
+            )
+        )
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-13)

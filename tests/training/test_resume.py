@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from dying import start_training
+from waves import wave_config
+from weathermixer.config import Config
+from weathermixer.errors import UserError
+from weathermixer.run import Run
+from weathermixer.training import trainer as trainer_module
+from weathermixer.training.result import TrainResult
+from weathermixer.training.trainer import train
+
+QUIET = Console(quiet=True)
+
+
+def _config(waves: Path, **sections: Any) -> Config:
+    training = {
+        "steps": 16, "rollout": {0: 1, 9: 2}, "validate_every": 5, "cycle_steps": 6,
+        **sections.pop("training", {}),
+    }  # fmt: skip
+    return wave_config(
+        waves, model={"dropout": 0.1}, training=training, checkpoint={"every": 3}, **sections
+    )
+
+
+def _files(run: Path) -> dict[str, bytes]:
+    """The newest checkpoint: weights, averages of Adam, and progress."""
+    newest = Run.open(run).newest()
+    assert newest is not None
+    assert newest.name == "step-00000016"
+    return {file.name: file.read_bytes() for file in newest.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(waves: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return out, train(_config(waves), out, console=QUIET)
+
+
+class _Crash(Exception):
+    pass
+
+
+def _at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
+    """Have ``action()`` called in the given optimizer step, counted from 1 in this process."""
+    plain = trainer_module.rollout_loss
+    calls = iter(range(1, 1000))
+
+    def watched(*args: Any) -> Any:
+        if next(calls) == step:
+            action()
+        return plain(*args)
+
+    monkeypatch.setattr(trainer_module, "rollout_loss", watched)
+
+
+@pytest.mark.parametrize("step", [1, 4, 8, 12, 16])
+def test_a_run_that_crashed_and_went_on_ends_with_the_same_bits(
+    waves: Path,
+    whole: tuple[Path, TrainResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    def crash() -> None:
+        raise _Crash
+
+    _at_step(monkeypatch, step, crash)
+    with pytest.raises(_Crash):
+        train(_config(waves), tmp_path / "run", console=QUIET)
+    monkeypatch.undo()
+    rest = train(_config(waves), tmp_path / "run", resume=True, console=QUIET)
+    assert rest.start_step == (step - 1) // 3 * 3
+    assert rest.loss == whole[1].loss[rest.start_step :]
+    assert rest.grad_norm == whole[1].grad_norm[rest.start_step :]
+    assert _files(tmp_path / "run") == _files(whole[0])
+    assert _log(tmp_path / "run") == _log(whole[0])
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("samples_per_second", None)
+    return lines
+
+
+def test_the_log_has_each_step_once(whole: tuple[Path, TrainResult]) -> None:
+    assert [line["step"] for line in _log(whole[0])] == list(range(1, 17))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
+    waves: Path,
+    whole: tuple[Path, TrainResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+) -> None:
+    before = signal.getsignal(number)
+    _at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
+    stopped = train(_config(waves), tmp_path / "run", console=QUIET)
+    assert (stopped.stopped_by, len(stopped.loss)) == (number.name, 5)
+    assert stopped.checkpoint.name == "step-00000005"
+    assert signal.getsignal(number) == before
+    monkeypatch.undo()
+    train(_config(waves), tmp_path / "run", resume=True, console=QUIET)
+    assert _files(tmp_path / "run") == _files(whole[0])
+
+
+def test_killed_at_any_file_operation_a_run_goes_on_to_the_same_bits(
+    waves: Path, whole: tuple[Path, TrainResult], tmp_path: Path
+) -> None:
+    kills = 0
+    for call in range(1, 10):
+        process = start_training(_config(waves), tmp_path / "run", die_at_call=call)
+        process.join(60)
+        assert process.exitcode in (0, -signal.SIGKILL)
+        if process.exitcode == 0:
+            break
+        kills += 1
+        if Run(tmp_path / "run").newest() is not None:
+            Run.open(tmp_path / "run").load_model()
+    assert kills >= 8
+    train(_config(waves), tmp_path / "run", resume=True, console=QUIET)
+    assert _files(tmp_path / "run") == _files(whole[0])
+
+
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(
+    waves: Path, whole: tuple[Path, TrainResult], tmp_path: Path
+) -> None:
+    delays = random.Random(0)
+    for _ in range(5):
+        process = start_training(_config(waves), tmp_path / "run")
+        time.sleep(delays.uniform(0.1, 0.8))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join(60)
+    train(_config(waves), tmp_path / "run", resume=True, console=QUIET)
+    assert _files(tmp_path / "run") == _files(whole[0])
+    assert _log(tmp_path / "run") == _log(whole[0])
+
+
+def test_a_run_with_checkpoints_is_continued_only_when_asked(
+    waves: Path, whole: tuple[Path, TrainResult]
+) -> None:
+    before = sorted(whole[0].rglob("*"))
+    with pytest.raises(UserError, match="continue it with --resume, or choose another --out"):
+        train(_config(waves), whole[0], console=QUIET)
+    assert sorted(whole[0].rglob("*")) == before
+
+
+def test_a_file_in_the_place_of_a_run_is_refused(waves: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="is a file"):
+        train(_config(waves), tmp_path / "run", console=QUIET)
+    with pytest.raises(UserError, match="below cannot be written"):
+        train(_config(waves), tmp_path / "run" / "below", console=QUIET)
+
+
+def test_another_network_or_other_data_are_refused_by_key(
+    waves: Path, whole: tuple[Path, TrainResult]
+) -> None:
+    config = _config(waves)
+    other = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"channels": 20, "blocks": 1}),
+            "data": config.data.model_copy(update={"train": "2001-01-01/2001-01-03"}),
+        }
+    )
+    with pytest.raises(UserError, match=r"values of model\.channels, model\.blocks, data\.train"):
+        train(other, whole[0], resume=True, console=QUIET)
+
+
+def test_more_steps_may_be_added(waves: Path, tmp_path: Path) -> None:
+    first = train(_config(waves), tmp_path / "run", console=QUIET)
+    longer = train(
+        _config(waves, training={"steps": 20}), tmp_path / "run", resume=True, console=QUIET
+    )
+    assert (longer.start_step, len(longer.loss)) == (16, 4)
+    assert Run.open(tmp_path / "run").config.training.steps == 20
+    assert torch.isfinite(torch.tensor(first.loss + longer.loss)).all()
+
+
+def test_a_finished_run_has_nothing_to_add(waves: Path, whole: tuple[Path, TrainResult]) -> None:
+    again = train(_config(waves), whole[0], resume=True, console=QUIET)
+    assert (again.start_step, again.loss) == (16, [])
+    assert again.checkpoint.name == "step-00000016"
+    assert len(_log(whole[0])) == 16

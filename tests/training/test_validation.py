@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from oracles.loss import increment_loss
+from weathermixer.data.normalise import Normalisation
+from weathermixer.data.reader import Batch
+from weathermixer.training.loss import loss_weights
+from weathermixer.training.validation import validate
+
+LATITUDE = np.array([80.0, 30.0, -10.0, -70.0])
+NORMALISATION = Normalisation(
+    channels=("temperature_850", "2m_temperature", "mean_sea_level_pressure"),
+    mean=np.zeros(3),
+    std=np.array([2.0, 3.0, 1.0]),
+    step_std=np.array([0.5, 0.25, 1.0]),
+    static_channels=(),
+    static=np.empty((0, 4, 6), np.float32),
+    latitude=LATITUDE,
+    longitude=np.arange(6) * 60.0,
+)
+
+
+class _Damping(torch.nn.Module):
+    """Multiplies a state by 0.9, and by nothing at all while training."""
+
+    def forward(self, state: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
+        return state * (1.0 if self.training else 0.9)
+
+
+def test_scores_are_area_means_over_all_samples_whatever_the_batches() -> None:
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(5, 3, 3, 4, 6))
+    states[:, :, 2] = 1.5  # a channel in which nothing happens
+    batches = [
+        Batch(torch.from_numpy(part), np.zeros((len(part), 3), np.int64), 0)
+        for part in (states[:2], states[2:])
+    ]
+    model = _Damping()
+    scores = validate(
+        model,
+        batches,
+        torch.empty(0, 4, 6, dtype=torch.float64),
+        torch.from_numpy(loss_weights("increment", NORMALISATION)),
+        NORMALISATION,
+    )
+    assert model.training
+
+    losses = [
+        increment_loss(
+            0.9**step * states[:, 0], states[:, step], NORMALISATION.std, NORMALISATION.step_std,
+            LATITUDE,
+        )
+        for step in (1, 2)
+    ]  # fmt: skip
+    assert scores.loss == pytest.approx(np.mean(losses), rel=1e-12)
+
+    edges = np.sin(np.deg2rad([90.0, 55.0, 10.0, -40.0, -90.0]))
+    area = (edges[:-1] - edges[1:])[:, None]
+    ours = ((0.81 * states[:, 0] - states[:, 2]) ** 2 * area).sum(axis=(0, 2, 3))
+    persistence = ((states[:, 0] - states[:, 2]) ** 2 * area).sum(axis=(0, 2, 3))
+    assert scores.relative_rmse == pytest.approx(
+        {
+            name: np.sqrt(ours[index] / persistence[index])
+            for index, name in enumerate(NORMALISATION.channels[:2])
+        },
+        rel=1e-12,
+    )
