@@ -1,0 +1,176 @@
+"""From a run, a store and initial times to a forecast on disk.
+
+Joins the parts: what is asked for is checked before anything is loaded, then a few initial times at
+a time go through the model and into the writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import weathermixer
+from weathermixer.data.normalise import Normalisation
+from weathermixer.data.store import Store
+from weathermixer.errors import UserError
+from weathermixer.forecast.initial_times import parse_initial_times
+from weathermixer.forecast.rollout import rollout
+from weathermixer.forecast.writer import (
+    ForecastDescription,
+    ForecastWriter,
+    refuse_existing,
+)
+from weathermixer.run import Run
+
+Progress = Callable[[int, int], None]
+
+# More initial times at once use the processor better, until a batch of states outgrows its cache.
+_LARGEST_BATCH = 8
+_BATCH_BYTES = 64 * 1024 * 1024
+_ADJUSTABLE = "training.dtype"
+
+
+@dataclass(frozen=True)
+class ForecastResult:
+    """What was written: ``initial_times (time,)``, ``lead_hours (lead,)`` and the channels."""
+
+    path: Path
+    initial_times: tuple[np.datetime64, ...]
+    lead_hours: tuple[float, ...]
+    channels: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "forecast": str(self.path),
+            "initial_times": [str(time) for time in self.initial_times],
+            "lead_hours": list(self.lead_hours),
+            "channels": list(self.channels),
+        }
+
+
+def forecast(
+    run: Path,
+    store: Path,
+    init: str,
+    steps: int,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> ForecastResult:
+    """Forecast ``steps`` steps from each initial time and write them to the Zarr ``out``.
+
+    ``init`` is as :func:`parse_initial_times` reads it; ``store`` holds the states at these times,
+    and at least the run's channels on the run's grid. Interrupted, the same call goes on with the
+    initial times that are missing, and ends with the same values. ``overrides`` may change the
+    arithmetic, ``training.dtype``.
+
+    Raises UserError for anything of this that does not hold, for an ``out`` that exists, for a disk
+    that is full, and for a forecast that becomes NaN or infinite.
+    """
+    if steps < 1:
+        raise UserError(f"--steps {steps} is impossible: forecast at least one step")
+    _check_overrides(overrides)
+    refuse_existing(out)
+    opened = Run.open(run)
+    source = Store.open(store)
+    normalisation = opened.normalisation
+    normalisation.check_grid(source)
+    channels = source.channel_indices(normalisation.channels)
+    initial_times = parse_initial_times(init)
+    indices = [source.index_of(time) for time in initial_times]
+    checkpoint = opened.newest()
+    if checkpoint is None:
+        raise UserError(f"{run} has no checkpoint yet: train it first")
+
+    step_hours = opened.config.data.step_hours
+    lead_hours = step_hours * np.arange(1, steps + 1)
+    description = ForecastDescription(
+        channels=normalisation.channels,
+        initial_times=initial_times,
+        lead_times=np.round(3600 * lead_hours).astype("timedelta64[s]"),
+        latitude=source.latitude,
+        longitude=source.longitude,
+        attributes={
+            "source": f"WeatherMixer {weathermixer.__version__}",
+            "run": str(run),
+            "checkpoint": checkpoint.name,
+            "overrides": list(overrides),
+            "initial_conditions": str(store),
+        },
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = opened.load_model(overrides, device=device)
+    writer = ForecastWriter.create(out, description)
+    total = len(indices) * steps
+    # The same batches whether or not some are done: rounding may depend on a batch's company.
+    for batch in _batches(len(indices), description):
+        if not all(map(writer.is_finished, batch)):
+            states = np.stack([source.read(indices[position], channels) for position in batch])
+            forecasts = _forecast_batch(model, normalisation, states, steps)
+            checked = _finite(forecasts, description, batch)
+            for taken in writer.write(batch, checked):
+                if progress is not None:
+                    progress(batch.start * steps + taken * len(batch), total)
+        elif progress is not None:
+            progress(batch.stop * steps, total)
+    writer.finish()
+    return ForecastResult(
+        out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
+    )
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    """Refuse what a forecast would silently ignore: all that training has settled."""
+    for override in overrides:
+        key = override.removeprefix("--").partition("=")[0]
+        if key != _ADJUSTABLE:
+            raise UserError(
+                f"{override} cannot change a forecast: only {_ADJUSTABLE} can be set, "
+                "everything else is as the run was trained"
+            )
+
+
+def _batches(count: int, description: ForecastDescription) -> Iterator[range]:
+    state_bytes = 4 * len(description.channels) * description.grid[0] * description.grid[1]
+    size = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // state_bytes))
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def _forecast_batch(
+    model: nn.Module, normalisation: Normalisation, states: NDArray[np.float32], steps: int
+) -> Iterator[NDArray[np.float32]]:
+    """States in SI units ``(batch, channel, latitude, longitude)``, one lead time after another."""
+    like = next(model.parameters())
+    static = torch.from_numpy(normalisation.static).to(like)
+    # In the model's type before normalising, as in training.
+    precision = np.float64 if like.dtype == torch.float64 else np.float32
+    state = torch.from_numpy(normalisation.normalise(states.astype(precision))).to(like)
+    for later in rollout(model, state, static, steps):
+        yield normalisation.restore(later.cpu().numpy()).astype(np.float32)
+
+
+def _finite(
+    steps: Iterator[NDArray[np.float32]], description: ForecastDescription, batch: Sequence[int]
+) -> Iterator[NDArray[np.float32]]:
+    """The same states; UserError at the first that is NaN or infinite anywhere."""
+    for lead, states in enumerate(steps):
+        finite = np.isfinite(states).all(axis=(2, 3))
+        if not finite.all():
+            item, channel = np.argwhere(~finite)[0]
+            hours = description.lead_times[lead] / np.timedelta64(1, "h")
+            raise UserError(
+                f"the forecast from {description.initial_times[batch[item]]} is NaN or infinite at "
+                f"{hours:g} h, first in {description.channels[channel]}: the model is unstable "
+                "that far ahead, so forecast fewer steps, or train it longer or with a longer "
+                "training.rollout"
+            )
+        yield states

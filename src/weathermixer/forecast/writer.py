@@ -1,0 +1,284 @@
+"""The forecast Zarr: its layout, and writing it so that it is whole or absent.
+
+Layout (Zarr v3, after the conventions of WeatherBench 2; plain xarray decodes it)::
+
+    VARIABLE   (time, prediction_timedelta, level, latitude, longitude)  on pressure levels
+    VARIABLE   (time, prediction_timedelta, latitude, longitude)         at the surface
+    time       initial times;  prediction_timedelta  lead times, the first one step long
+
+The analysis itself, lead time zero, is not repeated. A forecast is written as ``NAME.partial`` and
+renamed when it is whole; a mark for each finished initial time lets an interrupted one go on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from weathermixer.data.channels import PRESSURE_VARIABLES, VARIABLES, Channel, parse_channel
+from weathermixer.data.store import partial_path, write_error
+from weathermixer.errors import UserError
+
+# Names of the CF standard name table, version 90.
+_STANDARD_NAMES = {
+    "geopotential": "geopotential",
+    "specific_humidity": "specific_humidity",
+    "temperature": "air_temperature",
+    "u_component_of_wind": "eastward_wind",
+    "v_component_of_wind": "northward_wind",
+    "mean_sea_level_pressure": "air_pressure_at_mean_sea_level",
+    "10m_u_component_of_wind": "eastward_wind",
+    "10m_v_component_of_wind": "northward_wind",
+    "2m_temperature": "air_temperature",
+}
+# Small fields share a chunk with their neighbours in lead time, so that a forecast on a coarse grid
+# is not a hundred thousand files; from about 2° on a chunk holds one lead time.
+_LARGEST_CHUNK_BYTES = 1024 * 1024
+_PROGRESS = ".progress"
+
+
+@dataclass(frozen=True)
+class ForecastDescription:
+    """What a forecast will hold, known before its first step.
+
+    ``initial_times (time,)`` datetime64, increasing; ``lead_times (lead,)`` timedelta64;
+    ``latitude`` and ``longitude`` in degrees. ``attributes`` are JSON that says what made it: two
+    forecasts are the same, and one may continue the other, where all of this is equal.
+    """
+
+    channels: tuple[str, ...]
+    initial_times: NDArray[np.datetime64]
+    lead_times: NDArray[np.timedelta64]
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return len(self.latitude), len(self.longitude)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Pressure levels, hPa, increasing."""
+        parsed = (parse_channel(name).level_hpa for name in self.channels)
+        return tuple(sorted({level for level in parsed if level is not None}))
+
+    @property
+    def leads_per_chunk(self) -> int:
+        largest = 4 * max(len(self.levels), 1) * self.grid[0] * self.grid[1]
+        return max(1, min(_LARGEST_CHUNK_BYTES // largest, len(self.lead_times)))
+
+    def fingerprint(self) -> str:
+        return json.dumps(
+            {
+                "channels": self.channels,
+                "initial_times": _seconds(self.initial_times).tolist(),
+                "lead_times": _seconds(self.lead_times).tolist(),
+                "latitude": self.latitude.tolist(),
+                "longitude": self.longitude.tolist(),
+                "attributes": self.attributes,
+            },
+            sort_keys=True,
+        )
+
+    def variables(self) -> dict[str, list[int]]:
+        """For each variable, where its channels stand; by increasing level where it has levels."""
+        parsed = [parse_channel(name) for name in self.channels]
+        result: dict[str, list[int]] = {}
+        for channel in parsed:
+            if channel.variable in PRESSURE_VARIABLES:
+                wanted = [Channel(channel.variable, level) for level in self.levels]
+            else:
+                wanted = [channel]
+            result[channel.variable] = [parsed.index(each) for each in wanted]
+        return result
+
+
+class ForecastWriter:
+    """Fills a forecast, some initial times at once, and can be picked up again."""
+
+    def __init__(self, path: Path, description: ForecastDescription) -> None:
+        self.path = path
+        self.partial = partial_path(path)
+        self.description = description
+        self._marks = self.partial / _PROGRESS
+        self._group = zarr.open_group(self.partial, mode="r+", use_consolidated=False)
+        self._arrays: dict[str, Any] = {name: self._group[name] for name in description.variables()}
+
+    @classmethod
+    def create(cls, path: Path, description: ForecastDescription) -> ForecastWriter:
+        """Begin a forecast, or continue one that was begun with an equal description.
+
+        Raises UserError where ``path`` exists, or where the begun forecast is another one.
+        """
+        refuse_existing(path)
+        partial = partial_path(path)
+        record = partial / _PROGRESS / "description.json"
+        fingerprint = description.fingerprint()
+        try:
+            if record.exists():
+                if record.read_text() != fingerprint:
+                    raise UserError(
+                        f"{partial} is an unfinished forecast of another model, store, period or "
+                        "length: remove it, or choose another place"
+                    )
+                return cls(path, description)
+            if partial.exists():
+                shutil.rmtree(partial)  # killed before anything was computed
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            _create_arrays(partial, description)
+            record.parent.mkdir()
+            record.write_text(fingerprint)
+        except OSError as error:
+            raise write_error(partial, error) from error
+        return cls(path, description)
+
+    def is_finished(self, index: int) -> bool:
+        """Whether the forecast from this initial time is on disk."""
+        return (self._marks / str(index)).exists()
+
+    def write(self, indices: Sequence[int], steps: Iterable[NDArray[np.float32]]) -> Iterator[int]:
+        """Write the forecasts from some initial times, yielding the number of steps taken so far.
+
+        ``steps`` gives, for one lead time after another, the states ``(len(indices), channel,
+        latitude, longitude)`` in SI units. No more of them are held than share a chunk.
+        """
+        size = self.description.leads_per_chunk
+        num_leads = len(self.description.lead_times)
+        held: list[NDArray[np.float32]] = []
+        for lead, states in enumerate(steps):
+            held.append(states)
+            if len(held) == size or lead + 1 == num_leads:
+                self._write_leads(indices, lead + 1 - len(held), np.stack(held, axis=1))
+                held.clear()
+            yield lead + 1
+        assert not held
+        try:
+            for index in indices:
+                (self._marks / str(index)).touch()
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+
+    def _write_leads(self, indices: Sequence[int], start: int, states: NDArray[np.float32]) -> None:
+        """Write ``states (time, lead, channel, latitude, longitude)`` from lead ``start`` on."""
+        stop = start + states.shape[1]
+        try:
+            for name, channels in self.description.variables().items():
+                fields = states[:, :, channels]
+                if name not in PRESSURE_VARIABLES:
+                    fields = fields[:, :, 0]
+                for index, values in zip(indices, fields, strict=True):
+                    self._arrays[name][index, start:stop] = values
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+
+    def finish(self) -> None:
+        """Give the forecast its name; every initial time must be finished."""
+        assert all(map(self.is_finished, range(len(self.description.initial_times))))
+        try:
+            with warnings.catch_warnings():
+                # xarray asks for it, though Zarr v3 has yet to specify it; the folder of marks is
+                # none of Zarr's.
+                warnings.filterwarnings("ignore", message="Consolidated metadata is currently not")
+                warnings.filterwarnings("ignore", message=f"Object at {_PROGRESS}")
+                zarr.consolidate_metadata(self.partial)
+            self.partial.rename(self.path)
+            shutil.rmtree(self.path / _PROGRESS)
+        except OSError as error:
+            raise write_error(self.partial, error) from error
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise UserError where there is something at ``path`` that a forecast would overwrite."""
+    if path.exists():
+        raise UserError(
+            f"{path} exists already: choose another place for the forecast, or remove it first"
+        )
+
+
+def _create_arrays(partial: Path, description: ForecastDescription) -> None:
+    group = zarr.create_group(
+        partial,
+        zarr_format=3,
+        attributes={"Conventions": "CF-1.11", **description.attributes},
+    )
+    _write_coordinate(
+        group, "time", _seconds(description.initial_times),
+        units="seconds since 1970-01-01T00:00:00", calendar="proleptic_gregorian",
+        standard_name="forecast_reference_time", long_name="initial time",
+    )  # fmt: skip
+    _write_coordinate(
+        # xarray takes a duration for one by the attribute ``dtype``.
+        group, "prediction_timedelta", _seconds(description.lead_times),
+        units="seconds", dtype="timedelta64[ns]",
+        standard_name="forecast_period", long_name="lead time",
+    )  # fmt: skip
+    _write_coordinate(
+        group, "latitude", description.latitude, units="degrees_north", standard_name="latitude"
+    )
+    _write_coordinate(
+        group, "longitude", description.longitude, units="degrees_east", standard_name="longitude"
+    )
+    if description.levels:
+        _write_coordinate(
+            group, "level", np.array(description.levels, dtype=np.int64),
+            units="hPa", positive="down", standard_name="air_pressure",
+        )  # fmt: skip
+    for name, channels in description.variables().items():
+        on_levels = name in PRESSURE_VARIABLES
+        levels = (len(channels),) if on_levels else ()
+        group.create_array(
+            name,
+            shape=(
+                len(description.initial_times),
+                len(description.lead_times),
+                *levels,
+                *description.grid,
+            ),
+            chunks=(1, description.leads_per_chunk, *levels, *description.grid),
+            dtype="float32",
+            compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
+            fill_value=np.nan,
+            dimension_names=(
+                "time",
+                "prediction_timedelta",
+                *(("level",) if on_levels else ()),
+                "latitude",
+                "longitude",
+            ),
+            attributes={
+                "units": VARIABLES[name].units,
+                "standard_name": _STANDARD_NAMES[name],
+                "long_name": name.replace("_", " "),
+            },
+            config={"write_empty_chunks": True},
+        )
+
+
+def _write_coordinate(
+    group: zarr.Group, name: str, values: NDArray[Any], **attributes: Any
+) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape,
+        dimension_names=(name,),
+        attributes=attributes,
+    )
+    array[...] = values
+
+
+def _seconds(values: NDArray[Any]) -> NDArray[np.int64]:
+    kind = "datetime64[s]" if values.dtype.kind == "M" else "timedelta64[s]"
+    return values.astype(kind).astype(np.int64)

@@ -1,0 +1,1 @@
+"""Verification: forecasts against what happened, beside persistence and climatology."""

@@ -1,0 +1,33 @@
+"""Runs with random weights, for tests that forecast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from waves import wave_config
+from weathermixer.data.channels import channels_of, names
+from weathermixer.data.normalise import Normalisation
+from weathermixer.data.store import Store
+from weathermixer.model.checkpoint import checkpoint_path, save
+from weathermixer.run import Run, build_model, model_tensors
+
+
+def write_run(path: Path, waves: Path, *, scale: float, dtype: str = "float32") -> Path:
+    """Save a run with normally distributed weights of this standard deviation."""
+    config = wave_config(waves, training={"dtype": dtype})
+    store = Store.open(waves)
+    channels = names(channels_of(config.data.variables, config.data.levels))
+    normalisation = Normalisation.from_store(
+        store, channels, config.data.static, store.training_period
+    )
+    run = Run.create(path, config, normalisation)
+    model = build_model(config, normalisation)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(scale * noise.to(parameter.dtype))
+    save(checkpoint_path(run.checkpoints, 7), model_tensors(model))
+    return path
