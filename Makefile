@@ -3,9 +3,10 @@
 # make check   those four alone
 # make format  put the code into its format
 #
-# The first one to run makes .venv; PYTHON=python3.12 chooses another Python.
+# The first one to run makes .venv; PYTHON=python3.12 chooses another Python, TORCH_INDEX another
+# build of PyTorch (CONTRIBUTING.md).
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in .venv/bin/python python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; \
 	done || true)
 BIN := .venv/bin

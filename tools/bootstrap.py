@@ -1,11 +1,12 @@
 """Make ``.venv`` and install this project into it: ``python tools/bootstrap.py EXTRA...``.
 
 Versions come from ``constraints.txt``. On Linux, package indexes offer builds of PyTorch for
-NVIDIA GPUs under the plain version number, several gigabytes large. So pip is first asked what it
-would install, and unless that is a CPU build, PyTorch's own index of CPU builds is used. To choose:
+NVIDIA GPUs under the plain version number, several gigabytes large; builds for the processor carry
+the label ``+cpu``. So pip is first asked which versions there are, and only a labelled one is
+taken, where need be from PyTorch's own index of CPU builds. To choose:
 
     TORCH_INDEX=URL    install the pinned version from this index, whatever the build
-    TORCH_INDEX=keep   use the torch that is already in .venv
+    TORCH_INDEX=keep   use the torch that is already in .venv, whatever its version
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+LOG = VENV / "install.log"
 CONSTRAINTS = ROOT / "constraints.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OLDEST_PYTHON = (3, 11)
@@ -36,133 +38,183 @@ def main(extras: list[str]) -> None:
             f"Python {sys.version.split()[0]} is too old: WeatherMixer needs 3.11 or newer; "
             "name one with 'make PYTHON=python3.12'"
         )
-    stamp = VENV / f"installed-{'-'.join(extras) or 'plain'}"
     wanted = fingerprint()
-    if stamp.exists() and stamp.read_text() == wanted:
+    if is_installed(extras, wanted):
         return
-    if not PYTHON.exists():
-        make_venv()
+    started = time.monotonic()
+    make_venv()
     install_torch()
     install_project(extras)
-    stamp.write_text(wanted)
+    stamp(extras).write_text(wanted)
+    say(f"installed in {time.monotonic() - started:.0f} s")
 
 
 def fingerprint() -> str:
     """Changes when an installation has to be done again."""
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
     for path in (ROOT / "pyproject.toml", CONSTRAINTS):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
+def stamp(extras: list[str]) -> Path:
+    """The file that says which state of the project these extras were installed for."""
+    return VENV / "-".join(["installed", *sorted(extras)])
+
+
+def is_installed(extras: list[str], wanted: str) -> bool:
+    """Whether these extras, or these and others, are there in the state that is wanted."""
+    return PYTHON.exists() and any(
+        set(extras) <= set(file.name.split("-")[1:]) and file.read_text() == wanted
+        for file in VENV.glob("installed*")
+    )
+
+
 def make_venv() -> None:
+    """Makes ``.venv``, or makes it anew where it was made with another version of Python."""
+    wanted = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    found = venv_version()
+    if found == wanted:
+        return
     free = shutil.disk_usage(ROOT).free / 1e9
     if free < FREE_GIGABYTES:
         stop(f"{ROOT} has {free:.1f} GB free, and .venv needs about {FREE_GIGABYTES}: make room")
-    say(f"making .venv with Python {sys.version.split()[0]}")
-    made = subprocess.run(
-        [sys.executable, "-m", "venv", str(VENV)], capture_output=True, text=True, check=False
-    )
+    say(f"making .venv with Python {wanted}" + (f" in place of {found}" if found else ""))
+    command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         shutil.rmtree(VENV, ignore_errors=True)
         stop(
             "this Python cannot make virtual environments (on Debian and Ubuntu: install "
             f"python3-venv): {' '.join((made.stdout + made.stderr).split())}"
         )
+    pip("install", f"pip=={pin('pip')}")
+
+
+def venv_version() -> str | None:
+    """The version of Python in ``.venv``, ``3.12``; nothing where there is none that runs."""
+    script = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        asked = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return asked.stdout.strip() or None
 
 
 def install_torch() -> None:
-    pin = torch_pin(CONSTRAINTS.read_text())
+    wanted = pin("torch")
     index = os.environ.get("TORCH_INDEX", "")
-    if index == "keep" or torch_installed(pin):
+    present = torch_installed()
+    if index == "keep":
+        if present is None:
+            stop("TORCH_INDEX=keep, but .venv has no torch: install one with .venv/bin/pip")
+        return
+    if present is not None and present.split("+")[0] == wanted:
         return
     if index:
-        say(f"installing torch {pin} from {index}")
-        pip("install", "--quiet", f"torch=={pin}", "--index-url", index)
+        say(f"installing torch {wanted} from {index}")
+        pip("install", f"torch=={wanted}", "--index-url", index)
         return
-    say(f"looking for a CPU build of torch {pin}")
-    options: list[str] = []
-    if not is_cpu_build(offered(pin, options)):
-        options = ["--index-url", CPU_INDEX]
-        if not is_cpu_build(offered(pin, options)):
-            stop(
-                f"no CPU build of torch {pin} was found for this machine: choose a build with "
-                "TORCH_INDEX=URL, or install one into .venv and set TORCH_INDEX=keep"
-            )
-    say(f"installing torch {pin}, CPU build (about 200 MB)")
+    version, options = cpu_build(wanted)
+    say(f"installing torch {version}, a CPU build (about 200 MB)")
     # Its own dependencies come with the project's, from the usual index.
-    pip("install", "--quiet", "--no-deps", f"torch=={pin}", *options)
+    pip("install", "--no-deps", f"torch=={version}", *options)
+
+
+def cpu_build(wanted: str) -> tuple[str, list[str]]:
+    """The CPU build of this version of torch, and the options of pip that find it."""
+    label = wanted if sys.platform != "linux" else f"{wanted}+cpu"
+    indexes: list[list[str]] = [[], ["--index-url", CPU_INDEX]]
+    options = next((options for options in indexes if label in offered(options)), None)
+    if options is None:
+        stop(
+            f"no CPU build of torch {wanted} is offered for this machine, or no index could be "
+            f"reached ({CPU_INDEX} is asked last): choose a build with TORCH_INDEX=URL, or "
+            "install one into .venv and set TORCH_INDEX=keep"
+        )
+    return label, options
 
 
 def install_project(extras: list[str]) -> None:
     say("installing WeatherMixer and what it needs (minutes, the first time)")
-    project = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
-    pip("install", "--quiet", "--constraint", str(CONSTRAINTS), "--editable", project)
+    constraints = VENV / "constraints.txt"
+    constraints.write_text(constraints_with(torch_installed(), CONSTRAINTS.read_text()))
+    pip(
+        *("install", "--constraint", str(constraints), "--build-constraint", str(CONSTRAINTS)),
+        *("--editable", f"{ROOT}[{','.join(extras)}]"),
+    )
 
 
-def torch_pin(constraints: str) -> str:
-    """The version of torch that the constraints name."""
-    found = re.search(r"^torch==([\w.]+)", constraints, re.MULTILINE)
-    assert found, "constraints.txt pins torch"
+def constraints_with(torch: str | None, constraints: str) -> str:
+    """The constraints with the very build of torch that is installed, so that it stays."""
+    return re.sub(r"^torch==.*$", f"torch=={torch}", constraints, flags=re.MULTILINE)
+
+
+def pin(package: str) -> str:
+    """The version of a package that the constraints name."""
+    found = re.search(rf"^{package}==(\S+)$", CONSTRAINTS.read_text(), re.MULTILINE)
+    assert found, f"constraints.txt pins {package}"
     return found[1]
 
 
-def torch_installed(pin: str) -> bool:
-    """Whether ``.venv`` has the pinned version already, in any build."""
+def torch_installed() -> str | None:
+    """The version and build of torch in ``.venv``, ``2.13.0+cpu``."""
     script = "import importlib.metadata as m; print(m.version('torch'))"
     asked = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=False)
-    return asked.returncode == 0 and asked.stdout.strip().split("+")[0] == pin
+    return asked.stdout.strip() or None
 
 
-def offered(pin: str, options: list[str]) -> dict[str, Any] | None:
-    """What pip would install as torch, from its report; nothing where it finds none."""
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.json"
-        found = subprocess.run(
-            [
-                *(PYTHON, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"),
-                *("--no-deps", "--only-binary", "torch", "--report", report),
-                *(f"torch=={pin}", *options),
-            ],
-            capture_output=True,
-            check=False,
-        )
-        if found.returncode:
-            return None
-        (torch,) = json.loads(report.read_text())["install"]
-        return dict(torch["metadata"])
+def offered(options: list[str]) -> list[str]:
+    """The versions of torch that pip can get for this machine.
 
-
-def is_cpu_build(metadata: dict[str, Any] | None) -> bool:
-    """Whether a torch with this metadata comes without the libraries of a GPU.
-
-    Builds say so themselves, after a plus sign, or by what they require; requirements for other
-    systems than this one stand in the metadata too, and do not count.
+    A dry run would tell more, but downloads the whole wheel from indexes that do not offer its
+    description apart.
     """
-    if metadata is None:
-        return False
-    _, _, build = metadata["version"].partition("+")
-    if build:
-        return bool(build == "cpu")
-    if sys.platform != "linux":
-        return True
-    needs = metadata.get("requires_dist", [])
-    return not any(re.match(r"(nvidia|cuda|triton|pytorch-triton)\b", need) for need in needs)
+    asked = subprocess.run(
+        [PYTHON, "-m", "pip", "index", "versions", "torch", "--json", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return list(json.loads(asked.stdout)["versions"]) if asked.returncode == 0 else []
 
 
 def pip(*arguments: str) -> None:
-    done = subprocess.run(
-        [PYTHON, "-m", "pip", "--disable-pip-version-check", *arguments], check=False
-    )
-    if done.returncode:
-        stop("pip failed; what it said is above. Mend that, and run the same command again")
+    """Runs pip, with what it does in one line of a terminal, and everything in a log."""
+    command = [str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments]
+    with LOG.open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.write(line)
+            show(line.strip())
+        process.wait()
+    show("")
+    if process.returncode:
+        sys.stderr.write(complaint(LOG.read_text()))
+        stop(f"pip failed; all it said is in {LOG}. Mend that, and run the same command again")
+
+
+def complaint(log: str) -> str:
+    """What pip said of its failure: its errors, or its last lines where it named none."""
+    lines = log.splitlines(keepends=True)
+    return "".join([line for line in lines if line.startswith("ERROR")] or lines[-10:])
+
+
+def show(activity: str) -> None:
+    """Replaces the last line of a terminal."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns - 4
+        print(f"\r\033[K   {activity[:width]}" if activity else "\r\033[K", end="", flush=True)
 
 
 def say(sentence: str) -> None:
     print(f"-- {sentence}", flush=True)
 
 
-def stop(sentence: str) -> None:
+def stop(sentence: str) -> NoReturn:
     sys.exit(f"Error: {sentence}.")
 
 

@@ -8,7 +8,6 @@ variance), without the cancellation of sums of squares, so blocks, processes and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from weathermixer.errors import UserError
 
 MOMENTS = ("mean", "variance", "step_mean", "step_variance")
+_POINTS_AT_ONCE = 32 * 1024
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,10 @@ def field_moments(
 
     Without a state one step before, the moments of the increment are NaN.
     """
-    result = np.full((len(MOMENTS), state.shape[0]), np.nan)
-    for channel, values in enumerate(state):
-        result[:2, channel] = _mean_and_variance(values.astype(np.float64), weights)
-        if before is not None:
-            change = values.astype(np.float64) - before[channel]
-            result[2:, channel] = _mean_and_variance(change, weights)
+    result = np.full((len(MOMENTS), len(state)), np.nan)
+    result[:2] = _mean_and_variance(state, None, weights)
+    if before is not None:
+        result[2:] = _mean_and_variance(state, before, weights)
     return result
 
 
@@ -87,9 +85,32 @@ def merge_moments(
     return Statistics(mean, _root(variance), _root(step_variance))
 
 
-def _mean_and_variance(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Any:
-    mean = weights @ values.mean(axis=1)
-    return mean, weights @ np.square(values - mean).mean(axis=1)
+def _mean_and_variance(
+    state: NDArray[np.float32],
+    before: NDArray[np.float32] | None,
+    weights: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each ``(channel,)``, of ``state (channel, latitude, longitude)`` or of its change.
+
+    Row by row, as many at a time as stay in a processor's cache; the rows merge as times do.
+    """
+    channels, rows, columns = state.shape
+    lines = state.reshape(-1, columns)
+    earlier = None if before is None else before.reshape(-1, columns)
+    row_mean = np.empty((channels, rows))
+    row_variance = np.empty_like(row_mean)
+    means, variances = row_mean.reshape(-1), row_variance.reshape(-1)  # views
+    together = max(1, _POINTS_AT_ONCE // columns)
+    for start in range(0, len(lines), together):
+        part = slice(start, start + together)
+        values = lines[part].astype(np.float64)
+        if earlier is not None:
+            values -= earlier[part]
+        means[part] = values.mean(axis=1)
+        values -= means[part, None]
+        variances[part] = np.einsum("ij,ij->i", values, values) / columns
+    mean = row_mean @ weights
+    return mean, (row_variance + np.square(row_mean - mean[:, None])) @ weights
 
 
 def _merge(

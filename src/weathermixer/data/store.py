@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,9 +28,10 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.errors import UnstableSpecificationWarning
 
+from weathermixer.config import Period
 from weathermixer.data.channels import parse_channel
 from weathermixer.data.statistics import (
     MOMENTS,
@@ -43,7 +43,9 @@ from weathermixer.data.statistics import (
 from weathermixer.errors import UserError
 
 FORMAT = 1
+DAYS_IN_YEAR = 365  # of the climatology's circle; the 366th day counts as the 365th
 TIMES_PER_BLOCK = 16
+_RECORD = "description.json"
 _EPOCH_UNITS = "seconds since 1970-01-01T00:00:00"
 _SMALLEST_CHUNK_BYTES = 128 * 1024
 _LARGEST_SPLIT = 8
@@ -119,7 +121,7 @@ class StoreWriter:
             raise UserError(f"{path} exists already: choose another place, or remove it first")
         partial = partial_path(path)
         fingerprint = description.fingerprint()
-        record = partial / "description.json"
+        record = partial / _RECORD
         if partial.exists():
             if not record.exists():
                 shutil.rmtree(partial)  # killed before the first state was written
@@ -129,11 +131,15 @@ class StoreWriter:
                     "remove it, or choose another place"
                 )
             else:
+                for torn in partial.rglob("*.partial"):  # files that a kill left half written
+                    torn.unlink()
                 return cls(path)
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             _create_arrays(partial, description)
-            record.write_text(fingerprint)
+            unready = record.with_suffix(".partial")
+            unready.write_text(fingerprint)
+            unready.rename(record)
         except OSError as error:
             raise write_error(partial, error) from error
         return cls(path)
@@ -154,29 +160,25 @@ class StoreWriter:
         """Write the block's states, yielding each time index when its state is on disk.
 
         ``read(index)`` gives the state ``(channel, latitude, longitude)`` at a time index; it is
-        also asked for the earlier states that lie one step before the block's own. At most the
-        states of one step are held in memory.
+        also asked for the earlier states that lie one step before the block's own. A state is held
+        only until the one a step later has been written.
         """
-        recent: OrderedDict[int, NDArray[np.float32]] = OrderedDict()
-
-        def state_at(index: int) -> NDArray[np.float32]:
-            if index not in recent:
-                recent[index] = read(index)
-            return recent[index]
-
+        later = {self.previous(index) for index in block}
+        held: dict[int, NDArray[np.float32]] = {}
         moments = np.empty((len(block), *self._moments.shape[1:]))
         for position, index in enumerate(block):
             previous = self.previous(index)
-            before = None if previous is None else state_at(previous)
-            state = state_at(index)
+            before = None
+            if previous is not None:
+                before = held.pop(previous) if previous in held else read(previous)
+            state = read(index)
             moments[position] = field_moments(state, before, self._weights)
             try:
                 self._state[index] = state
             except OSError as error:
                 raise write_error(self.partial, error) from error
-            oldest = self._times[index] - self._step
-            while recent and self._times[next(iter(recent))] <= oldest:
-                recent.popitem(last=False)
+            if index in later:
+                held[index] = state
             yield index
         try:
             self._moments[block.start : block.stop] = moments
@@ -189,9 +191,10 @@ class StoreWriter:
         found = int(np.searchsorted(self._times, wanted))
         return found if self._times[found] == wanted else None
 
-    def finish(self, training: tuple[np.datetime64, np.datetime64]) -> None:
+    def finish(self, training: Period | None) -> None:
         """Merge the statistics of the training period (inclusive) and give the store its name.
 
+        Without a period the store has no statistics: it can be forecast from, not trained on.
         Raises UserError where the period holds no time, or no two times one step apart.
         """
         missing = self.missing_blocks()
@@ -200,15 +203,26 @@ class StoreWriter:
                 f"{self.partial} lacks {len(missing)} of {len(self.blocks())} blocks: "
                 "run the same command again to continue it"
             )
-        statistics = merge_moments(self._moments[:], self._times, training, self._step)
         try:
-            for name in ("mean", "std", "step_std"):
-                _write(self._group, name, getattr(statistics, name), ("channel",))
-            self._group.attrs["training_period"] = [str(edge) for edge in training]
-            (self.partial / "description.json").unlink()
+            if training is not None:
+                statistics = merge_moments(self._moments[:], self._times, training, self._step)
+                for name in ("mean", "std", "step_std"):
+                    write_array(self._group, name, getattr(statistics, name), ("channel",))
+                self._group.attrs["training_period"] = [str(edge) for edge in training]
             self.partial.rename(self.path)
+            # Last: without it, a store that was killed here would be begun anew.
+            (self.path / _RECORD).unlink()
         except OSError as error:
             raise write_error(self.partial, error) from error
+
+    def drop_climatology(self) -> None:
+        """Remove what an earlier, interrupted call wrote of a climatology."""
+        if "climatology" in self._group:
+            del self._group["climatology"]
+
+    def unfinished(self) -> Store:
+        """The states written so far, for what is derived from them before the store is whole."""
+        return Store(self.path, self._group)
 
 
 @dataclass(frozen=True)
@@ -267,7 +281,11 @@ class Store:
 
     @cached_property
     def statistics(self) -> Statistics:
-        """Mean and standard deviations of the training period that the store was made for."""
+        """Mean and standard deviations of the training period that the store was made for.
+
+        Raises UserError where the store was made without, from a single time.
+        """
+        self._require_training_period()
         return Statistics(self.array("mean"), self.array("std"), self.array("step_std"))
 
     @property
@@ -284,13 +302,26 @@ class Store:
         return _step(self.group)
 
     @property
-    def training_period(self) -> tuple[np.datetime64, np.datetime64]:
+    def has_statistics(self) -> bool:
+        return "training_period" in self.group.attrs
+
+    @property
+    def training_period(self) -> Period:
+        """What the statistics were taken from, inclusive; UserError where there are none."""
+        self._require_training_period()
         start, stop = self.attributes["training_period"]
         return np.datetime64(start, "s"), np.datetime64(stop, "s")
 
-    def statistics_over(self, period: tuple[np.datetime64, np.datetime64]) -> Statistics:
+    def statistics_over(self, period: Period) -> Statistics:
         """Statistics of any other period, merged from the moments of its times."""
         return merge_moments(self.array("moments"), self.times, period, self.step)
+
+    def _require_training_period(self) -> None:
+        if not self.has_statistics:
+            raise UserError(
+                f"{self.path} has no statistics, being of a single time: forecast from it with a "
+                "trained run, or prepare a store of more times to train on"
+            )
 
     def array(self, name: str) -> Any:
         """One of the small arrays, whole."""
@@ -351,6 +382,36 @@ class Store:
         array: Any = self.group["static"]
         indices = [self.static_channels.index(name) for name in wanted]
         return self._checked(lambda: array.oindex[indices], "static fields")
+
+    @property
+    def has_climatology(self) -> bool:
+        return "climatology" in self.group
+
+    def climatology_at(
+        self, time: np.datetime64, channels: Indices = slice(None)
+    ) -> NDArray[np.float32]:
+        """The climatology ``(channel, latitude, longitude)`` that applies at a time.
+
+        Of the days kept, the one nearest in the year; of the hours, the last at or before.
+        """
+        if not self.has_climatology:
+            raise UserError(
+                f"{self.path} has no climatology: prepare it again, without --no-climatology"
+            )
+        moment = time.astype("datetime64[s]")
+        midnight = moment.astype("datetime64[D]")
+        hour = (moment - midnight) / np.timedelta64(1, "h")
+        day = (midnight - midnight.astype("datetime64[Y]")).astype(int) + 1
+        hours, days = self.array("hour"), self.array("dayofyear")
+        # Circular both ways: before the first hour of a day, the last one of the day before.
+        hour_index = int(np.argmin((hour - hours) % 24))
+        apart = np.abs(days - day)
+        day_index = int(np.argmin(np.minimum(apart, DAYS_IN_YEAR - apart)))
+        array: Any = self.group["climatology"]
+        return self._checked(
+            lambda: array.oindex[hour_index, day_index, channels],
+            f"climatology of day {days[day_index]}, hour {hours[hour_index]}",
+        )
 
     def _checked(self, read: Callable[[], NDArray[np.float32]], what: str) -> NDArray[np.float32]:
         try:
@@ -416,7 +477,7 @@ def _create_arrays(partial: Path, description: Description) -> None:
             **description.attributes,
         },
     )
-    _write(
+    write_array(
         group,
         "time",
         _seconds(description.times),
@@ -425,8 +486,8 @@ def _create_arrays(partial: Path, description: Description) -> None:
         calendar="proleptic_gregorian",
         standard_name="time",
     )
-    _write(group, "channel", np.array(description.channels, dtype=object), ("channel",))
-    _write(
+    write_array(group, "channel", np.array(description.channels, dtype=object), ("channel",))
+    write_array(
         group,
         "latitude",
         description.latitude,
@@ -434,7 +495,7 @@ def _create_arrays(partial: Path, description: Description) -> None:
         units="degrees_north",
         standard_name="latitude",
     )
-    _write(
+    write_array(
         group,
         "longitude",
         description.longitude,
@@ -442,7 +503,7 @@ def _create_arrays(partial: Path, description: Description) -> None:
         units="degrees_east",
         standard_name="longitude",
     )
-    _write(
+    write_array(
         group,
         "static_channel",
         np.array(description.static_channels, dtype=object),
@@ -451,13 +512,13 @@ def _create_arrays(partial: Path, description: Description) -> None:
     static = description.static
     if static is None:
         static = np.empty((0, *description.grid), dtype=np.float32)
-    _write(group, "static", static, ("static_channel", "latitude", "longitude"))
+    write_array(group, "static", static, ("static_channel", "latitude", "longitude"))
     weights = cell_area_weights(description.latitude)[:, None] / len(description.longitude)
     static_mean = (static * weights).sum(axis=(1, 2), dtype=np.float64)
     anomaly = static - static_mean[:, None, None]
     static_std = np.sqrt((anomaly**2 * weights).sum(axis=(1, 2), dtype=np.float64))
-    _write(group, "static_mean", static_mean, ("static_channel",))
-    _write(group, "static_std", static_std, ("static_channel",))
+    write_array(group, "static_mean", static_mean, ("static_channel",))
+    write_array(group, "static_std", static_std, ("static_channel",))
 
     shape = (len(description.times), len(description.channels), *description.grid)
     channels, longitudes = default_split(shape[1], description.grid)
@@ -468,7 +529,8 @@ def _create_arrays(partial: Path, description: Description) -> None:
         dtype="float32",
         chunks=chunk,
         shards=(1, chunk[1] * channels, shape[2], chunk[3] * longitudes),
-        compressors=BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+        # The checksum tells a damaged chunk from weather: Blosc decodes many a flipped bit.
+        compressors=(BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()),
         fill_value=np.nan,
         dimension_names=("time", "channel", "latitude", "longitude"),
         config={"write_empty_chunks": True},
@@ -484,9 +546,10 @@ def _create_arrays(partial: Path, description: Description) -> None:
     )
 
 
-def _write(
+def write_array(
     group: zarr.Group, name: str, values: NDArray[Any], dimensions: tuple[str, ...], **attrs: str
 ) -> None:
+    """Write a small array, whole and in one chunk, over one of the same name."""
     dtype: Any = str if values.dtype == object else values.dtype
     with warnings.catch_warnings():
         # Zarr v3 has strings in every implementation, but not yet in its core document.
