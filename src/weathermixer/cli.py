@@ -84,7 +84,7 @@ def data() -> None:
 
 @data.command()
 @click.argument("out", type=_PATH)
-@click.option("--days", type=click.IntRange(2), default=1500, show_default=True)
+@click.option("--days", type=click.IntRange(2), default=1460, show_default=True)
 @click.option("--grid", type=_Grid(), default="32x64", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def planet(out: Path, days: int, grid: tuple[int, int], seed: int) -> None:

@@ -50,10 +50,10 @@ class Model(Section):
     patch: tuple[PositiveInt, PositiveInt] = Field(
         (4, 4), description="grid points of a token, latitude × longitude"
     )
-    channels: PositiveInt = Field(512, description="latent channels of a token")
+    channels: PositiveInt = Field(320, description="latent channels of a token")
     blocks: PositiveInt = Field(4, description="mixer blocks")
     token_hidden: PositiveFloat = Field(
-        1.0, description="hidden width of token mixing, as a multiple of the number of tokens"
+        2.0, description="hidden width of token mixing, as a multiple of the number of tokens"
     )
     channel_hidden: PositiveFloat = Field(
         1.0, description="hidden width of channel mixing, as a multiple of model.channels"
@@ -140,7 +140,7 @@ class Training(Section):
     optimizer: Literal["adamw", "adam"] = Field(
         "adamw", description="with decoupled weight decay, or with decay added to the gradient"
     )
-    learning_rate: PositiveFloat = Field(2e-3, description="the highest, after warm-up")
+    learning_rate: PositiveFloat = Field(4e-3, description="the highest, after warm-up")
     edge_learning_rate: PositiveFloat | None = Field(
         None, description="of the encoder and decoder; training.learning_rate where unset"
     )

@@ -33,7 +33,7 @@ def make(
     states = 280 + cycle[:, None, None, None] + random.standard_normal((len(times), *SHAPE))
     states = states.astype(np.float32)
     latitude, longitude = np.linspace(60, -60, SHAPE[1]), np.arange(SHAPE[2]) * 45.0
-    writer = StoreWriter.create(path, Description(CHANNELS, times, latitude, longitude, 12.0))
+    writer = StoreWriter.create(path, Description(CHANNELS, times, latitude, longitude, 60.0))
     for block in writer.missing_blocks():
         for _ in writer.write_block(block, lambda index: states[index]):
             pass
@@ -51,14 +51,15 @@ def moments(times: np.ndarray) -> list[datetime]:
     return [datetime.fromtimestamp(int(t), UTC) for t in times.astype(np.int64)]
 
 
-def twice_daily(days: int, start: str = "2019-03-01") -> np.ndarray:
-    return np.datetime64(start, "s") + np.arange(days * 2) * np.timedelta64(12, "h")
+def sparse(days: int, start: str = "2019-03-01") -> np.ndarray:
+    """Every 60 hours, so by turns at 0 and at 12 h."""
+    return np.datetime64(start, "s") + np.arange(days * 2 // 5) * np.timedelta64(60, "h")
 
 
 @pytest.fixture(scope="module")
 def long_year(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, np.ndarray]:
-    """Twice daily, over the turn of a leap year."""
-    times = twice_daily(450, "2019-12-01")
+    """Over the turn of a leap year."""
+    times = sparse(450, "2019-12-01")
     return make(tmp_path_factory.mktemp("store") / "store.zarr", times)
 
 
@@ -114,7 +115,7 @@ def test_plain_xarray_finds_its_coordinates(long_year: tuple[Store, np.ndarray])
 
 
 def test_short_training_period_has_the_plain_mean_on_every_day(tmp_path: Path) -> None:
-    store, states = make(tmp_path / "store.zarr", twice_daily(60), hours=(0,))
+    store, states = make(tmp_path / "store.zarr", sparse(60), hours=(0,))
     assert store.array("dayofyear").tolist() == [1]
     for time in ("2020-02-02", "2021-08-08T13"):
         np.testing.assert_allclose(
@@ -127,7 +128,7 @@ def test_short_training_period_has_the_plain_mean_on_every_day(tmp_path: Path) -
 def test_processes_and_tiles_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = twice_daily(40)
+    times = sparse(60)
     one, _ = make(tmp_path / "one.zarr", times, hours=(0, 12))
     two, _ = make(tmp_path / "two.zarr", times, hours=(0, 12), processes=2)
     monkeypatch.setattr(module, "_SUMS_BYTES", 1)  # tiles of single chunks
@@ -137,7 +138,7 @@ def test_processes_and_tiles_change_nothing(
 
 
 def test_interrupted_call_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    times = twice_daily(40)
+    times = sparse(60)
     whole, _ = make(tmp_path / "whole.zarr", times)
     write_tile, calls = module._write_tile, 0
 
@@ -160,12 +161,12 @@ def test_interrupted_call_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_changed_period_is_not_continued_but_begun_anew(tmp_path: Path) -> None:
-    times = twice_daily(40)
+    times = sparse(60)
     path = tmp_path / "store.zarr"
     writer_period = training(times)
     store, states = make(tmp_path / "reference.zarr", times, hours=(0,))
     writer = StoreWriter.create(
-        path, Description(CHANNELS, times, store.latitude, store.longitude, 12.0)
+        path, Description(CHANNELS, times, store.latitude, store.longitude, 60.0)
     )
     for block in writer.missing_blocks():
         for _ in writer.write_block(block, store.read):
@@ -178,11 +179,11 @@ def test_changed_period_is_not_continued_but_begun_anew(tmp_path: Path) -> None:
 
 
 def test_store_without_climatology_says_so(tmp_path: Path) -> None:
-    times = twice_daily(2)
+    times = sparse(10)
     writer = StoreWriter.create(
         tmp_path / "store.zarr",
         Description(
-            ("2m_temperature",), times, np.array([45.0, -45.0]), np.arange(2) * 180.0, 12.0
+            ("2m_temperature",), times, np.array([45.0, -45.0]), np.arange(2) * 180.0, 60.0
         ),
     )
     field = np.full((1, 2, 2), 280.0, dtype=np.float32)
@@ -213,10 +214,10 @@ def test_hours_that_are_rare_are_not_kept_apart() -> None:
 
 
 def test_days_are_kept_only_where_no_season_is_missing() -> None:
-    assert len(days_kept(twice_daily(365), (0,))) == 73
-    assert len(days_kept(twice_daily(330), (0, 12))) == 73
-    assert days_kept(twice_daily(300), (0,)) == (1,)
-    summers = np.concatenate([twice_daily(90, f"{year}-06-01") for year in range(2000, 2010)])
+    assert len(days_kept(sparse(365), (0,))) == 73
+    assert len(days_kept(sparse(330), (0, 12))) == 73
+    assert days_kept(sparse(300), (0,)) == (1,)
+    summers = np.concatenate([sparse(90, f"{year}-06-01") for year in range(2000, 2010)])
     assert days_kept(summers, (0,)) == (1,)
 
 

@@ -206,6 +206,12 @@ def test_sea_level_pressure_has_the_earths_mean(days: list[Any]) -> None:
     assert (pressure * weights).sum() == pytest.approx(101150.0, abs=500.0)
 
 
+def test_humidity_is_negative_only_as_a_truncated_series_ripples(days: list[Any]) -> None:
+    for name, field in zip(planet.CHANNELS, days[-1][1], strict=True):
+        if name.startswith("specific_humidity"):
+            assert field.min() > -3e-4, name
+
+
 def test_winds_aloft_blow_with_the_geopotential(days: list[Any]) -> None:
     """Geostrophic balance in the middle latitudes: u = −(∂Φ/∂φ)/(f a)."""
     state = days[-1][1]

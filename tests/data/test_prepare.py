@@ -178,7 +178,7 @@ def test_implausible_state_is_named_and_leaves_no_store(
     dataset = archive(times=40)
     dataset["2m_temperature"].values[37, 3, 3] = np.nan
     with pytest.raises(UserError, match=r"2m_temperature at 2020-01-10T06:00:00: 1 of 128 values"):
-        prepare(tmp_path / "store.zarr", [saved(dataset, "nan.zarr")], processes=2)
+        prepare(tmp_path / "store.zarr", [saved(dataset, "nan.zarr")])
     with pytest.raises(UserError, match="only half prepared"):
         Store.open(tmp_path / "store.zarr")
 
@@ -358,14 +358,14 @@ def test_sources_are_recorded(archive: Archive, saved: Saved, tmp_path: Path) ->
     assert store.attributes["source_licences"] == ["CC-BY 4.0"]
 
 
-def test_remote_sources_are_prepared_by_several_processes(
+def test_remote_sources_are_prepared_as_local_ones(
     archive: Archive, saved: Saved, served: str, tmp_path: Path
 ) -> None:
     dataset = archive(times=20)
     saved(dataset[["geopotential", "temperature"]], "aloft.zarr")
     saved(dataset[["2m_temperature"]], "surface.nc", engine="h5netcdf")
     sources = [f"{served}/aloft.zarr", f"{served}/surface.nc"]
-    store = prepare(tmp_path / "store.zarr", sources, processes=2)
+    store = prepare(tmp_path / "store.zarr", sources)
     np.testing.assert_array_equal(store.read(18)[-1], dataset["2m_temperature"].values[18])
     np.testing.assert_array_equal(store.read(3)[0], dataset.geopotential.values[3, 0])
 

@@ -26,8 +26,8 @@ def area_weights(latitude: Array) -> Array:
 def mean_and_std(fields: Array, latitude: Array) -> tuple[float, float]:
     """Of one channel, ``(time, latitude, longitude)``."""
     weights = np.broadcast_to(area_weights(latitude)[None, :, None], fields.shape)
-    mean = math.fsum((fields * weights).ravel()) / math.fsum(weights.ravel())
-    variance = math.fsum(((fields - mean) ** 2 * weights).ravel()) / math.fsum(weights.ravel())
+    mean = float((fields * weights).sum() / weights.sum())
+    variance = float(((fields - mean) ** 2 * weights).sum() / weights.sum())
     return mean, math.sqrt(variance)
 
 

@@ -1,10 +1,10 @@
 """A simulated Earth: the source of data that needs no download.
 
 SPEEDY physics over real land, mountains and sea surface temperatures, at T21 with 8 layers (see
-``planet_model.py``), every 6 hours on 69 channels. It has storms, jets, monsoons and seasons, and
-a skilful forecast of it is skilful for the right reasons; but no hours of the day, a coarse
-stratosphere, and small islands. *Members* are simulations of their own, each in other years, so
-that times never collide; they run side by side, one on each core.
+``planet_model.py``), every 6 hours on 69 channels. It has storms, jets, trade winds and seasons;
+it has no hours of the day, the same sea every year, and a stratosphere of two layers. *Members* are
+simulations of their own, each in other years, so that times never collide; they run side by side,
+one on each core.
 """
 
 from __future__ import annotations
@@ -143,11 +143,12 @@ def write_planet(
     )
     writer = StoreWriter.create(out, description)
     missing = writer.missing_blocks()
+    wanting = [m for m in members if any(block[0] in m.indices for block in missing)]
     for_each(
         partial(_write_member, out, grid, seed, spin_up_days),
-        [member for member in members if any(block[0] in member.indices for block in missing)],
+        wanting,
         processes=processes,
-        ticks=sum(member.num_states(spin_up_days) for member in members),
+        ticks=sum(member.num_states(spin_up_days) for member in wanting),
         progress=progress,
     )
     for member in members:

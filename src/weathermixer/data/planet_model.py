@@ -51,13 +51,21 @@ _STEPS = OUTPUT_HOURS * 3600 // _STEP_SECONDS
 _AVERAGED_STEPS = 4
 _HALF_WINDOW = np.timedelta64((_AVERAGED_STEPS - 1) * _STEP_SECONDS // 2, "s")
 
-# jcm's own diffusion (second to fourth order, 2 to 24 hours) damps the eddies by half at this
-# resolution; eighth order spares all but the smallest.
+# jcm's own diffusion, of second and fourth order, damps the storms too at this resolution; eighth
+# order spares all but the smallest scales.
 _DIFFUSION_ORDER = 4  # of the Laplacian
 _DIFFUSION_SECONDS = 2.4 * 3600
 
+# Centred differences of humidity, which falls a thousandfold upward, go below zero near the top,
+# and no process of SPEEDY makes up for that: after a year the stratosphere has minus 4e-5. So what
+# is negative is filled up; and the two layers that SPEEDY calls the stratosphere lose, as if by
+# freezing, what then rises into them.
+_STRATOSPHERE_LAYERS = 2
+_STRATOSPHERE_HUMIDITY = 3.0e-6  # kg kg⁻¹, as observed
+_DRYING_SECONDS = 10 * 86400.0
+
 _REFERENCE_PRESSURE = 1.0e5  # Pa, in which jcm counts surface pressure
-_SEA_LEVEL_PRESSURE = 101150.0  # Pa, the global mean of ERA5
+_SEA_LEVEL_PRESSURE = 101150.0  # Pa, about the Earth's mean
 _STANDARD_TEMPERATURE = 288.15  # K at sea level, standard atmosphere (ISO 2533:1975)
 _NEAR_SURFACE_SIGMA = 0.99  # where SPEEDY puts its near-surface air
 _NEAR_SURFACE_WIND = 0.95  # ratio of the near-surface wind to the lowest layer's, likewise
@@ -148,13 +156,18 @@ class PlanetModel:
     def _step(self, carry: Carry) -> Carry:
         """One time step: physics in the columns, then dynamics from there (Lie splitting)."""
         state, memory, clock, count = carry
+        columns = self._dycore.to_physics_state(state)
         tendency, memory = compute_physics_step_gridpoint(
-            self._dycore.to_physics_state(state),
+            columns,
             self._forcing.select(DateData(clock, count, _STEP_SECONDS)),
             self._terrain,
             memory,
             physics=self._model.physics,
             time_step=float(_STEP_SECONDS),
+        )
+        tendency = tendency.copy(
+            specific_humidity=tendency.specific_humidity
+            + _humidity_repair(columns.specific_humidity)
         )
         clock = clock + jdt.Timedelta(seconds=jnp.int32(_STEP_SECONDS))
         return self._dycore.step(state, tendency), memory, clock, count + 1
@@ -163,8 +176,8 @@ class PlanetModel:
         """The 69 channels ``(channel, latitude, longitude)`` of a spectral state.
 
         Evaluating the harmonics gives the same planet on any grid. Humidity keeps the small
-        negative values that a truncated series has, as reanalyses do: clipping would lose what the
-        next states grow from.
+        negative values that a truncated series has, as reanalyses do: clipping would lose some of
+        what the next states grow from.
         """
         to_nodal = self._grid.to_nodal
         reference = self._dycore.primitive.reference_temperature[:, None, None]
@@ -213,6 +226,14 @@ class PlanetModel:
         excess = share * jnp.maximum(temperature[-1] - temperature[-2], 0.0)
         to_sea = -surface * excess / (vertical.GAS_CONSTANT * 288.0 * below)
         return temperature[-1] + excess + (1.0 - self._land) * to_sea
+
+
+def _humidity_repair(humidity: jax.Array) -> jax.Array:
+    """A tendency for ``humidity (layer, longitude, latitude)``, kg kg⁻¹ s⁻¹; see above."""
+    filled = jnp.maximum(humidity, 0.0)
+    repair = (filled - humidity) / _STEP_SECONDS
+    drying = (_STRATOSPHERE_HUMIDITY - filled[:_STRATOSPHERE_LAYERS]) / _DRYING_SECONDS
+    return repair.at[:_STRATOSPHERE_LAYERS].add(drying)
 
 
 def gaussian_grid(grid: tuple[int, int]) -> spherical_harmonic.Grid:

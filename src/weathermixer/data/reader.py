@@ -6,6 +6,7 @@ small data set therefore stay in memory once they were read.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -20,8 +21,7 @@ from torch import Tensor
 from weathermixer.data.normalise import Normalisation
 from weathermixer.data.store import Store
 
-MEMORY_BYTES = 1 << 30
-"""States kept in memory by one rank, at most."""
+_MEMORY_SHARE = 8  # of the machine's memory, one part in so many is for states that were read
 
 _WORTH_KEEPING = 0.1  # of the states; visited in random order, a smaller part is rarely hit
 
@@ -44,7 +44,8 @@ class StateReader:
     """Reads, checks and normalises single states of a store, from any thread.
 
     ``num_states`` is how many different states will be asked for; where a good part of them fits
-    in ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
+    in ``memory_bytes``, an eighth of the machine's memory where unset, as many as fit are kept,
+    unnormalised, in float32.
     """
 
     def __init__(
@@ -54,13 +55,16 @@ class StateReader:
         dtype: torch.dtype,
         *,
         num_states: int,
-        memory_bytes: int = MEMORY_BYTES,
+        memory_bytes: int | None = None,
     ) -> None:
         self.store = store
         self.normalisation = normalisation
         self.dtype = dtype
         self._channels = store.channel_indices(normalisation.channels)
         state_bytes = 4 * len(normalisation.channels) * store.grid[0] * store.grid[1]
+        if memory_bytes is None:
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            memory_bytes = memory // _MEMORY_SHARE
         fitting = memory_bytes // state_bytes
         self._free = fitting if fitting >= _WORTH_KEEPING * num_states else 0
         self._kept: dict[int, NDArray[np.float32]] = {}
