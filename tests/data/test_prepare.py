@@ -384,7 +384,7 @@ def test_real_zarr_sample_has_statistics_of_its_exact_pairs(
     assert_statistics_agree(store, fields, times)
 
 
-def test_real_netcdf_sample_takes_static_fields_from_a_store_of_its_grid(
+def test_real_netcdf_sample_is_prepared_and_another_grid_is_refused(
     test_data: Path, tmp_path: Path
 ) -> None:
     path = test_data / "era5_64x32_19590102T00.nc"

@@ -7,15 +7,10 @@ are merged in ``sources.py``.
 
 from __future__ import annotations
 
-import warnings
-import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import aiohttp
-import fsspec
 import numpy as np
 import xarray as xr
 import zarr
@@ -30,6 +25,7 @@ from weathermixer.data.channels import (
     parse_channel,
     units_accepted,
 )
+from weathermixer.data.formats import naming_errors, open_datasets
 from weathermixer.data.store import Store
 from weathermixer.errors import UserError
 
@@ -43,17 +39,6 @@ _RENAMED = {
     "realization": "number",
 }
 _DIMENSIONS = ("time", "level", "latitude", "longitude")
-
-# What the libraries that decode and download raise when bytes are missing, torn or unreachable.
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    ValueError,
-    zlib.error,
-    aiohttp.ClientError,
-)
 
 
 class Archive(Protocol):
@@ -89,20 +74,9 @@ def open_archives(source: str, member: int | None) -> list[Archive]:
 
     Raises UserError where nothing is there, or where it is in no format that can be read.
     """
-    if "://" in source or "::" in source:
-        return [DatasetArchive(source, _open_remote(source), member)]
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"there is nothing at {source}: correct the path")
-    if path.is_dir():
-        if _is_store(path):
-            return [StoreArchive(Store.open(path))]
-        return [DatasetArchive(source, _open_zarr(source), member)]
-    with _named(source, "opened"), path.open("rb") as file:
-        start = file.read(4)
-    if start == b"GRIB":
-        return [DatasetArchive(source, dataset, member) for dataset in _open_grib(source)]
-    return [DatasetArchive(source, _open_netcdf(source, source, start), member)]
+    if _is_store(source):
+        return [StoreArchive(Store.open(source))]
+    return [DatasetArchive(source, dataset, member) for dataset in open_datasets(source)]
 
 
 class DatasetArchive:
@@ -110,7 +84,7 @@ class DatasetArchive:
 
     def __init__(self, name: str, dataset: xr.Dataset, member: int | None) -> None:
         self.name = name
-        with _named(name, "opened"):
+        with naming_errors(name, "opened"):
             dataset = _with_valid_time(dataset, name)
             dataset = dataset.rename(
                 {old: new for old, new in _RENAMED.items() if old in dataset.variables}
@@ -159,7 +133,7 @@ class DatasetArchive:
 
         Rows and longitudes are arranged after reading: readers handle whole fields best.
         """
-        with _named(self.name, f"read: {what}"):
+        with naming_errors(self.name, f"read: {what}"):
             part = array.isel(selection)
             values = np.asarray(part.values, dtype=np.float32)
         absent = tuple(axis for axis, name in enumerate(_DIMENSIONS) if name not in part.dims)
@@ -267,94 +241,9 @@ class StoreArchive:
         return self._store.read_static([variable])[0]
 
 
-@contextmanager
-def _named(name: str, doing: str) -> Iterator[None]:
-    """Turns what decoders and downloads raise into one sentence that names the source."""
+def _is_store(source: str) -> bool:
     try:
-        yield
-    except UserError:
-        raise
-    except _READ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"{name} cannot be {doing} ({reason}): it may be corrupt, cut short or out of reach; "
-            "check it, or fetch it again"
-        ) from error
-
-
-def _open_remote(address: str) -> xr.Dataset:
-    try:
-        files, path = fsspec.core.url_to_fs(address)
-    except ImportError as error:
-        raise UserError(
-            f"{address} needs a package that is not installed ({error}): "
-            "pip install 'weathermixer[cloud]'"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{address} cannot be reached ({error}): correct the address") from error
-    with _named(address, "opened"):
-        markers = ("zarr.json", ".zmetadata", ".zgroup")
-        if any(files.exists(f"{path.rstrip('/')}/{marker}") for marker in markers):
-            return _open_zarr(address)
-        if not files.exists(path):
-            raise UserError(f"there is nothing at {address}: correct the address")
-        file = files.open(path, "rb")
-        start = file.read(4)
-        file.seek(0)
-    if start != b"\x89HDF":
-        raise UserError(
-            f"{address} is neither Zarr nor NetCDF 4, which alone can be read in part from afar: "
-            "download it first"
-        )
-    return _open_netcdf(address, file, start)
-
-
-def _open_zarr(source: str) -> xr.Dataset:
-    with _named(source, "opened as Zarr"), warnings.catch_warnings():
-        # Metadata that are not consolidated cost a few requests more, which is all that is said.
-        warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated")
-        return _open_dataset(source, "zarr")
-
-
-def _open_netcdf(name: str, file: Any, start: bytes) -> xr.Dataset:
-    engines = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}
-    if start not in engines:
-        raise UserError(
-            f"{name} is none of Zarr, NetCDF (3 or 4) and GRIB: choose another file, or convert it"
-        )
-    with _named(name, "opened as NetCDF"):
-        return _open_dataset(file, engines[start])
-
-
-def _open_grib(source: str) -> list[xr.Dataset]:
-    try:
-        import cfgrib
-        import eccodes  # type: ignore[import-untyped]
-    except (ImportError, RuntimeError) as error:  # the latter where the C library is missing
-        raise UserError(
-            f"{source} is GRIB, which needs cfgrib ({error}): pip install 'weathermixer[grib]'"
-        ) from error
-    # Errors are raised, for a file cut short would otherwise lack its last times in silence; and no
-    # index is written beside a file that is not ours.
-    options = {"indexpath": "", "errors": "raise"}
-    with _named(source, "opened as GRIB"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            found: list[xr.Dataset] = cfgrib.open_datasets(
-                source, backend_kwargs=options, cache=False, decode_timedelta=False
-            )
-        except eccodes.CodesInternalError as error:
-            raise OSError(str(error)) from error
-    return found
-
-
-def _open_dataset(source: Any, engine: str) -> xr.Dataset:
-    return xr.open_dataset(source, engine=engine, chunks=None, cache=False, decode_timedelta=False)
-
-
-def _is_store(path: Path) -> bool:
-    try:
-        return "weathermixer_store" in zarr.open_group(path, mode="r").attrs
+        return "weathermixer_store" in zarr.open_group(Path(source), mode="r").attrs
     except (OSError, ValueError):
         return False
 
