@@ -10,7 +10,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from weathermixer.data.store import Description, StoreWriter
+from weathermixer.data.store_writer import Description, StoreWriter
 
 CHANNELS = ("geopotential_500", "geopotential_850", "2m_temperature")
 SCALES = np.array([900.0, 500.0, 8.0])[:, None, None]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Config
-from weathermixer.data.store import Description, StoreWriter
+from weathermixer.data.store_writer import Description, StoreWriter
 
 CHANNELS = ("temperature_850", "2m_temperature")
 LATITUDE = np.linspace(78.75, -78.75, 8)

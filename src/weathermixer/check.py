@@ -25,7 +25,7 @@ def find_problems(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
     try:
         store = Store.open(config.data.store)
     except UserError as error:
-        return [*problems, Problem("error", "data.store", *_halves(error))]
+        return [*problems, Problem("error", "data.store", str(error), "correct the path")]
     return problems + list(_against_store(config, store))
 
 
@@ -66,25 +66,22 @@ def _against_store(config: Config, store: Store) -> Iterable[Problem]:
     def channels() -> None:
         store.channel_indices(names(channels_of(data.variables, data.levels)))
 
-    tests: tuple[tuple[str, Callable[[], object]], ...] = (
-        ("data.variables", channels),
-        ("data.static", lambda: store.read_static(data.static)),
-        ("model.patch", lambda: architecture_of(config, store.grid)),
-        ("data.step_hours", lambda: check_step(config, store)),
-        ("data.train", lambda: training_windows(config, store)),
-        ("data.validation", lambda: validation_windows(config, store)),
-        ("data.store", lambda: store.statistics),
+    other_store = "or use another store"
+    tests: tuple[tuple[str, str, Callable[[], object]], ...] = (
+        ("data.variables", f"change it or data.levels, {other_store}", channels),
+        ("data.static", f"change it, {other_store}", lambda: store.read_static(data.static)),
+        ("model.patch", "change it", lambda: architecture_of(config, store.grid)),
+        ("data.step_hours", f"change it, {other_store}", lambda: check_step(config, store)),
+        ("data.train", "change it or data.step_hours", lambda: training_windows(config, store)),
+        (
+            "data.validation",
+            "change it or data.step_hours",
+            lambda: validation_windows(config, store),
+        ),
+        ("data.store", "use another store", lambda: store.statistics),
     )
-    for where, test in tests:
+    for where, remedy, test in tests:
         try:
             test()
         except UserError as error:
-            yield Problem("error", where, *_halves(error))
-
-
-def _halves(error: UserError) -> tuple[str, str]:
-    """What is wrong, and the remedy: errors end with it, after the last colon or comma + 'so'."""
-    what, mark, remedy = str(error).rpartition(": ")
-    if not mark:
-        what, _, remedy = str(error).rpartition(", so ")
-    return what, remedy
+            yield Problem("error", where, str(error), remedy)

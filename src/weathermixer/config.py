@@ -222,8 +222,8 @@ class Config(Section):
         return _merge(_PUBLISHED, values)
 
 
-# arXiv 2507.05753, section 5 of its method and appendix: one sample per step, 55,520 six-hourly
-# samples a year-range 1979-2016, warm-up over one epoch, cosine over a hundred.
+# Of arXiv 2507.05753. 1979 to 2016 has 55,520 six-hourly samples; with one in each step, that is an
+# epoch of warm-up, and a hundred make a cosine.
 _PUBLISHED: dict[str, Any] = {
     "model": {
         "prediction": "state",

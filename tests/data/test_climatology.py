@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from oracles.store_statistics import climatology as oracle
 from weathermixer.data import climatology as module
 from weathermixer.data.climatology import days_kept, default_hours, write_climatology
-from weathermixer.data.store import Description, Store, StoreWriter
+from weathermixer.data.store import Store
+from weathermixer.data.store_writer import Description, StoreWriter
 from weathermixer.errors import UserError
 
 CHANNELS = ("2m_temperature", "temperature_850", "temperature_500")

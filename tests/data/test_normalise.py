@@ -9,7 +9,8 @@ import pytest
 
 from waves import CHANNELS, LATITUDE, LONGITUDE, START, state, write_waves
 from weathermixer.data.normalise import Normalisation
-from weathermixer.data.store import Description, Store, StoreWriter
+from weathermixer.data.store import Store
+from weathermixer.data.store_writer import Description, StoreWriter
 from weathermixer.errors import UserError
 
 

@@ -12,14 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles.store_statistics import area_weights
-from weathermixer.data.store import (
-    TIMES_PER_BLOCK,
-    Description,
-    Store,
-    StoreWriter,
-    default_split,
-    partial_path,
-)
+from weathermixer.data.store import Store, partial_path
+from weathermixer.data.store_writer import TIMES_PER_BLOCK, Description, StoreWriter, default_split
 from weathermixer.errors import UserError
 
 CHANNELS = ("temperature_500", "temperature_850", "2m_temperature", "mean_sea_level_pressure")

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Period
 from weathermixer.data.parallel import Progress, Tick, for_each
-from weathermixer.data.store import DAYS_IN_YEAR, StoreWriter, write_array, write_error
+from weathermixer.data.store import DAYS_IN_YEAR, write_error
+from weathermixer.data.store_writer import StoreWriter, write_array
 from weathermixer.jigsaw.layout import shard
 
 HALF_WINDOW_DAYS = 30

@@ -32,14 +32,8 @@ from weathermixer.data.channels import (
 from weathermixer.data.climatology import write_climatology
 from weathermixer.data.parallel import Progress, Tick, default_processes, for_each
 from weathermixer.data.periods import periods
-from weathermixer.data.store import (
-    TIMES_PER_BLOCK,
-    Description,
-    Store,
-    StoreWriter,
-    partial_path,
-    write_error,
-)
+from weathermixer.data.store import Store, partial_path, write_error
+from weathermixer.data.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
 from weathermixer.errors import UserError
 
 if TYPE_CHECKING:

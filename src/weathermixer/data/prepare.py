@@ -17,7 +17,8 @@ from weathermixer.data.climatology import write_climatology
 from weathermixer.data.parallel import Progress, Tick, default_processes, for_each
 from weathermixer.data.periods import periods
 from weathermixer.data.sources import Sources, open_sources
-from weathermixer.data.store import TIMES_PER_BLOCK, Description, Store, StoreWriter
+from weathermixer.data.store import Store
+from weathermixer.data.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
 from weathermixer.errors import UserError
 
 DEFAULT_STEP_HOURS = 6.0

@@ -33,7 +33,8 @@ from weathermixer.data.channels import (
 from weathermixer.data.climatology import write_climatology
 from weathermixer.data.parallel import Progress, Tick, default_processes, for_each
 from weathermixer.data.periods import periods
-from weathermixer.data.store import Description, Store, StoreWriter
+from weathermixer.data.store import Store
+from weathermixer.data.store_writer import Description, StoreWriter
 from weathermixer.data.typical import typical
 
 EARTH_ROTATION = 7.292e-5  # Ω, rad s⁻¹
