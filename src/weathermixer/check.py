@@ -9,6 +9,8 @@ from weathermixer.config import Config, Problem, parse_config
 from weathermixer.data.channels import STATIC_VARIABLES, channels_of, names
 from weathermixer.data.store import Store
 from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Layout, LayoutError
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import architecture_of
 from weathermixer.training.prepare import check_step, training_windows, validation_windows
 
@@ -30,16 +32,6 @@ def find_problems(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
 
 
 def _in_settings(config: Config) -> Iterable[Problem]:
-    mesh = config.parallel
-    ranks = mesh.data * mesh.domain * mesh.tensor
-    if ranks > 1:
-        yield Problem(
-            "error",
-            "parallel",
-            f"data ({mesh.data}) × domain ({mesh.domain}) × tensor ({mesh.tensor}) = {ranks} "
-            "ranks, but this version runs on one",
-            "set each of them to 1",
-        )
     for name in config.data.static:
         if name not in STATIC_VARIABLES:
             yield Problem(
@@ -66,11 +58,16 @@ def _against_store(config: Config, store: Store) -> Iterable[Problem]:
     def channels() -> None:
         store.channel_indices(names(channels_of(data.variables, data.levels)))
 
+    def mesh() -> None:
+        layout = Layout(domain=config.parallel.domain or 1, tensor=config.parallel.tensor or 1)
+        architecture_of(config, store.grid).check(Mesh.describe(layout))
+
     other_store = "or use another store"
     tests: tuple[tuple[str, str, Callable[[], object]], ...] = (
         ("data.variables", f"change it or data.levels, {other_store}", channels),
         ("data.static", f"change it, {other_store}", lambda: store.read_static(data.static)),
         ("model.patch", "change it", lambda: architecture_of(config, store.grid)),
+        ("parallel", "use fewer ranks along that axis, or a larger network", mesh),
         ("data.step_hours", f"change it, {other_store}", lambda: check_step(config, store)),
         ("data.train", "change it or data.step_hours", lambda: training_windows(config, store)),
         (
@@ -83,5 +80,5 @@ def _against_store(config: Config, store: Store) -> Iterable[Problem]:
     for where, remedy, test in tests:
         try:
             test()
-        except UserError as error:
+        except (UserError, LayoutError) as error:
             yield Problem("error", where, str(error), remedy)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from weathermixer import __version__
 from weathermixer.console import progress, say
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
+from weathermixer.launch.ranks import end, ranks
+from weathermixer.launch.start import RankFailed, start_ranks, starts_ranks
 
 _PATH = click.Path(path_type=Path)
 _OVERRIDES = {"ignore_unknown_options": True}
@@ -187,18 +188,44 @@ def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
 @_overrides_argument
 @click.option("--out", type=_PATH, required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
+@click.option("--nproc", type=click.IntRange(1), help="Ranks to start on this machine.")
 @_as_json
-def train(config: Path, overrides: tuple[str, ...], out: Path, resume: bool, json: bool) -> None:
-    """Train a model as CONFIG says."""
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    out: Path,
+    resume: bool,
+    nproc: int | None,
+    json: bool,
+) -> None:
+    """Train a model as CONFIG says, on one rank or on those that torchrun or srun starts."""
     from weathermixer.config import read_config
-    from weathermixer.training.trainer import train as run_training
 
     settings = read_config(config, overrides)
-    result = run_training(settings, out, resume=resume or settings.checkpoint.resume)
-    if json:
-        _print(result.to_json())
-    else:
-        say(f"wrote {out}")
+    if starts_ranks(nproc):
+        words = ["train", str(config), *overrides, "--out", str(out)]
+        words += ["--resume"] * resume + ["--json"] * json
+        start_ranks(
+            [sys.executable, "-m", "weathermixer", *words],
+            nproc or 1,
+            remedy="continue with --resume",
+        )
+        return
+    with ranks() as place:
+        from rich.console import Console
+
+        from weathermixer.training.trainer import train as run_training
+
+        result = run_training(
+            settings,
+            out,
+            resume=resume or settings.checkpoint.resume,
+            console=Console(stderr=True, quiet=not place.is_first),
+        )
+        if place.is_first and json:
+            _print(result.to_json())
+        elif place.is_first:
+            say(f"wrote {out}")
 
 
 @commands.command(context_settings=_OVERRIDES)
@@ -250,24 +277,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        say("Interrupted.")
-        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt) as error:
+        end(error, "Interrupted.", 1)
+    except RankFailed as error:
+        if show_traceback:
+            say(error.details)
+        say(str(error))
+        sys.exit(error.status)
     except (UserError, LayoutError) as error:
-        _report(str(error), show_traceback)
-        sys.exit(2)
+        end(error, f"Error: {error}", 2, show_traceback=show_traceback)
     except Exception as error:  # noqa: BLE001 - the last place where anything can be said
-        _report(
-            f"{type(error).__name__}: {error} (an error of the program; --traceback shows where)",
-            show_traceback,
+        sentence = (
+            f"{type(error).__name__}: {error} (an error of the program; --traceback shows where)"
         )
-        sys.exit(1)
-
-
-def _report(sentence: str, show_traceback: bool) -> None:
-    if show_traceback:
-        traceback.print_exc()
-    say(f"Error: {sentence}")
+        end(error, f"Error: {sentence}", 1, show_traceback=show_traceback)
 
 
 def _print(result: Any) -> None:

@@ -111,9 +111,16 @@ class Parallel(Section):
     """The mesh of ranks."""
 
     data: PositiveInt = Field(1, description="replicas, each on its own samples")
-    domain: PositiveInt = Field(1, description="ranks that share a sample's longitudes")
-    tensor: PositiveInt = Field(
-        1, description="ranks that share a sample's variables and the latent channels"
+    domain: PositiveInt | None = Field(
+        None,
+        description="ranks that share a sample's longitudes; where it or the next is unset, what "
+        "sends the fewest bytes on the ranks that were started",
+    )
+    tensor: PositiveInt | None = Field(
+        None, description="ranks that share a sample's variables and the latent channels"
+    )
+    shard_optimizer: bool = Field(
+        False, description="divide the optimizer's state among the replicas"
     )
 
 
@@ -125,6 +132,11 @@ class Training(Section):
     dtype: Literal["float64", "float32", "bfloat16"] = Field(
         "float32",
         description="arithmetic; with bfloat16, weights, encoder and state stay in float32",
+    )
+    recompute: bool = Field(
+        False,
+        description="compute a block's activations again in the backward pass instead of keeping "
+        "them: less memory, a third more operations",
     )
     instance_batch: PositiveInt = Field(4, description="samples per model instance and step")
     rollout: PositiveInt | dict[NonNegativeInt, PositiveInt] = Field(

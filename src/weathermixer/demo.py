@@ -6,19 +6,22 @@ so an interrupted demonstration continues.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from weathermixer.config import Checkpoint, Config, Data, Model, Training
+from weathermixer.config import Checkpoint, Config, Data, Model, Training, write_config
 from weathermixer.console import progress, say
 from weathermixer.data.periods import periods
 from weathermixer.data.store import Store
 from weathermixer.errors import UserError
+from weathermixer.launch.start import start_ranks
 
 DAYS = 1460
 STEPS = 3000
+RANKS = 2
 GRID = (32, 64)
 FORECAST_STEPS = 40  # ten days
 NUM_FORECASTS = 30
@@ -48,7 +51,6 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     """
     from weathermixer.data.planet import write_planet
     from weathermixer.forecast.forecast import forecast
-    from weathermixer.training.trainer import train
     from weathermixer.verification.verify import verify
 
     start = time.monotonic()
@@ -60,10 +62,16 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
         with progress("simulating") as update:
             write_planet(store_path, days=days, grid=GRID, seed=seed, progress=update)
 
-    say(f"2/4  Training for {steps} steps into {run}")
-    store = Store.open(store_path)
-    train(demo_config(store_path, steps=steps, seed=seed), run, resume=run.exists())
+    ranks = num_ranks()
+    say(f"2/4  Training for {steps} steps on {ranks} {'ranks' if ranks > 1 else 'rank'} into {run}")
+    config = out / "config.yaml"
+    write_config(demo_config(store_path, steps=steps, seed=seed), config)
+    command = [sys.executable, "-m", "weathermixer", "train", str(config), "--out", str(run)]
+    start_ranks(
+        command + ["--resume"] * run.exists(), ranks, remedy="continue with the same command"
+    )
 
+    store = Store.open(store_path)
     test = periods(store.times).test
     if test is None:
         raise UserError(f"{store_path} has no times left to test on: simulate more --days")
@@ -82,6 +90,13 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
         f"Done in {(time.monotonic() - start) / 60:.0f} minutes. "
         f"Pictures and tables are in {out / 'scores'}."
     )
+
+
+def num_ranks() -> int:
+    """Two, or one where there is a single GPU."""
+    import torch
+
+    return min(RANKS, torch.cuda.device_count()) if torch.cuda.is_available() else RANKS
 
 
 def initial_times(times: np.ndarray, test: tuple[np.datetime64, np.datetime64]) -> np.ndarray:

@@ -18,13 +18,15 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from weathermixer.config import Config, read_config, write_config
 from weathermixer.data.normalise import Normalisation
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layers import local_parameters
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model import checkpoint
+from weathermixer.model.checkpoint import Shard
 from weathermixer.model.mixer import WeatherMixer, architecture_of, build
 
 _CONFIG = "config.yaml"
@@ -109,17 +111,22 @@ def build_model(
     config: Config,
     normalisation: Normalisation,
     *,
-    layout: Layout | None = None,
-    device: torch.device | str = "cpu",
+    mesh: Mesh | None = None,
+    device: torch.device | str | None = None,
 ) -> WeatherMixer:
-    """The network that a configuration describes, with its initial weights."""
+    """The network that a configuration describes, with its initial weights; a rank's part of it."""
+    mesh = mesh or Mesh.describe()
+    architecture = architecture_of(config, normalisation.grid)
+    own = architecture.part(mesh)
     return build(
-        architecture_of(config, normalisation.grid),
-        layout or Layout(),
+        architecture,
+        mesh,
         seed=config.training.seed,
-        increment_scale=torch.from_numpy(normalisation.increment_scale),
+        increment_scale=torch.from_numpy(normalisation.increment_scale[own.channels]),
+        samples=config.training.instance_batch,
         dtype=state_dtype(config),
         arithmetic=getattr(torch, config.training.dtype),
+        recompute=config.training.recompute,
         device=device,
     )
 
@@ -129,9 +136,12 @@ def state_dtype(config: Config) -> torch.dtype:
     return torch.float64 if config.training.dtype == "float64" else torch.float32
 
 
-def model_tensors(model: nn.Module) -> dict[str, Tensor]:
+def model_tensors(model: nn.Module) -> dict[str, Shard]:
     """A network's parameters under the names that they have in a checkpoint."""
-    return {f"model.{name}": parameter for name, parameter in model.named_parameters()}
+    return {
+        f"model.{name}": Shard(parameter, block)
+        for name, parameter, block, _ in local_parameters(model)
+    }
 
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:

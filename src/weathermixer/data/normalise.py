@@ -75,6 +75,19 @@ class Normalisation:
     def grid(self) -> tuple[int, int]:
         return len(self.latitude), len(self.longitude)
 
+    def part(self, channels: slice, static: slice, longitudes: slice) -> Normalisation:
+        """The same for some of the channels, static fields and longitudes."""
+        return Normalisation(
+            channels=self.channels[channels],
+            mean=self.mean[channels],
+            std=self.std[channels],
+            step_std=self.step_std[channels],
+            static_channels=self.static_channels[static],
+            static=np.ascontiguousarray(self.static[static, :, longitudes]),
+            latitude=self.latitude,
+            longitude=self.longitude[longitudes],
+        )
+
     @property
     def increment_scale(self) -> NDArray[np.float64]:
         """The standard deviation of the change over one step of a normalised state, (channel,)."""

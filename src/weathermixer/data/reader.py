@@ -6,6 +6,7 @@ small data set therefore stay in memory once they were read.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -43,9 +44,10 @@ class Batch:
 class StateReader:
     """Reads, checks and normalises single states of a store, from any thread.
 
-    ``num_states`` is how many different states will be asked for; where a good part of them fits
-    in ``memory_bytes``, an eighth of the machine's memory where unset, as many as fit are kept,
-    unnormalised, in float32.
+    It reads the channels and longitudes of ``normalisation`` alone, the latter at ``longitudes``
+    in the store. ``num_states`` is how many different states will be asked for; where a good part
+    of them fits in ``memory_bytes``, an eighth of the machine's memory where unset, as many as fit
+    are kept, unnormalised, in float32.
     """
 
     def __init__(
@@ -55,13 +57,15 @@ class StateReader:
         dtype: torch.dtype,
         *,
         num_states: int,
+        longitudes: slice = slice(None),
         memory_bytes: int | None = None,
     ) -> None:
         self.store = store
         self.normalisation = normalisation
         self.dtype = dtype
         self._channels = store.channel_indices(normalisation.channels)
-        state_bytes = 4 * len(normalisation.channels) * store.grid[0] * store.grid[1]
+        self._longitudes = longitudes
+        state_bytes = 4 * len(normalisation.channels) * math.prod(normalisation.grid)
         if memory_bytes is None:
             memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
             memory_bytes = memory // _MEMORY_SHARE
@@ -77,7 +81,7 @@ class StateReader:
         """
         state = self._kept.get(index)
         if state is None:
-            state = self.store.read(index, channels=self._channels)
+            state = self.store.read(index, self._channels, self._longitudes)
             with self._lock:
                 if self._free > 0 and index not in self._kept:
                     self._kept[index] = state
@@ -112,7 +116,7 @@ class _Pending:
 
 
 def _submit(pool: ThreadPoolExecutor, reader: StateReader, indices: NDArray[np.int64]) -> _Pending:
-    channels, grid = len(reader.normalisation.channels), reader.store.grid
+    channels, grid = len(reader.normalisation.channels), reader.normalisation.grid
     # Allocated by torch: NumPy aligns to 16 bytes only, and vectorised sums may depend on that.
     states = torch.empty((*indices.shape, channels, *grid), dtype=reader.dtype)
     slots = states.view(-1, channels, *grid).numpy()

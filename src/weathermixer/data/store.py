@@ -16,6 +16,7 @@ one pass over the data serves any training period.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +99,18 @@ class Store:
         """
         self._require_training_period()
         return Statistics(self.array("mean"), self.array("std"), self.array("step_std"))
+
+    def fingerprint(self) -> str:
+        """A short text that two stores share when they describe the same states."""
+        digest = hashlib.blake2b(digest_size=8)
+        for part in (self.channels, self.static_channels, self.grid):
+            digest.update(repr(part).encode())
+        for array in (self.times.astype(np.int64), self.latitude, self.longitude):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        statistics = self.statistics
+        for values in (statistics.mean, statistics.std, statistics.step_std):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -1,91 +1,254 @@
 """The layers that a mixer is made of. Activations are ``(tokens, batch, channels)`` throughout.
 
 With tokens in front, mixing tokens is one matrix product from the left and mixing channels one from
-the right, for any batch: neither needs a transpose or a copy. A layer computes in the type of its
-input and casts its weights to it, so that the weights can stay in a wider one.
+the right, for any batch: neither needs a transpose or a copy. A rank at ``(i, j)`` of the mesh has
+tokens block ``i`` and channels block ``j`` of every activation, except between the two halves of a
+pair in which the weights stay (:mod:`~weathermixer.jigsaw.matmul`). A layer computes in the type of
+its input and casts its weights to it, so that the weights can stay in a wider one.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weathermixer.jigsaw.exchange import all_gather, all_reduce
+from weathermixer.jigsaw.gradients import shared
 from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import Block, Dimension
+from weathermixer.jigsaw.matmul import Product, Scheme, multiply
+from weathermixer.jigsaw.mesh import Axis, Mesh
+from weathermixer.jigsaw.weights import WeightGather, link
+
+_EPSILON = 1e-5
 
 
-class ChannelLinear(nn.Module):
-    """A linear map over channels: ``y = x Wᵀ + b``.
+class Linear(nn.Module):
+    """What the two linear maps share: this rank's blocks of weight and bias.
 
-    ``x (tokens, batch, in_channels)``, ``weight (out_channels, in_channels)``,
-    ``y (tokens, batch, out_channels)``.
+    ``blocks`` tells for each parameter which elements of the global tensor the rank holds.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, layout: Layout, device: Any = None
+        self,
+        inputs: int | Dimension,
+        outputs: int | Dimension,
+        mesh: Mesh,
+        *,
+        rows: int | Dimension,
+        scheme: Scheme = "reduce",
+        device: Any = None,
     ) -> None:
         super().__init__()
-        self.layout = layout
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, device=device))
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device))
+        product = self.product_of(inputs, outputs, mesh, rows=rows, scheme=scheme)
+        self.product = product
+        self.blocks = {"weight": product.weight, "bias": product.bias}
+        self.weight = nn.Parameter(torch.empty(product.weight.local_shape, device=device))
+        self.bias = nn.Parameter(torch.empty(product.bias.local_shape, device=device))
+        # The axes whose ranks hold the same elements, each seeing a part of their gradient. Those
+        # of the weight are summed over `data` as a whole model's are: see replicas.py.
+        self.shared_over = {"weight": (), "bias": product.bias_axes}
+        self.summed_over = {"weight": (), "bias": (mesh.data, *product.bias_axes)}
+        self.gathered = WeightGather(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+    @classmethod
+    def product_of(
+        cls,
+        inputs: int | Dimension,
+        outputs: int | Dimension,
+        mesh: Mesh,
+        *,
+        rows: int | Dimension,
+        scheme: Scheme,
+    ) -> Product:
+        """The layer's product on a rank, known before any layer is made."""
+        raise NotImplementedError
+
+    def apply_to(self, matrix: Tensor) -> Tensor:
+        """The map of this rank's matrix, stored as the product says."""
+        return multiply(
+            matrix.contiguous(),
+            self.weight,
+            shared(self.bias, self.summed_over["bias"]),
+            self.gathered.get(matrix.dtype),
+            self.product,
+        )
 
     @torch.no_grad()
     def initialise(self, seed: int, name: str) -> None:
-        _fill_linear(self.weight, self.bias, seed, name)
+        """Weights uniform and biases zero, whichever way the layer is applied."""
+        block = self.product.weight
+        columns = block.shape[1]
+        for (row, column), (rows, within) in block.pieces():
+            fill_uniform(
+                self.weight[rows.start : rows.stop, within.start : within.stop],
+                key=derive_key(seed, name),
+                bound=linear_bound(columns),
+                start=row * columns + column,
+                stride=columns,
+            )
+        self.bias.zero_()
 
 
-class TokenLinear(nn.Module):
+class ChannelLinear(Linear):
+    """A linear map over channels: ``y = x Wᵀ + b``.
+
+    ``x (..., in_channels)``, ``weight (out_channels, in_channels)``, ``y (..., out_channels)``,
+    where ``...`` starts with the rows: tokens, or what stands for them. Per rank, ``x (tokens /
+    domain, batch, in_channels / tensor)`` and ``y (tokens / domain, batch, out_channels /
+    tensor)``; after ``turn`` and before ``fold``, ``(tokens, batch, channels / ways)``.
+    """
+
+    @classmethod
+    def product_of(
+        cls,
+        inputs: int | Dimension,
+        outputs: int | Dimension,
+        mesh: Mesh,
+        *,
+        rows: int | Dimension,
+        scheme: Scheme,
+    ) -> Product:
+        return Product(
+            scheme,
+            Dimension.of(inputs),
+            Dimension.of(outputs),
+            Dimension.of(rows),
+            along=mesh.tensor,
+            across=mesh.domain,
+            features_first=False,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.apply_to(x.reshape(-1, x.shape[-1]))
+        if self.product.scheme in ("reduce", "gather"):
+            return y.view(*x.shape[:-1], -1)
+        return y.view(-1, *x.shape[1:-1], y.shape[-1])
+
+
+class TokenLinear(Linear):
     """A linear map over tokens: ``y = W x + b``, the same for each channel.
 
     ``x (in_tokens, batch, channels)``, ``weight (out_tokens, in_tokens)``,
-    ``y (out_tokens, batch, channels)``.
+    ``y (out_tokens, batch, channels)``. Per rank, ``x (in_tokens / domain, batch, channels /
+    tensor)`` and ``y (out_tokens / domain, batch, channels / tensor)``; after ``turn`` and before
+    ``fold``, ``(tokens / ways, 1, batch · channels)``.
     """
 
-    def __init__(self, in_tokens: int, out_tokens: int, layout: Layout, device: Any = None) -> None:
-        super().__init__()
-        self.layout = layout
-        self.weight = nn.Parameter(torch.empty(out_tokens, in_tokens, device=device))
-        self.bias = nn.Parameter(torch.empty(out_tokens, device=device))
+    @classmethod
+    def product_of(
+        cls,
+        inputs: int | Dimension,
+        outputs: int | Dimension,
+        mesh: Mesh,
+        *,
+        rows: int | Dimension,
+        scheme: Scheme,
+    ) -> Product:
+        return Product(
+            scheme,
+            Dimension.of(inputs),
+            Dimension.of(outputs),
+            Dimension.of(rows),
+            along=mesh.domain,
+            across=mesh.tensor,
+            features_first=True,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        columns = x.flatten(1)
-        bias = self.bias.to(x.dtype)[:, None]
-        y = torch.addmm(bias, self.weight.to(x.dtype), columns)
-        return y.view(-1, *x.shape[1:])
-
-    @torch.no_grad()
-    def initialise(self, seed: int, name: str) -> None:
-        _fill_linear(self.weight, self.bias, seed, name)
+        y = self.apply_to(x.flatten(1))
+        if self.product.scheme in ("reduce", "gather"):
+            return y.view(-1, *x.shape[1:])
+        if self.product.scheme == "turn":
+            return y.unsqueeze(1)
+        side = self.product.target
+        return y.view(y.shape[0], -1, side.rows[side.axis.index])
 
 
 class LayerNorm(nn.Module):
     """Normalisation of each token over all of its channels, with a gain and a bias per channel.
 
-    Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450
+    Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450. ``x (..., channels)``, per rank
+    ``(..., channels / tensor)``.
     """
 
-    def __init__(self, channels: int, layout: Layout, device: Any = None) -> None:
+    def __init__(
+        self,
+        channels: int | Dimension,
+        mesh: Mesh,
+        *,
+        rows: int | Dimension,
+        device: Any = None,
+    ) -> None:
         super().__init__()
-        self.layout = layout
-        self.weight = nn.Parameter(torch.empty(channels, device=device))
-        self.bias = nn.Parameter(torch.empty(channels, device=device))
+        dimension = Dimension.of(channels)
+        self.own_rows = Dimension.of(rows).sizes(mesh.domain.size)[mesh.domain.index]
+        self.axis = mesh.tensor
+        self.shared_over = dict.fromkeys(("weight", "bias"), (mesh.domain,))
+        self.summed_over = dict.fromkeys(("weight", "bias"), (mesh.data, mesh.domain))
+        ranges = dimension.ranges(self.axis.size, self.axis.index)
+        block = Block((dimension.size,), (ranges,))
+        self.blocks = {"weight": block, "bias": block}
+        self.sizes = dimension.sizes(self.axis.size)
+        self.weight = nn.Parameter(torch.empty(block.local_shape, device=device))
+        self.bias = nn.Parameter(torch.empty(block.local_shape, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(
-            x, self.weight.shape, self.weight.to(x.dtype), self.bias.to(x.dtype), eps=1e-5
-        )
+        gain = shared(self.weight, self.summed_over["weight"]).to(x.dtype)
+        bias = shared(self.bias, self.summed_over["bias"]).to(x.dtype)
+        if self.axis.size == 1:
+            return F.layer_norm(x, gain.shape, gain, bias, eps=_EPSILON)
+        normalised: Tensor = _Normalise.apply(x, self.axis, self.sizes)  # type: ignore[no-untyped-call]
+        return torch.addcmul(bias, normalised, gain)
 
     @torch.no_grad()
     def initialise(self, seed: int, name: str) -> None:
         self.weight.fill_(1.0)
         self.bias.zero_()
+
+
+class _Normalise(torch.autograd.Function):
+    """``x̂ = (x − mean) / √(variance + ε)`` over channels that are cut over an axis.
+
+    Means and variances of the parts are merged as in Chan, Golub and LeVeque 1979; the exchange
+    is two numbers a token, and as many in the backward pass:
+    ``dx = (dx̂ − mean(dx̂) − x̂ · mean(dx̂ x̂)) / √(variance + ε)``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, axis: Axis, sizes: tuple[int, ...]) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # The fused kernel's mean and 1 / √(variance + ε): its own outputs are rescaled below.
+        local, mean, scale = torch.native_layer_norm(wide, x.shape[-1:], None, None, _EPSILON)
+        parts = all_gather(axis, torch.stack([mean, scale.pow(-2)]))
+        weights = [size / sum(sizes) for size in sizes]
+        total_mean = sum(w * part[0] for w, part in zip(weights, parts, strict=True))
+        # variance + ε, since the weights add up to one
+        variance = sum(
+            w * (part[1] + (part[0] - total_mean).square())
+            for w, part in zip(weights, parts, strict=True)
+        )
+        assert isinstance(total_mean, Tensor) and isinstance(variance, Tensor)
+        total_scale = variance.rsqrt()
+        normalised = local.mul_(total_scale / scale).add_((mean - total_mean) * total_scale)
+        normalised = normalised.to(x.dtype)
+        ctx.save_for_backward(normalised, total_scale)
+        ctx.axis, ctx.channels = axis, sum(sizes)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        normalised, scale = ctx.saved_tensors
+        wide, normal = gradient.to(scale.dtype), normalised.to(scale.dtype)
+        sums = torch.stack([wide.sum(-1, keepdim=True), (wide * normal).sum(-1, keepdim=True)])
+        mean, slope = all_reduce(ctx.axis, sums) / ctx.channels
+        dx = normal.mul(-slope).add_(wide).sub_(mean).mul_(scale)
+        return dx.to(gradient.dtype), None, None
 
 
 class Dropout(nn.Module):
@@ -96,17 +259,17 @@ class Dropout(nn.Module):
     per zero: the gaps between the successes of a Bernoulli process are geometric.
     """
 
-    def __init__(self, p: float, layout: Layout) -> None:
+    def __init__(self, p: float, mesh: Mesh) -> None:
         super().__init__()
         self.p = p
-        self.layout = layout
+        self.rank = mesh.layout.rank
         self.key = 0
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
         generator = torch.Generator(device=x.device)
-        generator.manual_seed(derive_key(self.key, self.layout.rank) & (1 << 63) - 1)
+        generator.manual_seed(derive_key(self.key, self.rank) & (1 << 63) - 1)
         zeroed: Tensor = _Zero.apply(  # type: ignore[no-untyped-call]
             x, self._positions(x.numel(), generator), 1.0 / (1.0 - self.p)
         )
@@ -143,13 +306,27 @@ def _zeroed(x: Tensor, positions: Tensor, scale: float) -> Tensor:
     return y
 
 
-def _fill_linear(weight: Tensor, bias: Tensor, seed: int, name: str) -> None:
-    """Weights uniform and biases zero, whichever way the layer is applied."""
-    fill_uniform(
-        weight,
-        key=derive_key(seed, name),
-        bound=linear_bound(weight.shape[1]),
-        start=0,
-        stride=weight.shape[1],
-    )
-    bias.zero_()
+def local_parameters(
+    model: nn.Module,
+) -> Iterator[tuple[str, nn.Parameter, Block, tuple[Axis, ...]]]:
+    """Every parameter with its name, this rank's block of it, and the axes that share it."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, Linear | LayerNorm):
+            for name, parameter in module.named_parameters(recurse=False):
+                whole_name = f"{prefix}.{name}" if prefix else name
+                yield whole_name, parameter, module.blocks[name], module.shared_over[name]
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Give each layer of a model its initial weights: the same elements on any mesh."""
+    for name, module in model.named_modules():
+        if isinstance(module, Linear | LayerNorm):
+            module.initialise(seed, name)
+
+
+def prefetch_in_order(model: nn.Module) -> None:
+    """Let each weight be gathered while the layer before it computes.
+
+    The order is that in which the layers were registered, which must be the one they are used in.
+    """
+    link(module.gathered for module in model.modules() if isinstance(module, Linear))

@@ -5,7 +5,10 @@ Rank arithmetic lives here and nowhere else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 
@@ -66,13 +69,39 @@ class Layout:
         domain, tensor = divmod(within, self.tensor)
         return Coordinates(data, domain, tensor)
 
-    def tokens(self, size: int) -> range:
-        """The part of ``size`` tokens, longitudes or patch columns that this rank owns."""
-        return shard(size, self.domain, self.coordinates.domain)
+    def require_ranks(self, started: int) -> None:
+        """Raise LayoutError where another number of ranks was started than the mesh has."""
+        if self.world_size != started:
+            raise LayoutError(
+                f"data ({self.data}) × domain ({self.domain}) × tensor ({self.tensor}) = "
+                f"{self.world_size} ranks, but {started} {'was' if started == 1 else 'were'} "
+                "started: start as many, or change parallel.*"
+            )
 
-    def channels(self, size: int) -> range:
-        """The part of ``size`` variables or latent channels that this rank owns."""
-        return shard(size, self.tensor, self.coordinates.tensor)
+    def corners(self) -> list[Layout]:
+        """The mesh as seen from the corners of a model instance.
+
+        Shards have two sizes at most, the larger first: what holds for corners holds for all.
+        """
+        return [
+            self.at(domain * self.tensor + tensor)
+            for domain in sorted({0, self.domain - 1})
+            for tensor in sorted({0, self.tensor - 1})
+        ]
+
+    def at(self, rank: int) -> Layout:
+        """The same mesh as another rank sees it."""
+        return replace(self, rank=rank)
+
+    def ranks_along(self, axis: str) -> tuple[int, ...]:
+        """The ranks of the line through this one along ``data``, ``domain`` or ``tensor``.
+
+        >>> Layout(domain=2, tensor=3, rank=4).ranks_along("domain")
+        (1, 4)
+        """
+        stride = {"tensor": 1, "domain": self.tensor, "data": self.ways}[axis]
+        first = self.rank - getattr(self.coordinates, axis) * stride
+        return tuple(first + place * stride for place in range(getattr(self, axis)))
 
 
 def shard(size: int, parts: int, index: int) -> range:
@@ -86,3 +115,103 @@ def shard(size: int, parts: int, index: int) -> range:
     quotient, remainder = divmod(size, parts)
     start = index * quotient + min(index, remainder)
     return range(start, start + quotient + (index < remainder))
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension of a tensor that is cut over an axis of the mesh.
+
+    It is made of ``sections`` laid end to end, each of which is cut on its own: concatenating what
+    a rank holds of each is then local. ``sections`` count units of ``unit`` elements, which stay
+    together (the rows of a column of patches, the grid points of a variable in a patch).
+
+    >>> Dimension((5, 2), unit=10).sizes(2)
+    (40, 30)
+    >>> Dimension((5, 2), unit=10).ranges(2, 1)
+    (range(30, 50), range(60, 70))
+    """
+
+    sections: tuple[int, ...]
+    unit: int = 1
+
+    @classmethod
+    def of(cls, size: int | Dimension) -> Dimension:
+        """A dimension of one section and single elements, where only a size is given."""
+        return size if isinstance(size, Dimension) else cls((size,))
+
+    @property
+    def size(self) -> int:
+        """Elements in all."""
+        return sum(self.sections) * self.unit
+
+    def ranges(self, parts: int, index: int) -> tuple[range, ...]:
+        """The elements of part ``index`` of ``parts``: one range of each section."""
+        found, start = [], 0
+        for section in self.sections:
+            part = shard(section, parts, index)
+            found.append(range(start + part.start * self.unit, start + part.stop * self.unit))
+            start += section * self.unit
+        return tuple(found)
+
+    @cache  # noqa: B019 - dimensions are few and live as long as the program
+    def sizes(self, parts: int) -> tuple[int, ...]:
+        """How many elements each of ``parts`` parts has."""
+        return tuple(sum(len(part) for part in self.ranges(parts, index)) for index in range(parts))
+
+    def require_parts(self, parts: int, what: str, axis: str) -> None:
+        """Raise LayoutError where a rank of the axis would be left with nothing."""
+        if max(self.sections) < parts:
+            raise LayoutError(
+                f"{axis} ({parts}) is more than the {max(self.sections)} {what} that there are "
+                f"to cut: set parallel.{axis} to {max(self.sections)} or less"
+            )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Which elements of a global tensor a rank holds: for each dimension, ranges in local order."""
+
+    shape: tuple[int, ...]
+    ranges: tuple[tuple[range, ...], ...]
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """The shape of what the rank holds."""
+        return tuple(sum(len(part) for part in parts) for parts in self.ranges)
+
+    def rows(self, local: range) -> Block:
+        """The block of some local rows.
+
+        >>> Block((9,), ((range(2, 4), range(6, 9)),)).rows(range(1, 3)).ranges
+        ((range(3, 4), range(6, 7)),)
+        """
+        parts = self.ranges[0]
+        kept = tuple(
+            part[max(local.start - here.start, 0) : max(local.stop - here.start, 0)]
+            for part, here in zip(parts, offsets([len(part) for part in parts]), strict=True)
+        )
+        return Block(self.shape, (kept, *self.ranges[1:]))
+
+    def pieces(self) -> Iterator[tuple[tuple[int, ...], tuple[range, ...]]]:
+        """The boxes of the global tensor that make up the block: global offsets, local ranges."""
+        placed = [
+            list(zip(parts, offsets([len(part) for part in parts]), strict=True))
+            for parts in self.ranges
+        ]
+        for box in product(*placed):
+            local = tuple(here for _, here in box)
+            if all(len(here) for here in local):
+                yield tuple(there.start for there, _ in box), local
+
+
+def offsets(sizes: Sequence[int]) -> list[range]:
+    """The ranges that parts of these sizes take when they are laid end to end.
+
+    >>> offsets([2, 3])
+    [range(0, 2), range(2, 5)]
+    """
+    found, start = [], 0
+    for size in sizes:
+        found.append(range(start, start + size))
+        start += size
+    return found

@@ -16,18 +16,30 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch.distributed as dist
-from torch import Tensor
+from torch import Size, Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Block
+from weathermixer.jigsaw.mesh import is_first_rank, wait_for_all
 
 _INDEX = ".metadata"  # the name that DCP gives it
 _CHECKSUM = "metadata.sha256"
@@ -46,21 +58,65 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(whole, key=lambda path: int(path.name[5:]))
 
 
-def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class Shard:
+    """A rank's block of a tensor that several ranks hold together.
+
+    DCP asks it for the pieces of the global tensor that the rank has, by these three methods.
+    """
+
+    tensor: Tensor
+    block: Block
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the global tensor."""
+        return self.block.shape
+
+    def __create_write_items__(self, name: str, _: Any) -> list[WriteItem]:
+        properties = TensorProperties.create_from_tensor(self.tensor)
+        return [
+            WriteItem(
+                MetadataIndex(name, chunk.offsets),
+                WriteItemType.SHARD,
+                tensor_data=TensorWriteData(chunk, properties, Size(self.shape)),
+            )
+            for chunk in self.__create_chunk_list__()
+        ]
+
+    def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
+        return [
+            ChunkStorageMetadata(Size(start), Size([len(part) for part in local]))
+            for start, local in self.block.pieces()
+        ]
+
+    def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
+        found: dict[Size | None, tuple[range, ...]] = {
+            Size(start): local for start, local in self.block.pieces()
+        }
+        piece = self.tensor.detach()
+        for dimension, part in enumerate(found[index.offset]):
+            piece = piece.narrow(dimension, part.start, len(part))
+        return piece
+
+
+def save(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
     """Write a checkpoint beside its place and rename it when all of it is on disk.
 
     Raises UserError where the disk is full or may not be written.
     """
     partial = path.with_name(path.name + _PARTIAL)
-    first = not dist.is_initialized() or dist.get_rank() == 0
+    first = is_first_rank()
     try:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+        wait_for_all()  # before the others put their files there
         with _plain():
             save_shards(
-                {name: tensor.detach() for name, tensor in tensors.items()},
+                dict(tensors),
                 storage_writer=_Writer(partial),
+                planner=_SavePlanner(),
                 no_dist=not dist.is_initialized(),
             )
         if first:
@@ -68,8 +124,7 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
             _sync(partial)
             partial.rename(path)
             _sync(path.parent)
-        if dist.is_initialized():
-            dist.barrier()
+        wait_for_all()
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
@@ -78,7 +133,7 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
         ) from error
 
 
-def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def load(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
     """Fill tensors in place with those of the same names in a checkpoint.
 
     Raises UserError where the checkpoint is of something else, naming the first tensor that
@@ -89,8 +144,9 @@ def load(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         with _plain():
             load_shards(
-                {name: tensor.detach() for name, tensor in tensors.items()},
+                dict(tensors),
                 storage_reader=_Reader(path, metadata),
+                planner=_LoadPlanner(),
                 no_dist=not dist.is_initialized(),
             )
     except OSError as error:
@@ -111,6 +167,25 @@ def clean(folder: Path) -> None:
     for path in folder.glob("step-*"):
         if path.suffix in (_PARTIAL, _REMOVED):
             shutil.rmtree(path)
+
+
+class _SavePlanner(DefaultSavePlanner):
+    """DCP's plan for saving, which finds the pieces of a shard."""
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        found = self.state_dict[index.fqn]
+        return found.__get_tensor_shard__(index) if isinstance(found, Shard) else found
+
+
+class _LoadPlanner(DefaultLoadPlanner):
+    """DCP's plan for loading, which finds the pieces of a shard."""
+
+    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        found = self.state_dict[index.fqn]
+        if isinstance(found, Shard):
+            return found.__get_tensor_shard__(index)
+        assert isinstance(found, Tensor)
+        return found.detach()
 
 
 class _Writer(FileSystemWriter):
@@ -204,7 +279,7 @@ def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _check_same(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor]) -> None:
+def _check_same(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor | Shard]) -> None:
     stored = metadata.state_dict_metadata
     for name, tensor in tensors.items():
         there = stored.get(name)
@@ -227,7 +302,7 @@ def _check_same(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor]) -
             )
 
 
-def _groups(tensors: Mapping[str, Tensor]) -> set[str]:
+def _groups(tensors: Mapping[str, Tensor | Shard]) -> set[str]:
     return {name.partition(".")[0] for name in tensors}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,28 +17,45 @@ from weathermixer.errors import UserError
 _NAMED_SAMPLES = 4
 
 
-def not_finite(
+class Cause(NamedTuple):
+    """Where a rank finds the first bad value. What explains better, or came earlier, is less."""
+
+    found: int  # 0 where a bad value was found, 1 where only its consequence is known
+    order: float
+    text: str
+
+
+def find_cause(
     loss: float,
     model: nn.Module,
     states: Tensor,
     forecast: Sequence[Tensor],
     *,
-    step: int,
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
     step_hours: float,
+) -> Cause:
+    """What this rank can say of a loss, or else a gradient, that is NaN or infinite.
+
+    Looks for the first bad value in its part of the samples' states ``(batch, rollout + 1, channel,
+    latitude, longitude)``, then in the forecast states, then in the gradients of ``model``.
+    """
+    if math.isfinite(loss):
+        return _bad_parameter(model)
+    return _bad_channel(states, forecast, channels, initial_times, step_hours)
+
+
+def not_finite(
+    loss: float,
+    causes: Sequence[Cause],
+    *,
+    step: int,
+    initial_times: NDArray[np.datetime64],
     checkpoint: Path | None,
 ) -> UserError:
-    """The error that ends a training before optimizer step ``step`` (counted from 1) is taken.
-
-    Looks for the first bad value in the samples' states ``(batch, rollout + 1, channel, latitude,
-    longitude)``, then in the forecast states, then in the gradients of ``model``.
-    """
+    """The error that ends a training before optimizer step ``step`` (counted from 1) is taken."""
     what = "gradient" if math.isfinite(loss) else "loss"
-    if math.isfinite(loss):
-        cause = f"first in that of {_bad_parameter(model)}"
-    else:
-        cause = _bad_channel(states, forecast, channels, initial_times, step_hours)
+    cause = min(causes).text
     named = ", ".join(str(time) for time in initial_times[:_NAMED_SAMPLES])
     more = ", ..." if len(initial_times) > _NAMED_SAMPLES else ""
     kept = f"{checkpoint} is the last good checkpoint" if checkpoint else "there is no checkpoint"
@@ -54,7 +72,7 @@ def _bad_channel(
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
     step_hours: float,
-) -> str:
+) -> Cause:
     given = [(state, "given for") for state in states.unbind(1)]
     made = [(state, "forecast for") for state in forecast]
     for leads, group in ((range(len(given)), given), (range(1, len(made) + 1), made)):
@@ -62,16 +80,21 @@ def _bad_channel(
             bad = ~torch.isfinite(state).all(-1).all(-1)
             if bad.any():
                 sample, channel = bad.nonzero()[0].tolist()
-                return (
+                return Cause(
+                    0,
+                    lead if group is given else len(given) + lead,
                     f"first in {channels[channel]} as {how} {lead * step_hours:g} h after "
-                    f"{initial_times[sample]}"
+                    f"{initial_times[sample]}",
                 )
     worst = torch.stack([state.abs().amax((0, 2, 3)) for state in forecast]).amax(0)
-    return f"its square overflows, and {channels[int(worst.argmax())]} is largest"
+    largest = int(worst.argmax())
+    return Cause(
+        1, -float(worst[largest]), f"its square overflows, and {channels[largest]} is largest"
+    )
 
 
-def _bad_parameter(model: nn.Module) -> str:
-    for name, parameter in model.named_parameters():
+def _bad_parameter(model: nn.Module) -> Cause:
+    for order, (name, parameter) in enumerate(model.named_parameters()):
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            return name
-    return "all parameters together, whose norm overflows"
+            return Cause(0, order, f"first in that of {name}")
+    return Cause(1, 0.0, "first in that of all parameters together, whose norm overflows")

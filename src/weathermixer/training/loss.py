@@ -75,16 +75,18 @@ def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 
 
 def rollout_loss(
-    model: nn.Module, states: Tensor, static: Tensor, weights: Tensor
+    model: nn.Module, states: Tensor, static: Tensor, weights: Tensor, *, share: float = 1.0
 ) -> tuple[Tensor, list[Tensor]]:
     """The mean loss of a forecast in which each step starts from the one before.
 
     ``states (batch, rollout + 1, channel, latitude, longitude)``, the first of them the initial
-    one; gradients flow through all steps. Also returns the forecast states, step by step.
+    one; gradients flow through all steps. Where these are a rank's part of the states, ``share`` of
+    all values, the result is its part of the mean, which the ranks' parts add up to. Also returns
+    the forecast states, step by step.
     """
     forecast = [states[:, 0]]
     losses = []
     for target in states.unbind(1)[1:]:
         forecast.append(model(forecast[-1], static))
         losses.append(weighted_mse(forecast[-1], target, weights))
-    return torch.stack(losses).mean(), forecast[1:]
+    return torch.stack(losses).mean() * share, forecast[1:]

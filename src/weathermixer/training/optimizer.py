@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,10 @@ _EDGES = ("encoder.", "decoder.", "head.")
 _AVERAGES = ("exp_avg", "exp_avg_sq")
 
 
-def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """AdamW or Adam, with its averages at zero.
+def build_optimizer(
+    parameters: Mapping[str, nn.Parameter], training: Training
+) -> torch.optim.Optimizer:
+    """AdamW or Adam over named parameters, with its averages at zero.
 
     AdamW decays weights alone; biases and gains are left free. Adam, as published, adds the decay
     of every parameter to its gradient. Each group carries ``scale``, its share of the learning
@@ -24,7 +26,7 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimiz
     edge_scale = (training.edge_learning_rate or training.learning_rate) / training.learning_rate
     decay_all = training.optimizer == "adam"
     members: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         decayed = decay_all or parameter.ndim >= 2
         members.setdefault((name.startswith(_EDGES), decayed), []).append(parameter)
     groups = [
@@ -37,7 +39,7 @@ def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimiz
     ]
     kind = torch.optim.Adam if decay_all else torch.optim.AdamW
     optimizer = kind(groups, lr=0.0, betas=training.betas, fused=True)
-    for parameter in model.parameters():
+    for parameter in parameters.values():
         # What the optimizer would make at its first step, made now so that a checkpoint can be
         # loaded into it.
         optimizer.state[parameter] = {
@@ -60,12 +62,14 @@ def restart_at(optimizer: torch.optim.Optimizer, step: int) -> None:
         state["step"].fill_(step)
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Adam's averages under the names that they have in a checkpoint."""
+def optimizer_tensors(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[tuple[str, str], Tensor]:
+    """Adam's averages, by their own names and those of the parameters."""
     return {
-        f"optimizer.{average}.{name}": optimizer.state[parameter][average]
+        (average, name): optimizer.state[parameter][average]
         for average in _AVERAGES
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters.items()
     }
 
 

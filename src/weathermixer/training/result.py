@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from weathermixer.jigsaw.layout import Layout
-from weathermixer.model.mixer import Architecture, forward_multiply_adds
 from weathermixer.training.validation import Validation
 
 
@@ -51,18 +50,6 @@ class TrainResult:
             "checkpoint": str(self.checkpoint),
             "validation": {str(step): asdict(scores) for step, scores in self.validation.items()},
         }
-
-
-def training_flops(architecture: Architecture, batch: int, rollout: int) -> int:
-    """Operations of the matrix products of one optimizer step, forwards and backwards.
-
-    A product has two adjoints of its own size. Only the encoder's for its input is not needed at
-    the first step of the rollout, whose input is data.
-    """
-    a = architecture
-    forward = forward_multiply_adds(a, batch)
-    encoder = batch * a.tokens * a.points_per_patch * (a.prognostic + a.static) * a.channels
-    return 2 * (3 * forward * rollout - encoder)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from weathermixer.config import Training
+from weathermixer.jigsaw.mesh import Mesh, is_first_rank
+from weathermixer.jigsaw.replicas import Replicas
 from weathermixer.model import checkpoint
+from weathermixer.model.checkpoint import Shard
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.run import Run, model_tensors
 from weathermixer.training.optimizer import build_optimizer, optimizer_tensors, restart_at
@@ -23,34 +26,45 @@ class TrainingState:
     """Weights, Adam's averages, optimizer steps taken, and samples that all ranks consumed."""
 
     model: WeatherMixer
+    replicas: Replicas
     optimizer: torch.optim.Optimizer
     step: int = 0
     samples: int = 0
 
     @classmethod
-    def initial(cls, model: WeatherMixer, training: Training) -> TrainingState:
-        return cls(model, build_optimizer(model, training))
+    def initial(
+        cls, model: WeatherMixer, mesh: Mesh, training: Training, *, shard_optimizer: bool
+    ) -> TrainingState:
+        replicas = Replicas(model, mesh, sharded=shard_optimizer)
+        return cls(model, replicas, build_optimizer(replicas.parameters(), training))
 
     def save(self, run: Run, *, keep: int) -> Path:
         """Write a checkpoint, then remove all but the newest ``keep``."""
         path = checkpoint.checkpoint_path(run.checkpoints, self.step)
         if not path.exists():
             checkpoint.save(path, self._tensors())
-            checkpoint.remove_old(run.checkpoints, keep)
+            if is_first_rank():
+                checkpoint.remove_old(run.checkpoints, keep)
         return path
 
     def load(self, path: Path) -> None:
         """Become what was saved."""
         tensors = self._tensors()
         checkpoint.load(path, tensors)
-        self.step = int(tensors["progress.step"])
-        self.samples = int(tensors["progress.samples"])
+        step, samples = tensors["progress.step"], tensors["progress.samples"]
+        assert isinstance(step, Tensor) and isinstance(samples, Tensor)
+        self.step, self.samples = int(step), int(samples)
         restart_at(self.optimizer, self.step)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self) -> dict[str, Tensor | Shard]:
+        blocks = self.replicas.blocks()
+        averages = optimizer_tensors(self.replicas.parameters(), self.optimizer)
         return {
             **model_tensors(self.model),
-            **optimizer_tensors(self.model, self.optimizer),
+            **{
+                f"optimizer.{average}.{name}": Shard(tensor, blocks[name])
+                for (average, name), tensor in averages.items()
+            },
             "progress.step": torch.tensor(self.step),
             "progress.samples": torch.tensor(self.samples),
         }

@@ -1,0 +1,54 @@
+"""Data parallelism: each rank takes a whole sample, so a step takes as many samples as ranks.
+
+The table divides its time by that number. Unlike the other schemes it cannot make one sample
+faster, nor hold one sample's activations on several ranks.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.dtensor import whole_gradients
+
+
+def build_ddp(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+    """Every rank holds all weights; gradients are averaged during the backward pass."""
+    model = Blocks(sizes).to(device)
+    replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    x, upstream = _own_sample(sizes, rank, device)
+    return Step(
+        run=lambda: forward_and_backward(replica, x, upstream),
+        gather=_itself,
+        gradients=lambda: {name: weight.grad for name, weight in model.named_parameters()},
+        samples=world_size,
+    )
+
+
+def build_fsdp2(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+    """Weights are cut over the ranks, gathered block by block when needed, and freed after."""
+    mesh = init_device_mesh(device.type, (world_size,))
+    model = Blocks(sizes).to(device)
+    for block in model:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    x, upstream = _own_sample(sizes, rank, device)
+    return Step(
+        run=lambda: forward_and_backward(model, x, upstream),
+        gather=_itself,
+        gradients=lambda: whole_gradients(model),
+        samples=world_size,
+    )
+
+
+def _own_sample(sizes: BlockSizes, rank: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    x, upstream = (tensor.to(device) for tensor in sample(sizes, rank))
+    return x.requires_grad_(), upstream
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor

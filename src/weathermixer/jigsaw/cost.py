@@ -1,0 +1,229 @@
+"""What each product moves and computes on each rank, from sizes alone; and what is cheapest.
+
+The formulas are derived in docs/jigsaw.md. They share no code with the exchanges that they
+predict, and a test holds both equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import nn
+
+from weathermixer.jigsaw.layers import LayerNorm, Linear
+from weathermixer.jigsaw.layout import Dimension, Layout
+from weathermixer.jigsaw.matmul import Product, Scheme, Side
+from weathermixer.jigsaw.mesh import Axis, Mesh
+
+Pair = tuple[Scheme, Scheme]
+
+# For an expanding and a contracting product with an elementwise function between them.
+PAIRS: tuple[Pair, ...] = (("reduce", "gather"), ("gather", "reduce"), ("turn", "fold"))
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes and messages that a rank sends, and its multiply-adds."""
+
+    bytes_sent: int = 0
+    messages: int = 0
+    multiply_adds: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.bytes_sent + other.bytes_sent,
+            self.messages + other.messages,
+            self.multiply_adds + other.multiply_adds,
+        )
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.bytes_sent * times, self.messages * times, self.multiply_adds * times)
+
+
+@dataclass(frozen=True)
+class ProductCost:
+    """The parts of a product's cost that a step pays in different numbers."""
+
+    fetch: Cost  # of the weight, once while something keeps it
+    forward: Cost
+    backward: Cost
+
+
+def product_cost(
+    product: Product, *, samples: int, element_bytes: int, input_gradient: bool = True
+) -> ProductCost:
+    """The cost of ``product`` on its rank, for activations of ``element_bytes`` each."""
+    source, target = product.source, product.target
+    axis, rows = product.weight_axis, product.weight_rows
+    width = product.weight.local_shape[1]
+    multiply_adds = _features(source) * _features(target) * _rows(product) * samples
+    fetch = _sends([rows[axis.index] * width] * (axis.size - 1), element_bytes)
+    forward = _gather(source, samples, element_bytes) + _reduce(target, samples, element_bytes)
+    backward = _gather(target, samples, element_bytes) + _sends(
+        [count * width for place, count in enumerate(rows) if place != axis.index], element_bytes
+    )
+    products = 1
+    if input_gradient:
+        products = 2
+        backward += _reduce(source, samples, element_bytes)
+    return ProductCost(
+        fetch,
+        forward + Cost(multiply_adds=multiply_adds),
+        backward + Cost(multiply_adds=products * multiply_adds),
+    )
+
+
+def norm_cost(norm: LayerNorm, *, samples: int, statistic_bytes: int) -> Cost:
+    """The cost of a layer norm's statistics, in the forward pass and again in the backward pass."""
+    numbers = 2 * norm.own_rows * samples
+    return _sends([numbers] * (norm.axis.size - 1), statistic_bytes)
+
+
+def shared_cost(model: nn.Module, *, parameter_bytes: int) -> Cost:
+    """The cost of summing the gradients of parameters that several ranks hold alike."""
+    numbers: dict[tuple[Axis, ...], int] = {}
+    for module in model.modules():
+        if isinstance(module, Linear | LayerNorm):
+            for name, parameter in module.named_parameters(recurse=False):
+                axes = tuple(axis for axis in module.summed_over[name] if axis.size > 1)
+                if axes:
+                    numbers[axes] = numbers.get(axes, 0) + parameter.numel()
+    return sum(
+        (
+            _sends([count] * (axis.size - 1), parameter_bytes)
+            for axes, count in numbers.items()
+            for axis in axes
+        ),
+        Cost(),
+    )
+
+
+def layers_cost(
+    model: nn.Module,
+    *,
+    samples: int,
+    element_bytes: int,
+    passes: int = 1,
+    recompute: bool = False,
+    without_input_gradient: Sequence[nn.Module] = (),
+) -> Cost:
+    """The cost of all layers of ``model`` in a forward and a backward pass.
+
+    With several ``passes`` between two changes of the weights, these are gathered once, unless
+    ``recompute`` lets go of all that a pass made and makes it again in the backward pass. The
+    layers in ``without_input_gradient`` take data in the first pass.
+    """
+    statistic_bytes = max(4, element_bytes)
+    total = Cost()
+    for module in model.modules():
+        if isinstance(module, Linear):
+            for number in range(passes):
+                cost = product_cost(
+                    module.product,
+                    samples=samples,
+                    element_bytes=element_bytes,
+                    input_gradient=number > 0 or module not in without_input_gradient,
+                )
+                total += cost.forward + cost.backward
+                if recompute:
+                    total += cost.fetch * 2 + cost.forward
+                elif number == 0:
+                    total += cost.fetch
+        elif isinstance(module, LayerNorm):
+            statistics = norm_cost(module, samples=samples, statistic_bytes=statistic_bytes)
+            total += statistics * ((3 if recompute else 2) * passes)
+    return total
+
+
+def cheapest_scheme(
+    linear: type[Linear],
+    inputs: int | Dimension,
+    outputs: int | Dimension,
+    mesh: Mesh,
+    *,
+    rows: int | Dimension,
+    samples: int = 1,
+) -> Scheme:
+    """The scheme of a single linear map whose busiest rank sends the fewest bytes in a step."""
+
+    def cost(scheme: Scheme, other: Mesh) -> int:
+        product = linear.product_of(inputs, outputs, other, rows=rows, scheme=scheme)
+        return _step_bytes(product, samples)
+
+    return _cheapest(("reduce", "gather"), cost, mesh)
+
+
+def cheapest_pair(
+    linear: type[Linear],
+    size: int | Dimension,
+    hidden: int | Dimension,
+    mesh: Mesh,
+    *,
+    rows: int | Dimension,
+    samples: int = 1,
+) -> Pair:
+    """The schemes of two maps, ``size`` to ``hidden`` and back, with the fewest bytes in a step."""
+
+    def cost(pair: Pair, other: Mesh) -> int:
+        expand = linear.product_of(size, hidden, other, rows=rows, scheme=pair[0])
+        contract = linear.product_of(hidden, size, other, rows=rows, scheme=pair[1])
+        return _step_bytes(expand, samples) + _step_bytes(contract, samples)
+
+    return _cheapest(PAIRS, cost, mesh)
+
+
+def layouts(ways: int, *, data: int = 1) -> list[Layout]:
+    """Every domain × tensor of as many ways."""
+    return [
+        Layout(data=data, domain=domain, tensor=ways // domain)
+        for domain in range(ways, 0, -1)
+        if ways % domain == 0
+    ]
+
+
+def _cheapest(candidates: Sequence[_T], cost: Callable[[_T, Mesh], int], mesh: Mesh) -> _T:
+    """The candidate with the least cost on its busiest corner; of equals, the earliest."""
+    others = [Mesh.describe(corner) for corner in mesh.layout.corners()]
+    return min(candidates, key=lambda candidate: max(cost(candidate, other) for other in others))
+
+
+def _step_bytes(product: Product, samples: int) -> int:
+    cost = product_cost(product, samples=samples, element_bytes=1)
+    return (cost.fetch + cost.forward + cost.backward).bytes_sent
+
+
+def _features(side: Side) -> int:
+    return side.features[0] if side.by_rows else sum(side.features)
+
+
+def _rows(product: Product) -> int:
+    """Rows that a rank multiplies with: its own, or all of them where weights stay."""
+    if product.scheme in ("turn", "fold"):
+        return product.rows.size
+    return product.rows.sizes(product.across.size)[product.across.index]
+
+
+def _gather(side: Side, samples: int, element_bytes: int) -> Cost:
+    place = side.axis.index
+    own = side.features[place] * side.rows[place] * samples
+    return _sends([own] * (side.axis.size - 1), element_bytes)
+
+
+def _reduce(side: Side, samples: int, element_bytes: int) -> Cost:
+    return _sends(
+        [
+            features * rows * samples
+            for place, (features, rows) in enumerate(zip(side.features, side.rows, strict=True))
+            if place != side.axis.index
+        ],
+        element_bytes,
+    )
+
+
+def _sends(elements: Sequence[int], element_bytes: int) -> Cost:
+    """Messages of so many elements each; none is sent where there is nothing in it."""
+    return Cost(sum(elements) * element_bytes, sum(1 for count in elements if count))

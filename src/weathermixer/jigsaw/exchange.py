@@ -1,0 +1,157 @@
+"""Data movement between the ranks of one axis: asynchronous, in pieces, counted.
+
+Everything is made of *rounds*: in round ``d`` each rank sends to the one ``d`` places after it and
+receives from the one ``d`` places before it. A gather and a reduce-scatter over ``P`` ranks are
+``P − 1`` rounds each, send what a ring would, need no equal sizes, and hand over each piece as it
+arrives. Sums of what ranks hold alike are taken in the order of the ranks, so their bits agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from weathermixer.jigsaw.mesh import Axis
+
+
+class RankLost(RuntimeError):
+    """Another rank stopped taking part; its message names it."""
+
+
+class Round:
+    """One round in flight: a tensor on its way to one peer, another on its way from one."""
+
+    def __init__(self, axis: Axis, distance: int, send: Tensor, receive: Tensor) -> None:
+        """Begin; ``send`` and ``receive`` are contiguous and belong to the round until it ends."""
+        self._axis = axis
+        self._to = (axis.index + distance) % axis.size
+        self._from = (axis.index - distance) % axis.size
+        self._send, self._receive = send, receive
+        operations = []
+        if send.numel():
+            operations.append(dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to))
+            axis.counter.bytes_sent += send.numel() * send.element_size()
+            axis.counter.messages += 1
+        if receive.numel():
+            operations.append(
+                dist.P2POp(dist.irecv, receive, group=axis.group, group_peer=self._from)
+            )
+        try:
+            self._works = dist.batch_isend_irecv(operations) if operations else []
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        if not axis.overlap:
+            self.wait()
+
+    def wait(self) -> Tensor:
+        """What was received, once both transfers are done."""
+        try:
+            for work in self._works:
+                work.wait()
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        self._works = []
+        return self._receive
+
+    def _lost(self, error: RuntimeError) -> RankLost:
+        ranks = self._axis.ranks
+        return RankLost(
+            f"rank {ranks[self._axis.index]} lost its connection to rank {ranks[self._to]} or "
+            f"{ranks[self._from]}, its neighbours along {self._axis.name} ({error})"
+        )
+
+
+class Gather:
+    """All pieces of a tensor along an axis, this rank's own first, then the others as they come.
+
+    ``piece`` is what this rank holds; rank ``q`` of the axis holds a tensor of shape
+    ``shapes[q]``. Each rank sends ``P − 1`` times its own piece.
+    """
+
+    def __init__(
+        self,
+        axis: Axis,
+        piece: Tensor,
+        shapes: Sequence[tuple[int, ...]],
+        into: Tensor | None = None,
+    ) -> None:
+        """Begin. ``into`` is to be filled with all pieces' rows, in the order of the ranks."""
+        self._axis = axis
+        self._pieces: dict[int, Tensor] = {axis.index: piece}
+        self._rounds: dict[int, Round] = {}
+        into_pieces = None if into is None else torch.split(into, [shape[0] for shape in shapes])
+        if into_pieces is not None:
+            into_pieces[axis.index].copy_(piece)
+            piece = self._pieces[axis.index] = into_pieces[axis.index]
+        if axis.size > 1:
+            piece = piece.contiguous()
+        for distance in range(1, axis.size):
+            source = (axis.index - distance) % axis.size
+            receive = (
+                piece.new_empty(shapes[source]) if into_pieces is None else into_pieces[source]
+            )
+            self._rounds[source] = Round(axis, distance, piece, receive)
+
+    def arrivals(self) -> Iterator[tuple[int, Tensor]]:
+        """Each rank's place and piece. The order is fixed, so that sums have the same bits."""
+        yield self._axis.index, self._pieces[self._axis.index]
+        for source, round_ in self._rounds.items():
+            self._pieces[source] = round_.wait()
+            yield source, self._pieces[source]
+
+    def wait(self) -> list[Tensor]:
+        """The pieces in the order of the ranks."""
+        for _ in self.arrivals():
+            pass
+        return [self._pieces[place] for place in range(self._axis.size)]
+
+
+class ReduceScatter:
+    """Sums over an axis, of which each rank keeps one block.
+
+    Give the blocks for the peers as they are ready, nearest following rank first, with ``send``;
+    ``finish`` adds to this rank's own block what the others made for it. Each rank sends
+    everything but its own block.
+    """
+
+    def __init__(self, axis: Axis) -> None:
+        self._axis = axis
+        self._rounds: list[Round] = []
+
+    def send(self, block: Tensor, own_shape: tuple[int, ...]) -> None:
+        """Begin the next round with the block for its peer."""
+        distance = len(self._rounds) + 1
+        receive = block.new_empty(own_shape)
+        self._rounds.append(Round(self._axis, distance, block, receive))
+
+    def finish(self, own: Tensor) -> Tensor:
+        """``own``, in place, with the others' contributions."""
+        for round_ in self._rounds:
+            own += round_.wait()
+        return own
+
+
+def all_gather(axis: Axis, tensor: Tensor) -> list[Tensor]:
+    """The tensors of all ranks along an axis, in their order; each has the shape of this one."""
+    return Gather(axis, tensor, [tuple(tensor.shape)] * axis.size).wait()
+
+
+def all_reduce(axis: Axis, tensor: Tensor) -> Tensor:
+    """The sum over an axis, with the same bits on each of its ranks."""
+    if axis.size == 1:
+        return tensor
+    gathered = all_gather(axis, tensor)
+    total = gathered[0].clone()
+    for other in gathered[1:]:
+        total += other
+    return total
+
+
+def total_over(axes: Sequence[Axis], tensor: Tensor) -> Tensor:
+    """The sum over several axes, with the same bits on all of their ranks."""
+    for axis in axes:
+        tensor = all_reduce(axis, tensor)
+    return tensor

@@ -1,0 +1,175 @@
+"""Ranks that know each other: the only place that starts ``torch.distributed``.
+
+A :class:`Mesh` gives each rank its place in a layout and, along each axis, a group of its peers. On
+an accelerator each axis has a communicator and so a stream of its own: exchanges over one axis
+do not queue behind those over another.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from weathermixer.jigsaw.count import Counter
+from weathermixer.jigsaw.layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One axis of the mesh as this rank sees it.
+
+    ``ranks`` are the global ranks along it, of which this one stands at ``index``. ``group`` is
+    their process group, absent where the axis has one rank or the mesh only describes ranks.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    index: int
+    counter: Counter
+    group: dist.ProcessGroup | None = None
+    overlap: bool = True
+
+    @property
+    def size(self) -> int:
+        return len(self.ranks)
+
+    def peers(self) -> list[int]:
+        """Places of the other ranks, nearest following one first; this rank's own comes last."""
+        return [(self.index + distance) % self.size for distance in range(1, self.size + 1)]
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A layout with the groups that its ranks talk in, and a counter of what they say.
+
+    Without groups it describes any rank of any layout: enough to build a model and to count, not
+    to run one on more than one rank.
+    """
+
+    layout: Layout
+    data: Axis
+    domain: Axis
+    tensor: Axis
+    counter: Counter
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def describe(cls, layout: Layout | None = None) -> Mesh:
+        """A mesh without groups; by default that of one rank, on which everything runs."""
+        return _mesh(layout or Layout(), lambda _: None, torch.device("cpu"), overlap=True)
+
+    @property
+    def axes(self) -> tuple[Axis, Axis, Axis]:
+        return self.data, self.domain, self.tensor
+
+
+def start(rank: int, world_size: int, *, rendezvous: str, device: torch.device) -> None:
+    """Start ``torch.distributed`` on this rank: NCCL on GPUs, gloo elsewhere.
+
+    ``rendezvous`` is an init method of torch: ``env://``, ``file:///...`` or ``tcp://...``.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        dist.get_default_backend_for_device(device),
+        init_method=rendezvous,
+        rank=rank,
+        world_size=world_size,
+        # Long enough for one rank to write a checkpoint while the others wait: that a peer has
+        # died is seen at once, from its closed connection or by whoever started the ranks.
+        timeout=timedelta(minutes=30),
+    )
+
+
+def stop() -> None:
+    """End ``torch.distributed`` on this rank, where it was started."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def connect(layout: Layout, *, device: torch.device | None = None, overlap: bool = True) -> Mesh:
+    """The mesh of all ranks that were started; each of them calls this at the same time.
+
+    ``layout`` is taken as seen by any rank: its own place in it is this process's. With ``overlap``
+    off, each exchange is waited for before anything is computed; the results are the same bits.
+
+    Raises LayoutError where the layout has another number of ranks than were started.
+    """
+    layout.require_ranks(world_size())
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    here = Layout(data=layout.data, domain=layout.domain, tensor=layout.tensor, rank=rank)
+    groups: dict[tuple[int, ...], Any] = {}
+    for axis in ("data", "domain", "tensor"):
+        lines = sorted({_line(here.at(other), axis) for other in range(layout.world_size)})
+        if len(lines[0]) > 1:
+            # Every rank has to take part in making every group, in the same order.
+            own, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
+                [list(line) for line in lines]
+            )
+            groups[_line(here, axis)] = own
+    return _mesh(here, groups.get, device or torch.device("cpu"), overlap=overlap)
+
+
+def world_size() -> int:
+    """Ranks that were started; 1 where none were."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first_rank() -> bool:
+    """Whether this is the rank that speaks, and writes what is written once."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wait_for_all() -> None:
+    """Return when every rank that was started has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """A small object of each rank that was started, in their order, on all of them."""
+    if not dist.is_initialized():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def local_device() -> torch.device:
+    """The accelerator of this rank among those of its machine, or the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def _line(layout: Layout, axis: str) -> tuple[int, ...]:
+    """The global ranks along one axis through a rank."""
+    return layout.ranks_along(axis)
+
+
+def _mesh(
+    layout: Layout,
+    group_of: Callable[[tuple[int, ...]], Any],
+    device: torch.device,
+    *,
+    overlap: bool,
+) -> Mesh:
+    counter = Counter()
+    axes = {
+        name: Axis(
+            name,
+            layout.ranks_along(name),
+            getattr(layout.coordinates, name),
+            counter,
+            group_of(layout.ranks_along(name)),
+            overlap,
+        )
+        for name in ("data", "domain", "tensor")
+    }
+    return Mesh(layout, **axes, counter=counter, device=device)

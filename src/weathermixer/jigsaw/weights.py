@@ -1,0 +1,118 @@
+"""Weights gathered before they are needed: they do not depend on what is being computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.weak import TensorWeakRef
+
+from weathermixer.jigsaw.exchange import Gather
+from weathermixer.jigsaw.matmul import Product
+
+_Version = tuple[int, int]
+
+
+class _OptimizerSteps:
+    """Steps that any optimizer took. Fused ones change weights without a mark on the tensors."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        register_optimizer_step_post_hook(self._count)
+
+    def _count(self, *_: Any) -> None:
+        self.taken += 1
+
+
+_steps = _OptimizerSteps()
+
+
+class HoldsWeight(Protocol):
+    """A layer whose product uses its weight."""
+
+    product: Product
+    weight: nn.Parameter
+
+
+class WeightGather:
+    """A weight's rows from all ranks of ``product.weight_axis``, in the type of a computation.
+
+    What one pass gathered is used again by others for as long as something keeps it (the backward
+    pass that needs it) and the weight has not changed.
+    """
+
+    def __init__(self, layer: HoldsWeight) -> None:
+        self._layer = layer
+        self._following: WeightGather | None = None
+        self._begun: tuple[Gather, Tensor, _Version] | None = None
+        self._kept: tuple[TensorWeakRef, _Version] | None = None
+
+    @property
+    def moves(self) -> bool:
+        return self._layer.product.weight_axis.size > 1
+
+    @property
+    def _version(self) -> _Version:
+        return self._layer.weight._version, _steps.taken
+
+    def follow(self, following: WeightGather) -> None:
+        """Begin ``following`` whenever this one has been asked for."""
+        self._following = following
+
+    @torch.no_grad()
+    def get(self, dtype: torch.dtype) -> Tensor:
+        """The whole weight ``(outputs, inputs)`` that this rank's product uses."""
+        if not self.moves:
+            return self._layer.weight.detach().to(dtype)
+        whole = self._held(dtype)
+        if whole is None:
+            self._begin(dtype)
+            assert self._begun is not None
+            gather, whole, version = self._begun
+            gather.wait()
+            self._begun = None
+            self._kept = (TensorWeakRef(whole), version)
+        # A block that is computed again in the backward pass is the last that needs its weights.
+        if self._following is not None and torch._C._current_graph_task_id() == -1:
+            self._following._begin(dtype)
+        return whole
+
+    def _begin(self, dtype: torch.dtype) -> None:
+        version = self._version
+        if self._begun is not None:
+            gather, whole, begun_version = self._begun
+            if whole.dtype == dtype and begun_version == version:
+                return
+            gather.wait()  # for nothing: but what arrives must not find its place taken
+        if self._held(dtype) is not None:
+            return
+        own = self._layer.weight.detach().to(dtype)
+        rows, columns = self._layer.product.weight_rows, own.shape[1]
+        whole = own.new_empty(sum(rows), columns)
+        shapes = [(count, columns) for count in rows]
+        self._begun = (
+            Gather(self._layer.product.weight_axis, own, shapes, into=whole),
+            whole,
+            version,
+        )
+
+    def _held(self, dtype: torch.dtype) -> Tensor | None:
+        if self._kept is None:
+            return None
+        reference, version = self._kept
+        whole = reference()
+        if whole is None or whole.dtype != dtype or version != self._version:
+            return None
+        held: Tensor = whole
+        return held
+
+
+def link(gathers: Iterable[WeightGather]) -> None:
+    """Let each gather begin when the one before it is used, in the order in which they are used."""
+    moving = [gather for gather in gathers if gather.moves]
+    for gather, following in pairwise(moving):
+        gather.follow(following)

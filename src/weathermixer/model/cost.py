@@ -1,0 +1,87 @@
+"""What a training step of the network sends and computes, and the mesh on which it sends least."""
+
+from __future__ import annotations
+
+import torch
+
+from weathermixer.config import Parallel
+from weathermixer.jigsaw.cost import Cost, layers_cost, layouts, shared_cost
+from weathermixer.jigsaw.layout import Layout, LayoutError
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.mixer import Architecture, WeatherMixer
+
+
+def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
+    """The forward and backward pass on the rank that ``model`` was built for, on any device.
+
+    Counted are ``rollout`` applications of the whole network to ``samples`` samples. What replicas
+    send each other comes on top (``jigsaw.replicas``).
+    """
+    weight_bytes = next(model.parameters()).element_size()
+    wide = layers_cost(
+        model.encoder,
+        samples=samples,
+        element_bytes=weight_bytes,
+        passes=rollout,
+        without_input_gradient=[model.encoder],
+    ) + layers_cost(model.head, samples=samples, element_bytes=weight_bytes, passes=rollout)
+    narrow = [
+        layers_cost(
+            part,
+            samples=samples,
+            element_bytes=model.arithmetic.itemsize,
+            passes=rollout,
+            recompute=recompute,
+        )
+        for part, recompute in ((model.blocks, model.recompute), (model.decoder, False))
+    ]
+    shared = shared_cost(model, parameter_bytes=weight_bytes)
+    return sum(narrow, wide + shared)
+
+
+def choose_layout(
+    parallel: Parallel, architecture: Architecture, *, world_size: int, samples: int
+) -> Layout:
+    """The mesh that a configuration asks for, where it leaves a choice the one that sends least.
+
+    Raises LayoutError where the settings do not multiply to ``world_size``, or where no mesh of
+    so many ranks leaves each of them something to do.
+    """
+    if world_size % parallel.data:
+        raise LayoutError(
+            f"parallel.data is {parallel.data}, which does not divide the {world_size} ranks that "
+            "were started: start as many as a multiple of it, or change it"
+        )
+    candidates = [
+        layout
+        for layout in layouts(world_size // parallel.data, data=parallel.data)
+        if parallel.domain in (None, layout.domain) and parallel.tensor in (None, layout.tensor)
+    ]
+    if not candidates:
+        Layout(
+            data=parallel.data, domain=parallel.domain or 1, tensor=parallel.tensor or 1
+        ).require_ranks(world_size)
+    possible: dict[Layout, int] = {}
+    refused: LayoutError | None = None
+    for layout in candidates:
+        try:
+            possible[layout] = max(
+                step_cost(_described(architecture, corner, samples), samples=samples).bytes_sent
+                for corner in layout.corners()
+            )
+        except LayoutError as error:
+            refused = refused or error
+    if not possible:
+        assert refused is not None
+        raise refused
+    return min(possible, key=possible.__getitem__)
+
+
+def _described(architecture: Architecture, layout: Layout, samples: int) -> WeatherMixer:
+    return WeatherMixer(
+        architecture,
+        Mesh.describe(layout),
+        samples=samples,
+        arithmetic=torch.float32,
+        device="meta",
+    )
