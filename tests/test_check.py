@@ -43,6 +43,8 @@ def test_a_sound_configuration_has_no_problems(configuration: Path) -> None:
         ("--data.step_hours=5", "data.step_hours"),
         ("--data.train=1990-01-01/1990-02-01", "data.train"),
         ("--data.store=absent.zarr", "data.store"),
+        ("--parallel.domain=5", "parallel"),
+        ("--parallel.tensor=3", "parallel"),
     ],
 )
 def test_a_problem_says_what_is_wrong_and_what_to_do(

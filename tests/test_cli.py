@@ -179,10 +179,27 @@ def test_the_path_from_store_to_scores_prints_the_promised_json(
     assert list((tmp_path / "scores").glob("*.png"))
 
 
-def test_a_mesh_that_this_version_cannot_run_is_refused(
+def test_a_mesh_of_other_ranks_than_were_started_is_refused(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert run("check", config, "--parallel.domain=2") == 0
+    capsys.readouterr()
     assert run("train", config, "--out", tmp_path / "run", "--parallel.domain=2") == 2
     assert "= 2 ranks, but 1 was started" in capsys.readouterr().err
-    assert run("check", config, "--parallel.domain=2") == 2
-    assert "this version runs on one" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("--parallel.domain=5", "domain (5) is more than the 4 columns of patches"),
+        ("--parallel.tensor=3", "tensor (3) is more than the 2 variables"),
+    ],
+)
+def test_a_mesh_of_more_ranks_than_there_is_to_cut_is_refused(
+    override: str, said: str, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check", config, override, "--json") == 2
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem["where"] == "parallel"
+    assert said in problem["what"]

@@ -1,4 +1,4 @@
-"""A tiny store of two waves with a known future, for tests that read or train."""
+"""A tiny store of waves with a known future, for tests that read or train."""
 
 from __future__ import annotations
 
@@ -17,25 +17,42 @@ LONGITUDE = np.arange(16) * 22.5
 START = np.datetime64("2001-01-01T00:00:00", "s")
 
 
-def state(index: int) -> NDArray[np.float32]:
-    """Two waves that travel east on a warm equator, ``(channel, latitude, longitude)``, K."""
-    number = np.array([1.0, 2.0])[:, None, None]
+def state(
+    index: int, *, channels: int = 2, longitudes: int = 16, pulse: float = 0.0
+) -> NDArray[np.float32]:
+    """Waves that travel east on a warm equator, ``(channel, latitude, longitude)``, K.
+
+    Each channel is warmer and colder everywhere by turns, by ``pulse``.
+    """
+    number = np.arange(1.0, channels + 1.0)[:, None, None]
     cosine = np.cos(np.deg2rad(LATITUDE))[None, :, None]
-    phase = number * (np.deg2rad(LONGITUDE) - 0.3 * index)
-    return (250.0 + 40.0 * cosine + 5.0 * cosine * np.cos(phase)).astype(np.float32)
+    phase = number * (np.arange(longitudes) * (2.0 * np.pi / longitudes) - 0.3 * index)
+    mean = 250.0 + pulse * np.sin(0.2 * number * index)
+    return (mean + 40.0 * cosine + 5.0 * cosine * np.cos(phase)).astype(np.float32)
 
 
-def write_waves(path: Path, *, times: int = 60, hours: float = 6.0) -> Path:
-    """A store of ``times`` states, ``hours`` apart."""
+def write_waves(
+    path: Path,
+    *,
+    times: int = 60,
+    hours: float = 6.0,
+    levels: tuple[int, ...] = (850,),
+    longitudes: int = 16,
+    pulse: float = 0.0,
+) -> Path:
+    """A store of ``times`` states, ``hours`` apart: temperatures on ``levels`` and at 2 m."""
     step = np.timedelta64(round(hours * 3600), "s")
     when = START + np.arange(times) * step
-    static = np.linspace(-1.0, 3.0, 128, dtype=np.float32).reshape(1, 8, 16)
+    channels = (*(f"temperature_{level}" for level in levels), CHANNELS[-1])
+    longitude = np.arange(longitudes) * (360.0 / longitudes)
+    static = np.linspace(-1.0, 3.0, 8 * longitudes, dtype=np.float32).reshape(1, 8, longitudes)
     writer = StoreWriter.create(
         path,
-        Description(CHANNELS, when, LATITUDE, LONGITUDE, hours, ("land_sea_mask",), static),
+        Description(channels, when, LATITUDE, longitude, hours, ("land_sea_mask",), static),
     )
+    shape = {"channels": len(channels), "longitudes": longitudes, "pulse": pulse}
     for block in writer.missing_blocks():
-        for _ in writer.write_block(block, state):
+        for _ in writer.write_block(block, lambda index: state(index, **shape)):
             pass
     writer.finish((when[0], when[times * 4 // 5 - 1]))
     return path

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
-from weathermixer.jigsaw.cost import layers_cost, layouts, shared_cost
+from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, layouts, shared_cost
 from weathermixer.jigsaw.layers import ChannelLinear, TokenLinear, local_parameters
 from weathermixer.jigsaw.layers import prefetch_in_order as prefetch
 from weathermixer.jigsaw.layout import Block, Dimension, Layout
@@ -54,21 +54,19 @@ def stack(sizes: BlockSizes, mesh: Mesh, device: torch.device | str) -> nn.Seque
     return blocks
 
 
-def predicted_bytes(sizes: BlockSizes, layout: Layout) -> int:
-    """What the busiest rank of a mesh sends in a step."""
+def predicted(sizes: BlockSizes, layout: Layout) -> Cost:
+    """What the busiest rank of a mesh sends, computes and keeps in a step."""
     width = sizes.dtype.itemsize
     ranks = [stack(sizes, Mesh.describe(layout.at(rank)), "meta") for rank in range(layout.ways)]
-    return max(
-        (
-            layers_cost(model, samples=1, element_bytes=width)
-            + shared_cost(model, parameter_bytes=width)
-        ).bytes_sent
+    return busiest(
+        layers_cost(model, samples=1, element_bytes=width)
+        + shared_cost(model, parameter_bytes=width)
         for model in ranks
     )
 
 
 def cheapest_layout(sizes: BlockSizes, world_size: int) -> Layout:
-    return min(layouts(world_size), key=lambda layout: predicted_bytes(sizes, layout))
+    return cheapest(layouts(world_size), lambda layout: predicted(sizes, layout))
 
 
 def _build(sizes: BlockSizes, world_size: int, device: torch.device, *, overlap: bool) -> Step:

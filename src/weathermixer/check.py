@@ -60,7 +60,11 @@ def _against_store(config: Config, store: Store) -> Iterable[Problem]:
 
     def mesh() -> None:
         layout = Layout(domain=config.parallel.domain or 1, tensor=config.parallel.tensor or 1)
-        architecture_of(config, store.grid).check(Mesh.describe(layout))
+        try:
+            architecture = architecture_of(config, store.grid)
+        except UserError:
+            return  # which is a problem of its own
+        architecture.check(Mesh.describe(layout))
 
     other_store = "or use another store"
     tests: tuple[tuple[str, str, Callable[[], object]], ...] = (

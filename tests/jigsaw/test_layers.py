@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from weathermixer.jigsaw.initial import derive_key, fill_uniform
-from weathermixer.jigsaw.layers import ChannelLinear, Dropout, LayerNorm, TokenLinear
+from weathermixer.jigsaw.layers import ChannelLinear, Dropout, LayerNorm, Linear, TokenLinear
 from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.matmul import Scheme
+from weathermixer.jigsaw.mesh import Mesh
 
 MASK = (1 << 64) - 1
 
@@ -61,8 +63,8 @@ def test_initial_weights_are_uniform_and_those_of_two_names_independent() -> Non
 
 def test_linear_layers_multiply_from_their_side() -> None:
     x = torch.randn(6, 2, 5, dtype=torch.float64)
-    channels = ChannelLinear(5, 3, Layout()).double()
-    tokens = TokenLinear(6, 4, Layout()).double()
+    channels = ChannelLinear(5, 3, Mesh.describe(), rows=6).double()
+    tokens = TokenLinear(6, 4, Mesh.describe(), rows=5).double()
     for name, layer in (("channels", channels), ("tokens", tokens)):
         layer.initialise(0, name)
         torch.nn.init.normal_(layer.bias)
@@ -75,7 +77,7 @@ def test_linear_layers_multiply_from_their_side() -> None:
 
 
 def test_layer_norm_normalises_over_all_channels() -> None:
-    norm = LayerNorm(8, Layout()).double()
+    norm = LayerNorm(8, Mesh.describe(), rows=4).double()
     norm.initialise(0, "norm")
     y = norm(torch.randn(4, 3, 8, dtype=torch.float64) * 5 + 2).detach().numpy()
     np.testing.assert_allclose(y.mean(axis=-1), 0, atol=1e-14)
@@ -87,7 +89,7 @@ def test_layer_norm_normalises_over_all_channels() -> None:
 def test_dropout_zeroes_each_value_with_its_probability_and_scales_the_rest(
     p: float, key: int
 ) -> None:
-    dropout = Dropout(p, Layout())
+    dropout = Dropout(p, Mesh.describe())
     dropout.key = key
     size = 20_000
     x = torch.ones(size, 1, 1, dtype=torch.float64, requires_grad=True)
@@ -101,7 +103,7 @@ def test_dropout_zeroes_each_value_with_its_probability_and_scales_the_rest(
 
 
 def test_dropout_zeroes_are_independent_of_place() -> None:
-    dropout = Dropout(0.2, Layout())
+    dropout = Dropout(0.2, Mesh.describe())
     zeros = []
     for key in range(200):
         dropout.key = key
@@ -117,22 +119,68 @@ def test_dropout_zeroes_are_independent_of_place() -> None:
 
 def test_ranks_draw_different_zeroes_and_each_its_own_again() -> None:
     def drawn(rank: int) -> torch.Tensor:
-        dropout = Dropout(0.5, Layout(domain=2, rank=rank))
+        mesh = Mesh.describe(Layout(data=2, domain=2, tensor=2, rank=rank))
+        dropout = Dropout(0.5, mesh)
         dropout.key = 9
         return dropout(torch.ones(64, 1, 1))
 
-    assert torch.equal(drawn(0), drawn(0))
-    assert not torch.equal(drawn(0), drawn(1))
+    masks = [drawn(rank) for rank in range(8)]
+    for rank, mask in enumerate(masks):
+        assert torch.equal(mask, drawn(rank))
+        assert not any(torch.equal(mask, other) for other in masks[rank + 1 :])
 
 
 @pytest.mark.parametrize("layer", [ChannelLinear, TokenLinear])
 def test_bfloat16_activations_are_multiplied_in_bfloat16_and_gradients_stay_wide(
     layer: type[ChannelLinear] | type[TokenLinear],
 ) -> None:
-    module = layer(4, 4, Layout())
+    module = layer(4, 4, Mesh.describe(), rows=4)
     module.initialise(0, "x")
     y = module(torch.randn(4, 1, 4, dtype=torch.bfloat16))
     assert y.dtype is torch.bfloat16
     y.float().sum().backward()
     assert module.weight.grad is not None
     assert module.weight.grad.dtype is torch.float32
+
+
+@pytest.mark.parametrize("layer", [ChannelLinear, TokenLinear])
+@pytest.mark.parametrize("schemes", [("reduce",), ("gather",), ("turn", "fold")], ids=str)
+def test_gradients_of_linear_layers_equal_finite_differences(
+    layer: type[Linear], schemes: tuple[Scheme, ...]
+) -> None:
+    sizes = (6, 4) if len(schemes) == 1 else (6, 4, 5)
+    rows = 3
+    layers = [
+        layer(inputs, outputs, Mesh.describe(), rows=rows, scheme=scheme).double()
+        for inputs, outputs, scheme in zip(sizes[:-1], sizes[1:], schemes, strict=True)
+    ]
+    parameters = [parameter for one in layers for parameter in one.parameters()]
+    for parameter in parameters:
+        torch.nn.init.normal_(parameter)
+    shape = (6, 2, rows) if layer is TokenLinear else (rows, 2, 6)
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def chain(x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        for one in layers:
+            x = one(x).tanh()
+        return x
+
+    assert torch.autograd.gradcheck(chain, (x, *parameters))
+
+
+def test_gradients_of_layer_norm_equal_finite_differences() -> None:
+    norm = LayerNorm(5, Mesh.describe(), rows=3).double()
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(3, 2, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, *_: norm(x), (x, *norm.parameters()))
+
+
+@pytest.mark.parametrize("layer", [ChannelLinear, TokenLinear])
+def test_a_layer_made_without_memory_knows_what_its_rank_holds(layer: type[Linear]) -> None:
+    mesh = Mesh.describe(Layout(domain=2, tensor=3, rank=4))
+    module = layer(100_000, 200_000, mesh, rows=6, device="meta")
+    assert module.weight.is_meta
+    assert module.weight.shape == module.blocks["weight"].local_shape
+    assert module.blocks["weight"].shape == (200_000, 100_000)
+    assert abs(module.weight.numel() * 6 / 2e10 - 1) < 1e-4

@@ -1,24 +1,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from oracles.layers import Held, cut, join, part
 from oracles.mixer import next_state
+from ranks import Pool
 from weathermixer.config import Config
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layers import local_parameters
+from weathermixer.jigsaw.layout import Dimension, Layout, LayoutError
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.cost import step_cost
 from weathermixer.model.mixer import (
     Architecture,
     WeatherMixer,
     architecture_of,
     build,
     count_parameters,
-    forward_multiply_adds,
 )
 
 Prediction = Literal["increment", "state"]
@@ -40,7 +44,9 @@ SCALE = torch.linspace(0.1, 0.5, SMALL.prognostic, dtype=torch.float64)
 
 def randomised(architecture: Architecture, seed: int = 0) -> WeatherMixer:
     """A float64 network in which every parameter matters, biases and gains too."""
-    model = build(architecture, Layout(), seed=seed, increment_scale=SCALE, dtype=torch.float64)
+    model = build(
+        architecture, Mesh.describe(), seed=seed, increment_scale=SCALE, dtype=torch.float64
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -125,9 +131,9 @@ def test_published_sizes_have_the_published_numbers_of_parameters(
 
 def test_initial_weights_depend_on_seed_and_name_alone() -> None:
     one, same, other = (
-        build(SMALL, Layout(), seed=seed, increment_scale=SCALE) for seed in (3, 3, 4)
+        build(SMALL, Mesh.describe(), seed=seed, increment_scale=SCALE) for seed in (3, 3, 4)
     )
-    wider = build(replace(SMALL, blocks=3), Layout(), seed=3, increment_scale=SCALE)
+    wider = build(replace(SMALL, blocks=3), Mesh.describe(), seed=3, increment_scale=SCALE)
     theirs = dict(same.named_parameters())
     wider_parameters = dict(wider.named_parameters())
     for name, parameter in one.named_parameters():
@@ -137,14 +143,16 @@ def test_initial_weights_depend_on_seed_and_name_alone() -> None:
 
 
 def test_an_untrained_increment_network_is_persistence() -> None:
-    model = build(SMALL, Layout(), seed=0, increment_scale=SCALE)
+    model = build(SMALL, Mesh.describe(), seed=0, increment_scale=SCALE)
     state, static = sample(SMALL)
     assert torch.equal(model(state.float(), static.float()), state.float())
 
 
 def test_bfloat16_changes_a_step_by_no_more_than_its_rounding() -> None:
-    exact = build(SMALL, Layout(), seed=0, increment_scale=SCALE)
-    rounded = build(SMALL, Layout(), seed=0, increment_scale=SCALE, arithmetic=torch.bfloat16)
+    exact = build(SMALL, Mesh.describe(), seed=0, increment_scale=SCALE)
+    rounded = build(
+        SMALL, Mesh.describe(), seed=0, increment_scale=SCALE, arithmetic=torch.bfloat16
+    )
     for model in (exact, rounded):
         with torch.no_grad():
             model.decoder.linear.weight.copy_(
@@ -175,18 +183,132 @@ def test_dropout_repeats_for_the_same_step_and_rests_in_evaluation() -> None:
 
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
-def test_multiply_adds_are_those_that_torch_counts(prediction: Prediction) -> None:
+def test_multiply_adds_of_a_step_are_those_that_torch_counts(prediction: Prediction) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     architecture = replace(SMALL, prediction=prediction)
     model = randomised(architecture)
     state, static = sample(architecture, batch=3)
     with FlopCounterMode(display=False) as counter:
-        model(state, static)
-    assert counter.get_total_flops() == 2 * forward_multiply_adds(architecture, batch=3)
+        model(state, static).sum().backward()
+    assert counter.get_total_flops() == 2 * step_cost(model, samples=3).multiply_adds
 
 
 def test_a_patch_that_does_not_divide_the_grid_is_refused_with_the_arithmetic() -> None:
     config = Config.model_validate({"data": {"store": "none"}, "model": {"patch": [5, 4]}})
     with pytest.raises(UserError, match=r"5×4 does not divide .* 32×64 .* 32 points of latitude"):
         architecture_of(config, (32, 64))
+
+
+# On many ranks. Columns of patches, variables and channels are uneven on each of these meshes.
+
+MESHES = [
+    Layout(domain=domain, tensor=tensor) for domain, tensor in ((2, 1), (1, 2), (3, 2), (2, 4))
+]
+
+
+class Passed(NamedTuple):
+    output: Held
+    gradients: dict[str, Held]
+
+
+def pass_through(
+    mesh: Mesh, architecture: Architecture, parameters: dict[str, Tensor], applications: int
+) -> Passed:
+    """The output of the mean square of the next state, and the gradients of it."""
+    (own,) = Dimension((architecture.prognostic,)).ranges(mesh.tensor.size, mesh.tensor.index)
+    model = build(
+        architecture, mesh, seed=0, increment_scale=SCALE[own.start : own.stop], dtype=torch.float64
+    )
+    blocks = {name: block for name, _, block, _ in local_parameters(model)}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(cut(parameters[name], blocks[name].ranges))
+    state, static = sample(architecture)
+    layout, batch, a = mesh.layout, len(state), architecture
+    _, domain, tensor = layout.coordinates
+    longitudes = part([a.grid[1] // a.patch[1]], a.patch[1], layout.domain, domain)
+    grid = ((range(a.grid[0]),), longitudes)
+    ranges = ((range(batch),), part([a.prognostic], 1, layout.tensor, tensor), *grid)
+    own_static = cut(static, (part([a.static], 1, layout.tensor, tensor), *grid))
+    result = model(cut(state, ranges), own_static, applications=applications)
+    (result.square().sum() / state.numel()).backward()
+    return Passed(
+        Held(tuple(state.shape), ranges, result.detach()),
+        {
+            name: Held(blocks[name].shape, blocks[name].ranges, parameter.grad)
+            for name, parameter in model.named_parameters()
+        },
+    )
+
+
+@pytest.mark.parametrize("layout", MESHES, ids=str)
+@pytest.mark.parametrize("prediction", ["increment", "state"])
+@pytest.mark.parametrize("applications", [1, 2])
+def test_any_mesh_computes_the_network_and_its_gradients(
+    pool: Pool, layout: Layout, prediction: Prediction, applications: int
+) -> None:
+    architecture = replace(SMALL, prediction=prediction, grid=(6, 14))
+    alone = randomised(architecture)
+    parameters = {name: value.detach() for name, value in alone.named_parameters()}
+    found = pool.run(pass_through, layout, architecture, parameters, applications)
+    state, static = sample(architecture)
+    oracle = np.stack(
+        [
+            next_state(
+                one.numpy(),
+                static.numpy(),
+                {name: value.numpy() for name, value in parameters.items()},
+                patch=architecture.patch,
+                blocks=architecture.blocks,
+                increment_scale=SCALE.numpy() if prediction == "increment" else None,
+                applications=applications,
+            )
+            for one in state
+        ]
+    )
+    output, holders = join([rank.output for rank in found])
+    assert torch.all(holders == 1)
+    assert np.abs(output.numpy() - oracle).max() <= 1e-12 * np.abs(oracle).max()
+    # Those of one rank equal finite differences, above.
+    alone(state, static, applications=applications).square().mean().backward()
+    largest = max(float(value.grad.abs().max()) for value in alone.parameters())
+    for name, parameter in alone.named_parameters():
+        whole, _ = join([rank.gradients[name] for rank in found])
+        scale = float(parameter.grad.abs().max())
+        # Some are zero but for rounding: a norm takes away what the parameter adds.
+        scale = scale if scale > 1e-9 * largest else largest
+        assert float((whole - parameter.grad).abs().max()) <= 1e-12 * scale, name
+
+
+@pytest.mark.parametrize("prediction", ["increment", "state"])
+def test_initial_weights_do_not_depend_on_the_mesh(prediction: Prediction) -> None:
+    architecture = replace(SMALL, prediction=prediction)
+    alone = build(architecture, Mesh.describe(), seed=3, increment_scale=SCALE)
+    layout = Layout(domain=2, tensor=4)
+    held: dict[str, list[Held]] = {}
+    for rank in range(layout.world_size):
+        mesh = Mesh.describe(layout.at(rank))
+        (own,) = part([architecture.prognostic], 1, 4, mesh.tensor.index)
+        scale = SCALE[own.start : own.stop]
+        model = build(architecture, mesh, seed=3, increment_scale=scale)
+        for name, parameter, block, _ in local_parameters(model):
+            one = Held(block.shape, block.ranges, parameter.detach())
+            held.setdefault(name, []).append(one)
+    expected = dict(alone.named_parameters())
+    assert held.keys() == expected.keys()
+    for name, parts in held.items():
+        assert torch.equal(join(parts)[0], expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (Layout(domain=5), r"domain \(5\) is more than the 4 columns of patches"),
+        (Layout(tensor=6), r"tensor \(6\) is more than the 5 variables"),
+    ],
+    ids=str,
+)
+def test_a_mesh_with_nothing_to_do_for_some_rank_is_refused(layout: Layout, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        build(SMALL, Mesh.describe(layout), seed=0, increment_scale=SCALE)

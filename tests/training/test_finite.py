@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from weathermixer.training.finite import not_finite
+from weathermixer.training.finite import Cause, find_cause, not_finite
 
 TIMES = np.array(["2001-01-01T00", "2001-02-01T00", "2001-03-01T00"], dtype="datetime64[s]")
 CHANNELS = ("temperature_850", "2m_temperature")
@@ -17,15 +17,31 @@ CHANNELS = ("temperature_850", "2m_temperature")
 def _sentence(
     loss: float, states: torch.Tensor, forecast: list[torch.Tensor], model: Any = None, **other: Any
 ) -> str:
-    values: dict[str, Any] = {
+    return _told(loss, [_cause(loss, states, forecast, model)], **other)
+
+
+def _cause(
+    loss: float, states: torch.Tensor, forecast: list[torch.Tensor], model: Any = None
+) -> Cause:
+    return find_cause(
+        loss,
+        model,
+        states,
+        forecast,
+        channels=CHANNELS,
+        initial_times=TIMES,
+        step_hours=6.0,
+    )
+
+
+def _told(loss: float, causes: list[Cause], **other: Any) -> str:
+    values = {
         "step": 8,
-        "channels": CHANNELS,
         "initial_times": TIMES,
-        "step_hours": 6.0,
         "checkpoint": Path("run/checkpoints/step-00000004"),
         **other,
     }
-    return str(not_finite(loss, model, states, forecast, **values))
+    return str(not_finite(loss, causes, **values))
 
 
 @pytest.fixture
@@ -79,3 +95,26 @@ def test_a_bad_gradient_is_named_by_its_parameter(
     model[1].bias.grad[0] = math.nan
     said = _sentence(1.0, states, forecast, model)
     assert "the gradient of step 8 is NaN or infinite (first in that of 1.bias;" in said
+
+
+def test_of_what_several_ranks_find_the_earliest_is_told(
+    states: torch.Tensor, forecast: list[torch.Tensor]
+) -> None:
+    """A bad value spreads: ranks that hold none of the input see it in their forecasts."""
+    spoiled, spread = states.clone(), [torch.full_like(state, math.nan) for state in forecast]
+    spoiled[2, 1, 0, 3, 3] = math.nan
+    origin, consequence = _cause(math.nan, spoiled, spread), _cause(math.nan, states, spread)
+    for causes in ([origin, consequence], [consequence, origin, consequence]):
+        said = _told(math.nan, causes)
+        assert "first in temperature_850 as given for 6 h after 2001-03-01T00:00:00" in said
+
+
+def test_of_what_overflows_on_several_ranks_the_largest_is_told(states: torch.Tensor) -> None:
+    large, larger = (torch.zeros(3, 2, 4, 5) for _ in range(2))
+    large[0, 0, 1, 1], larger[0, 1, 2, 2] = 1e25, -1e30
+    causes = [_cause(math.inf, states, [forecast]) for forecast in (large, larger)]
+    assert "2m_temperature is largest" in _told(math.inf, causes)
+    # A rank that has a bad value explains more than one that sees large ones.
+    bad = torch.full((3, 2, 4, 5), math.nan)
+    causes.append(_cause(math.nan, states, [bad]))
+    assert "first in temperature_850 as forecast for 6 h" in _told(math.inf, causes)

@@ -9,7 +9,7 @@ import torch
 from oracles.loss import adamw_step
 from waves import wave_config
 from weathermixer.config import Training
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import WeatherMixer, architecture_of, build
 from weathermixer.training.optimizer import (
     build_optimizer,
@@ -24,7 +24,7 @@ def _model(prediction: str = "state") -> WeatherMixer:
     config = wave_config(Path("none"), model={"prediction": prediction})
     return build(
         architecture_of(config, (8, 16)),
-        Layout(),
+        Mesh.describe(),
         seed=0,
         increment_scale=torch.ones(2),
         dtype=torch.float64,
@@ -39,7 +39,7 @@ def _training(**values: object) -> Training:
 
 def test_two_steps_are_those_of_adamw_with_rates_and_decay_by_group() -> None:
     model, training = _model(), _training(edge_learning_rate=2e-3)
-    optimizer = build_optimizer(model, training)
+    optimizer = build_optimizer(dict(model.named_parameters()), training)
     rng = np.random.default_rng(0)
     expected = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     averages = {name: (np.zeros_like(w), np.zeros_like(w)) for name, w in expected.items()}
@@ -65,7 +65,7 @@ def test_two_steps_are_those_of_adamw_with_rates_and_decay_by_group() -> None:
 
 def test_adam_as_published_adds_the_decay_of_every_parameter_to_its_gradient() -> None:
     model, training = _model(), _training(optimizer="adam")
-    optimizer = build_optimizer(model, training)
+    optimizer = build_optimizer(dict(model.named_parameters()), training)
     set_step(optimizer, 0, training)
     before = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
     for parameter in model.parameters():
@@ -88,12 +88,17 @@ def test_adam_as_published_adds_the_decay_of_every_parameter_to_its_gradient() -
 @pytest.mark.parametrize("optimizer", ["adamw", "adam"])
 def test_every_parameter_is_in_one_group(optimizer: str) -> None:
     model = _model()
-    groups = build_optimizer(model, _training(optimizer=optimizer)).param_groups
+    parameters = dict(model.named_parameters())
+    groups = build_optimizer(parameters, _training(optimizer=optimizer)).param_groups
     held = [parameter for group in groups for parameter in group["params"]]
-    assert len(held) == len(set(held)) == len(list(model.parameters()))
+    assert len(held) == len(set(held)) == len(parameters)
 
 
 def test_the_state_is_two_numbers_for_each_weight() -> None:
     model = _model()
-    tensors = optimizer_tensors(model, build_optimizer(model, _training()))
+    parameters = dict(model.named_parameters())
+    tensors = optimizer_tensors(parameters, build_optimizer(parameters, _training()))
+    assert set(tensors) == {
+        (average, name) for average in ("exp_avg", "exp_avg_sq") for name in parameters
+    }
     assert total_bytes(tensors.values()) == 2 * total_bytes(model.parameters())

@@ -58,10 +58,10 @@ def _at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
     plain = trainer_module.rollout_loss
     calls = iter(range(1, 1000))
 
-    def watched(*args: Any) -> Any:
+    def watched(*args: Any, **options: Any) -> Any:
         if next(calls) == step:
             action()
-        return plain(*args)
+        return plain(*args, **options)
 
     monkeypatch.setattr(trainer_module, "rollout_loss", watched)
 

@@ -17,12 +17,13 @@ from waves import LATITUDE, state, wave_config, write_waves
 from weathermixer.config import Config
 from weathermixer.data.store import Store
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import LayoutError
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Architecture, build
 from weathermixer.run import Run
 from weathermixer.training import trainer as trainer_module
 from weathermixer.training.loss import rollout_loss
-from weathermixer.training.result import TrainResult, training_flops
+from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train
 
 QUIET = Console(quiet=True)
@@ -173,11 +174,12 @@ def test_operations_are_those_that_torch_counts(
     prediction: Literal["increment", "state"], rollout: int
 ) -> None:
     architecture = replace(SMALL, prediction=prediction)
-    model = build(architecture, Layout(), seed=0, increment_scale=torch.ones(5))
-    with FlopCounterMode(display=False) as counter:
+    mesh = Mesh.describe()
+    model = build(architecture, mesh, seed=0, increment_scale=torch.ones(5))
+    with FlopCounterMode(display=False) as counted:
         states, static = torch.ones(3, rollout + 1, 5, 4, 6), torch.ones(2, 4, 6)
         rollout_loss(model, states, static, torch.ones(5, 4, 1))[0].backward()
-    assert training_flops(architecture, 3, rollout) == counter.get_total_flops()
+    assert 2 * mesh.counter.multiply_adds == counted.get_total_flops()
 
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
@@ -186,7 +188,7 @@ def test_gradients_of_a_rollout_are_its_finite_differences(
 ) -> None:
     model = build(
         replace(SMALL, prediction=prediction),
-        Layout(),
+        Mesh.describe(),
         seed=0,
         increment_scale=torch.linspace(0.2, 0.6, 5, dtype=torch.float64),
         dtype=torch.float64,
@@ -234,11 +236,11 @@ def test_nan_stops_before_the_step_and_names_where_it_arose(
     sound = trainer_module.rollout_loss
     calls = iter(range(100))
 
-    def spoiled(model: Any, states: Any, static: Any, weights: Any) -> Any:
+    def spoiled(model: Any, states: Any, *others: Any, **options: Any) -> Any:
         if next(calls) == 6:
             states = states.clone()
             states[1, 2, 1, 3, 4] = float("nan")
-        return sound(model, states, static, weights)
+        return sound(model, states, *others, **options)
 
     monkeypatch.setattr(trainer_module, "rollout_loss", spoiled)
     with pytest.raises(UserError) as caught:
@@ -280,10 +282,22 @@ def test_the_console_shows_loss_rate_speed_and_time_left(waves: Path, tmp_path: 
     assert "12/12" in terminal.getvalue()
 
 
-def test_more_ranks_than_were_started_are_refused(waves: Path, tmp_path: Path) -> None:
-    config = wave_config(waves, parallel={"data": 2, "domain": 3})
-    with pytest.raises(UserError, match=r"data \(2\) × domain \(3\) × tensor \(1\) = 6 ranks"):
-        _train(config, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("parallel", "said"),
+    [
+        (
+            {"domain": 3, "tensor": 2},
+            r"data \(1\) × domain \(3\) × tensor \(2\) = 6 ranks, but 1 was started",
+        ),
+        ({"data": 2}, r"parallel\.data is 2"),
+    ],
+)
+def test_more_ranks_than_were_started_are_refused(
+    waves: Path, tmp_path: Path, parallel: dict[str, int], said: str
+) -> None:
+    with pytest.raises(LayoutError, match=said):
+        _train(wave_config(waves, parallel=parallel), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_store_of_another_step_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import torch
 from oracles.loss import increment_loss
 from weathermixer.data.normalise import Normalisation
 from weathermixer.data.reader import Batch
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.mixer import Part
 from weathermixer.training.loss import loss_weights
 from weathermixer.training.validation import validate
 
@@ -45,6 +47,8 @@ def test_scores_are_area_means_over_all_samples_whatever_the_batches() -> None:
         torch.empty(0, 4, 6, dtype=torch.float64),
         torch.from_numpy(loss_weights("increment", NORMALISATION)),
         NORMALISATION,
+        Part(slice(None), slice(None), slice(None)),
+        Mesh.describe(),
     )
     assert model.training
 

@@ -6,8 +6,9 @@ predict, and a test holds both equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import TypeVar
 
 from torch import nn
@@ -27,21 +28,31 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes and messages that a rank sends, and its multiply-adds."""
+    """What a rank sends, computes and keeps.
+
+    ``kept_bytes`` are of other ranks' pieces that the forward pass leaves for the backward pass.
+    """
 
     bytes_sent: int = 0
     messages: int = 0
     multiply_adds: int = 0
+    kept_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.bytes_sent + other.bytes_sent,
             self.messages + other.messages,
             self.multiply_adds + other.multiply_adds,
+            self.kept_bytes + other.kept_bytes,
         )
 
     def __mul__(self, times: int) -> Cost:
-        return Cost(self.bytes_sent * times, self.messages * times, self.multiply_adds * times)
+        return Cost(
+            self.bytes_sent * times,
+            self.messages * times,
+            self.multiply_adds * times,
+            self.kept_bytes * times,
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,9 @@ def product_cost(
     axis, rows = product.weight_axis, product.weight_rows
     width = product.weight.local_shape[1]
     multiply_adds = _features(source) * _features(target) * _rows(product) * samples
-    fetch = _sends([rows[axis.index] * width] * (axis.size - 1), element_bytes)
+    fetch = _sends([rows[axis.index] * width] * (axis.size - 1), element_bytes) + Cost(
+        kept_bytes=sum(rows) * width * element_bytes if axis.size > 1 else 0
+    )
     forward = _gather(source, samples, element_bytes) + _reduce(target, samples, element_bytes)
     backward = _gather(target, samples, element_bytes) + _sends(
         [count * width for place, count in enumerate(rows) if place != axis.index], element_bytes
@@ -72,7 +85,8 @@ def product_cost(
         backward += _reduce(source, samples, element_bytes)
     return ProductCost(
         fetch,
-        forward + Cost(multiply_adds=multiply_adds),
+        forward
+        + Cost(multiply_adds=multiply_adds, kept_bytes=_others(source, samples, element_bytes)),
         backward + Cost(multiply_adds=products * multiply_adds),
     )
 
@@ -147,14 +161,18 @@ def cheapest_scheme(
     *,
     rows: int | Dimension,
     samples: int = 1,
+    input_gradient: bool = True,
 ) -> Scheme:
-    """The scheme of a single linear map whose busiest rank sends the fewest bytes in a step."""
+    """The scheme of a single linear map that is cheapest in a step, as ``cheapest`` means it.
 
-    def cost(scheme: Scheme, other: Mesh) -> int:
+    Where the map's input is data, ``input_gradient`` is False.
+    """
+
+    def cost(scheme: Scheme, other: Mesh) -> Cost:
         product = linear.product_of(inputs, outputs, other, rows=rows, scheme=scheme)
-        return _step_bytes(product, samples)
+        return _step_cost(product, samples, input_gradient=input_gradient)
 
-    return _cheapest(("reduce", "gather"), cost, mesh)
+    return cheapest(("reduce", "gather"), lambda scheme: _busiest(mesh, partial(cost, scheme)))
 
 
 def cheapest_pair(
@@ -166,14 +184,31 @@ def cheapest_pair(
     rows: int | Dimension,
     samples: int = 1,
 ) -> Pair:
-    """The schemes of two maps, ``size`` to ``hidden`` and back, with the fewest bytes in a step."""
+    """The schemes of two maps, ``size`` to ``hidden`` and back, that are cheapest in a step."""
 
-    def cost(pair: Pair, other: Mesh) -> int:
+    def cost(pair: Pair, other: Mesh) -> Cost:
         expand = linear.product_of(size, hidden, other, rows=rows, scheme=pair[0])
         contract = linear.product_of(hidden, size, other, rows=rows, scheme=pair[1])
-        return _step_bytes(expand, samples) + _step_bytes(contract, samples)
+        return _step_cost(expand, samples) + _step_cost(contract, samples)
 
-    return _cheapest(PAIRS, cost, mesh)
+    return cheapest(PAIRS, lambda pair: _busiest(mesh, partial(cost, pair)))
+
+
+def cheapest(candidates: Sequence[_T], cost: Callable[[_T], Cost]) -> _T:
+    """The candidate that sends the fewest bytes; of those as good, the one that keeps the fewest.
+
+    As good is what sends no more than a thousandth more.
+    """
+    costs = [cost(candidate) for candidate in candidates]
+    enough = 1.001 * min(found.bytes_sent for found in costs)
+    places = [place for place, found in enumerate(costs) if found.bytes_sent <= enough]
+    return candidates[min(places, key=lambda place: costs[place].kept_bytes)]
+
+
+def busiest(costs: Iterable[Cost]) -> Cost:
+    """The largest of each number over several ranks."""
+    every = list(costs)
+    return Cost(*(max(getattr(cost, field.name) for cost in every) for field in fields(Cost)))
 
 
 def layouts(ways: int, *, data: int = 1) -> list[Layout]:
@@ -185,15 +220,13 @@ def layouts(ways: int, *, data: int = 1) -> list[Layout]:
     ]
 
 
-def _cheapest(candidates: Sequence[_T], cost: Callable[[_T, Mesh], int], mesh: Mesh) -> _T:
-    """The candidate with the least cost on its busiest corner; of equals, the earliest."""
-    others = [Mesh.describe(corner) for corner in mesh.layout.corners()]
-    return min(candidates, key=lambda candidate: max(cost(candidate, other) for other in others))
+def _busiest(mesh: Mesh, cost: Callable[[Mesh], Cost]) -> Cost:
+    return busiest(cost(Mesh.describe(corner)) for corner in mesh.layout.corners())
 
 
-def _step_bytes(product: Product, samples: int) -> int:
-    cost = product_cost(product, samples=samples, element_bytes=1)
-    return (cost.fetch + cost.forward + cost.backward).bytes_sent
+def _step_cost(product: Product, samples: int, *, input_gradient: bool = True) -> Cost:
+    cost = product_cost(product, samples=samples, element_bytes=1, input_gradient=input_gradient)
+    return cost.fetch + cost.forward + cost.backward
 
 
 def _features(side: Side) -> int:
@@ -211,6 +244,15 @@ def _gather(side: Side, samples: int, element_bytes: int) -> Cost:
     place = side.axis.index
     own = side.features[place] * side.rows[place] * samples
     return _sends([own] * (side.axis.size - 1), element_bytes)
+
+
+def _others(side: Side, samples: int, element_bytes: int) -> int:
+    """Bytes of the pieces that a gather brings."""
+    return sum(
+        features * rows * samples * element_bytes
+        for place, (features, rows) in enumerate(zip(side.features, side.rows, strict=True))
+        if place != side.axis.index
+    )
 
 
 def _reduce(side: Side, samples: int, element_bytes: int) -> Cost:

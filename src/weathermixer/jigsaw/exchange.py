@@ -14,11 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from weathermixer.jigsaw.mesh import Axis
-
-
-class RankLost(RuntimeError):
-    """Another rank stopped taking part; its message names it."""
+from weathermixer.jigsaw.mesh import Axis, RankLost
 
 
 class Round:
@@ -58,9 +54,10 @@ class Round:
 
     def _lost(self, error: RuntimeError) -> RankLost:
         ranks = self._axis.ranks
+        peers = " or ".join(str(ranks[place]) for place in sorted({self._to, self._from}))
         return RankLost(
-            f"rank {ranks[self._axis.index]} lost its connection to rank {ranks[self._to]} or "
-            f"{ranks[self._from]}, its neighbours along {self._axis.name} ({error})"
+            f"rank {ranks[self._axis.index]} lost its connection to rank {peers} along "
+            f"{self._axis.name} ({error})"
         )
 
 

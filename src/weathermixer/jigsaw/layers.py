@@ -125,10 +125,11 @@ class ChannelLinear(Linear):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.apply_to(x.reshape(-1, x.shape[-1]))
+        y = self.apply_to(x.flatten(0, -2))
         if self.product.scheme in ("reduce", "gather"):
-            return y.view(*x.shape[:-1], -1)
-        return y.view(-1, *x.shape[1:-1], y.shape[-1])
+            return y.view(*x.shape[:-1], y.shape[-1])
+        rows = y.shape[0] // x.shape[1:-1].numel()
+        return y.view(rows, *x.shape[1:-1], y.shape[-1])
 
 
 class TokenLinear(Linear):

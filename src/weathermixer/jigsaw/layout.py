@@ -81,7 +81,7 @@ class Layout:
     def corners(self) -> list[Layout]:
         """The mesh as seen from the corners of a model instance.
 
-        Shards have two sizes at most, the larger first: what holds for corners holds for all.
+        Shards do not grow along an axis: the largest and the smallest are at the corners.
         """
         return [
             self.at(domain * self.tensor + tensor)

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.exchange import Gather, ReduceScatter
-from weathermixer.jigsaw.layout import Block, Dimension, offsets, shard
+from weathermixer.jigsaw.layout import Block, Dimension, LayoutError, offsets, shard
 from weathermixer.jigsaw.mesh import Axis
 
 Scheme = Literal["reduce", "gather", "turn", "fold"]
@@ -70,6 +70,20 @@ class Product:
     along: Axis
     across: Axis
     features_first: bool
+
+    def __post_init__(self) -> None:
+        """Raise LayoutError for a cut that the scheme cannot follow."""
+        turned = {"turn": self.outputs, "fold": self.inputs}.get(self.scheme)
+        if turned is not None and (len(turned.sections) > 1 or turned.unit > 1):
+            raise LayoutError(
+                f"the scheme {self.scheme} turns a hidden dimension of single elements in one "
+                f"section, but this one is {turned}: choose another scheme"
+            )
+        if self.scheme in ("reduce", "gather") and len(self.outputs.sections) > 1:
+            raise LayoutError(
+                f"the scheme {self.scheme} makes outputs of one section, but these are "
+                f"{self.outputs}: apply one layer for each section"
+            )
 
     @cached_property
     def source(self) -> Side:
@@ -221,11 +235,12 @@ class _Multiply(torch.autograd.Function):
             input_sums, dx = _contract(
                 product, target, source, pieces, blocks.backward, ctx.samples, None
             )
+        if input_sums is not None and dx is not None:
+            dx = input_sums.finish(dx)
+            del input_sums
         gradient = _WeightGradient(product, pieces.wait(), x, ctx.samples)
         weight_sums, dw = gradient.reduce()
         dbias = product.matrix(dy).sum(1, dtype=ctx.bias_dtype)
-        if input_sums is not None and dx is not None:
-            dx = input_sums.finish(dx)
         return dx, weight_sums.finish(dw).to(ctx.weight_dtype), dbias, None, None
 
 

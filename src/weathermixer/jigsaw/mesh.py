@@ -8,7 +8,8 @@ do not queue behind those over another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,10 @@ import torch.distributed as dist
 
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.layout import Layout
+
+
+class RankLost(RuntimeError):
+    """Another rank stopped taking part; its message names it where that is known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +86,9 @@ def start(rank: int, world_size: int, *, rendezvous: str, device: torch.device) 
         init_method=rendezvous,
         rank=rank,
         world_size=world_size,
-        # Long enough for one rank to write a checkpoint while the others wait: that a peer has
-        # died is seen at once, from its closed connection or by whoever started the ranks.
+        # Long enough for one rank to write a checkpoint while the others wait. That a rank has died
+        # is for whoever started it to see and to end the others: a connection that closes in the
+        # middle of a message does not always wake the one who waits for it.
         timeout=timedelta(minutes=30),
     )
 
@@ -127,17 +133,19 @@ def is_first_rank() -> bool:
 
 
 def wait_for_all() -> None:
-    """Return when every rank that was started has come here."""
+    """Return when every rank that was started has come here; RankLost where one is gone."""
     if dist.is_initialized():
-        dist.barrier()
+        with _losing_ranks("waiting for the others"):
+            dist.barrier()
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """A small object of each rank that was started, in their order, on all of them."""
+    """A small object of each rank that was started, in their order; RankLost where one is gone."""
     if not dist.is_initialized():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
+    with _losing_ranks("comparing notes with the others"):
+        dist.all_gather_object(found, value)
     return found
 
 
@@ -146,6 +154,16 @@ def local_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
+
+
+@contextmanager
+def _losing_ranks(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(
+            f"rank {dist.get_rank()} lost its connection to another rank while {doing} ({error})"
+        ) from error
 
 
 def _line(layout: Layout, axis: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from weathermixer import __version__
 from weathermixer.config import Config
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.exchange import RankLost
+from weathermixer.jigsaw.mesh import RankLost
 
 
 def agree(what: Mapping[str, str]) -> None:

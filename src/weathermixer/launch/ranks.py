@@ -37,7 +37,7 @@ def ranks() -> Iterator[Place]:
     import torch
 
     from weathermixer.jigsaw import mesh
-    from weathermixer.jigsaw.exchange import RankLost
+    from weathermixer.jigsaw.mesh import RankLost
 
     if "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
         torch.set_num_threads(threads_per_rank(os.environ, place.local_world_size))
@@ -82,8 +82,8 @@ def end(
 
 def is_rank_lost(error: BaseException) -> bool:
     """Whether an error says no more than that another rank is gone."""
-    exchange = sys.modules.get("weathermixer.jigsaw.exchange")
-    return exchange is not None and isinstance(error, exchange.RankLost)
+    mesh = sys.modules.get("weathermixer.jigsaw.mesh")
+    return mesh is not None and isinstance(error, mesh.RankLost)
 
 
 def _end_with_parent() -> None:

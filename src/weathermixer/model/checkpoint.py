@@ -180,6 +180,16 @@ class _SavePlanner(DefaultSavePlanner):
 class _LoadPlanner(DefaultLoadPlanner):
     """DCP's plan for loading, which finds the pieces of a shard."""
 
+    def set_up_planner(
+        self,
+        state_dict: dict[str, Any],
+        metadata: Metadata | None = None,
+        is_coordinator: bool = False,
+    ) -> None:
+        # DCP empties a state dict of what it does not know, which shards are.
+        super().set_up_planner({}, metadata, is_coordinator)
+        self.state_dict = self.original_state_dict = state_dict
+
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
         found = self.state_dict[index.fqn]
         if isinstance(found, Shard):

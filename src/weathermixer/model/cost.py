@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from weathermixer.config import Parallel
-from weathermixer.jigsaw.cost import Cost, layers_cost, layouts, shared_cost
+from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, layouts, shared_cost
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Architecture, WeatherMixer
@@ -47,10 +47,15 @@ def choose_layout(
     Raises LayoutError where the settings do not multiply to ``world_size``, or where no mesh of
     so many ranks leaves each of them something to do.
     """
+    if parallel.domain and parallel.tensor:
+        layout = Layout(data=parallel.data, domain=parallel.domain, tensor=parallel.tensor)
+        layout.require_ranks(world_size)
+        architecture.check(Mesh.describe(layout))
+        return layout
     if world_size % parallel.data:
         raise LayoutError(
-            f"parallel.data is {parallel.data}, which does not divide the {world_size} ranks that "
-            "were started: start as many as a multiple of it, or change it"
+            f"parallel.data ({parallel.data}) does not divide the number of ranks "
+            f"({world_size}): start a multiple of it, or change it"
         )
     candidates = [
         layout
@@ -61,20 +66,20 @@ def choose_layout(
         Layout(
             data=parallel.data, domain=parallel.domain or 1, tensor=parallel.tensor or 1
         ).require_ranks(world_size)
-    possible: dict[Layout, int] = {}
+    costs: dict[Layout, Cost] = {}
     refused: LayoutError | None = None
     for layout in candidates:
         try:
-            possible[layout] = max(
-                step_cost(_described(architecture, corner, samples), samples=samples).bytes_sent
+            costs[layout] = busiest(
+                step_cost(_described(architecture, corner, samples), samples=samples)
                 for corner in layout.corners()
             )
         except LayoutError as error:
             refused = refused or error
-    if not possible:
+    if not costs:
         assert refused is not None
         raise refused
-    return min(possible, key=possible.__getitem__)
+    return cheapest(list(costs), costs.__getitem__)
 
 
 def _described(architecture: Architecture, layout: Layout, samples: int) -> WeatherMixer:

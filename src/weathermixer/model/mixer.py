@@ -271,6 +271,7 @@ class WeatherMixer(nn.Module):
             mesh,
             rows=architecture.token_dimension,
             samples=samples,
+            input_gradient=False,
             device=device,
         )
         self.blocks = nn.ModuleList(
@@ -322,10 +323,19 @@ def _channel_linear(
     *,
     rows: Dimension,
     samples: int,
+    input_gradient: bool = True,
     device: Any,
 ) -> ChannelLinear:
     """A linear map over channels that moves what is cheapest to move."""
-    scheme = cheapest_scheme(ChannelLinear, inputs, outputs, mesh, rows=rows, samples=samples)
+    scheme = cheapest_scheme(
+        ChannelLinear,
+        inputs,
+        outputs,
+        mesh,
+        rows=rows,
+        samples=samples,
+        input_gradient=input_gradient,
+    )
     return ChannelLinear(inputs, outputs, mesh, rows=rows, scheme=scheme, device=device)
 
 

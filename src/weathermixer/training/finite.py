@@ -23,6 +23,7 @@ class Cause(NamedTuple):
     found: int  # 0 where a bad value was found, 1 where only its consequence is known
     order: float
     text: str
+    samples: str
 
 
 def find_cause(
@@ -40,9 +41,14 @@ def find_cause(
     Looks for the first bad value in its part of the samples' states ``(batch, rollout + 1, channel,
     latitude, longitude)``, then in the forecast states, then in the gradients of ``model``.
     """
-    if math.isfinite(loss):
-        return _bad_parameter(model)
-    return _bad_channel(states, forecast, channels, initial_times, step_hours)
+    named = ", ".join(str(time) for time in initial_times[:_NAMED_SAMPLES])
+    more = ", ..." if len(initial_times) > _NAMED_SAMPLES else ""
+    found = (
+        _bad_parameter(model)
+        if math.isfinite(loss)
+        else _bad_channel(states, forecast, channels, initial_times, step_hours)
+    )
+    return Cause(*found, samples=named + more)
 
 
 def not_finite(
@@ -50,18 +56,15 @@ def not_finite(
     causes: Sequence[Cause],
     *,
     step: int,
-    initial_times: NDArray[np.datetime64],
     checkpoint: Path | None,
 ) -> UserError:
     """The error that ends a training before optimizer step ``step`` (counted from 1) is taken."""
     what = "gradient" if math.isfinite(loss) else "loss"
-    cause = min(causes).text
-    named = ", ".join(str(time) for time in initial_times[:_NAMED_SAMPLES])
-    more = ", ..." if len(initial_times) > _NAMED_SAMPLES else ""
+    cause = min(causes)
     kept = f"{checkpoint} is the last good checkpoint" if checkpoint else "there is no checkpoint"
     return UserError(
-        f"the {what} of step {step} is NaN or infinite ({cause}; samples from {named}{more}) and "
-        f"training stopped before it changed the weights: {kept}; lower training.learning_rate or "
+        f"the {what} of step {step} is NaN or infinite ({cause.text}; samples from "
+        f"{cause.samples}) and training stopped before it changed the weights: {kept}; lower training.learning_rate or "
         "look at these samples"
     )
 
@@ -72,7 +75,7 @@ def _bad_channel(
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
     step_hours: float,
-) -> Cause:
+) -> tuple[int, float, str]:
     given = [(state, "given for") for state in states.unbind(1)]
     made = [(state, "forecast for") for state in forecast]
     for leads, group in ((range(len(given)), given), (range(1, len(made) + 1), made)):
@@ -80,21 +83,19 @@ def _bad_channel(
             bad = ~torch.isfinite(state).all(-1).all(-1)
             if bad.any():
                 sample, channel = bad.nonzero()[0].tolist()
-                return Cause(
+                return (
                     0,
                     lead if group is given else len(given) + lead,
                     f"first in {channels[channel]} as {how} {lead * step_hours:g} h after "
                     f"{initial_times[sample]}",
                 )
-    worst = torch.stack([state.abs().amax((0, 2, 3)) for state in forecast]).amax(0)
+    worst = torch.stack([state.detach().abs().amax((0, 2, 3)) for state in forecast]).amax(0)
     largest = int(worst.argmax())
-    return Cause(
-        1, -float(worst[largest]), f"its square overflows, and {channels[largest]} is largest"
-    )
+    return (1, -float(worst[largest]), f"its square overflows, and {channels[largest]} is largest")
 
 
-def _bad_parameter(model: nn.Module) -> Cause:
+def _bad_parameter(model: nn.Module) -> tuple[int, float, str]:
     for order, (name, parameter) in enumerate(model.named_parameters()):
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
-            return Cause(0, order, f"first in that of {name}")
-    return Cause(1, 0.0, "first in that of all parameters together, whose norm overflows")
+            return 0, order, f"first in that of {name}"
+    return 1, 0.0, "first in that of all parameters together, whose norm overflows"

@@ -159,8 +159,9 @@ class _Trainer:
                     checkpoint = state.save(self.run, keep=config.checkpoint.keep)
                 if state.step == end:
                     stopped_by = None
+            if stopped_by is not None:
+                checkpoint = state.save(self.run, keep=config.checkpoint.keep)
         if stopped_by is not None:
-            checkpoint = state.save(self.run, keep=config.checkpoint.keep)
             console.print(
                 f"stopped by {stopped_by} after step {state.step} of {end}: "
                 f"continue from {checkpoint} with --resume",
@@ -226,21 +227,20 @@ class _Trainer:
     def _diverged(
         self, batch: Batch, states: Tensor, forecast: list[Tensor], checkpoint: Path | None
     ) -> UserError:
-        loss, initial_times = self.history.loss[-1], self.store.times[batch.indices[:, 0]]
+        loss = self.history.loss[-1]
         cause = find_cause(
             loss,
             self.state.model,
             states,
             forecast,
             channels=self.normalisation.channels,
-            initial_times=initial_times,
+            initial_times=self.store.times[batch.indices[:, 0]],
             step_hours=self.config.data.step_hours,
         )
         return not_finite(
             loss,
             meshes.gather_objects(cause),
             step=self.state.step + 1,
-            initial_times=initial_times,
             checkpoint=checkpoint,
         )
 

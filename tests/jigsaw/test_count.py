@@ -1,0 +1,138 @@
+"""What ranks send and compute is what was predicted, and is shared out evenly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from networks import (
+    ALL_SCHEMES,
+    EVEN,
+    MESHES,
+    UNEVEN,
+    Network,
+    Sample,
+    Schemes,
+    Sizes,
+    Step,
+    mesh_name,
+    run_step,
+    whole_parameters,
+)
+from ranks import Pool
+from weathermixer.jigsaw.cost import Cost, layers_cost, shared_cost
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
+
+EVERY_SCHEME = [Schemes(), *ALL_SCHEMES]
+
+
+@pytest.fixture(scope="module", params=MESHES, ids=mesh_name)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    found: Layout = request.param
+    return found
+
+
+def step_of(
+    sizes: Sizes,
+    schemes: Schemes,
+    *,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    passes: int = 1,
+    state_gradient: bool = True,
+) -> Step:
+    parameter_dtype = torch.promote_types(dtype, torch.float32)
+    return Step(
+        sizes,
+        schemes,
+        Sample.draw(sizes, batch, dtype),
+        whole_parameters(sizes, parameter_dtype),
+        passes=passes,
+        state_gradient=state_gradient,
+    )
+
+
+def predicted(step: Step, layout: Layout) -> Cost:
+    """The cost on a rank, from a description of its mesh."""
+    network = Network(step.sizes, Mesh.describe(layout), step.schemes, device="meta")
+    parts = {network.encoder: False, network.blocks: step.checkpointed}
+    parts |= {network.norm: False, network.decoder: False}
+    layers = sum(
+        (
+            layers_cost(
+                part,
+                samples=step.sample.state.shape[1],
+                element_bytes=step.sample.state.element_size(),
+                passes=step.passes,
+                recompute=recompute,
+                without_input_gradient=() if step.state_gradient else (network.encoder,),
+            )
+            for part, recompute in parts.items()
+        ),
+        Cost(),
+    )
+    parameter_bytes = next(iter(step.parameters.values())).element_size()
+    return layers + shared_cost(network, parameter_bytes=parameter_bytes)
+
+
+def check(pool: Pool, layout: Layout, step: Step) -> None:
+    for rank, outcome in enumerate(pool.run(run_step, layout, step)):
+        counted = Cost(
+            *(
+                getattr(outcome.forward, field) + getattr(outcome.backward, field)
+                for field in ("bytes_sent", "messages", "multiply_adds")
+            )
+        )
+        assert counted == predicted(step, layout.at(rank)), f"rank {rank}"
+
+
+@pytest.mark.parametrize("sizes", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("schemes", EVERY_SCHEME, ids=str)
+def test_every_scheme_sends_and_computes_what_was_predicted(
+    pool: Pool, layout: Layout, schemes: Schemes, sizes: Sizes
+) -> None:
+    check(pool, layout, step_of(sizes, schemes, batch=2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("state_gradient", [True, False], ids=["gradient", "data"])
+@pytest.mark.parametrize("passes", [1, 3])
+def test_predictions_hold_for_rollouts_and_every_type_with_gathered_weights_sent_once(
+    pool: Pool, layout: Layout, dtype: torch.dtype, state_gradient: bool, passes: int
+) -> None:
+    step = step_of(UNEVEN, Schemes(), dtype=dtype, passes=passes, state_gradient=state_gradient)
+    check(pool, layout, step)
+
+
+@pytest.mark.parametrize("schemes", EVERY_SCHEME, ids=str)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_predictions_hold_where_blocks_are_computed_again(
+    pool: Pool, layout: Layout, schemes: Schemes, passes: int
+) -> None:
+    sizes = replace(UNEVEN, blocks=2)
+    check(pool, layout, replace(step_of(sizes, schemes, passes=passes), checkpointed=True))
+
+
+@pytest.mark.parametrize("schemes", EVERY_SCHEME, ids=str)
+def test_every_rank_computes_as_much_as_any_other_in_both_directions(
+    pool: Pool, layout: Layout, schemes: Schemes
+) -> None:
+    outcomes = pool.run(run_step, layout, step_of(EVEN, schemes))
+    for direction in ("forward", "backward"):
+        work = [getattr(outcome, direction).multiply_adds for outcome in outcomes]
+        assert max(work) <= 1.01 * sum(work) / len(work), direction
+
+
+def test_many_ranks_together_compute_what_one_does_and_nothing_twice(
+    pool: Pool, layout: Layout
+) -> None:
+    alone = step_of(UNEVEN, Schemes())
+    outcomes = pool.run(run_step, layout, alone)
+    one = alone(Mesh.describe())
+    for direction in ("forward", "backward"):
+        work = sum(getattr(outcome, direction).multiply_adds for outcome in outcomes)
+        assert work == getattr(one, direction).multiply_adds
+    assert one.forward.messages == one.backward.bytes_sent == 0

@@ -1,0 +1,327 @@
+"""Exchanges between ranks: the same bits everywhere, gathered no more often than needed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from networks import UNEVEN, Network, Sample, errors, whole_parameters
+from oracles.layers import Held, cut, join, mixer
+from ranks import Lost, Pool, RankFailed
+from weathermixer.jigsaw import mesh as meshes
+from weathermixer.jigsaw.cost import product_cost
+from weathermixer.jigsaw.exchange import (
+    Gather,
+    RankLost,
+    ReduceScatter,
+    Round,
+    all_gather,
+    all_reduce,
+    total_over,
+)
+from weathermixer.jigsaw.layers import ChannelLinear, prefetch_in_order
+from weathermixer.jigsaw.layout import Layout, LayoutError
+from weathermixer.jigsaw.mesh import Mesh
+
+AXES = ("data", "domain", "tensor")
+MESHES = [Layout(tensor=3), Layout(domain=2, tensor=2), Layout(data=2, domain=2, tensor=2)]
+
+
+def contribution(rank: int) -> Tensor:
+    """Numbers of many magnitudes, whose sum in float32 depends on its order."""
+    generator = torch.Generator().manual_seed(rank)
+    size = 1000
+    return torch.randn(size, generator=generator) * 10 ** (
+        6 * torch.rand(size, generator=generator) - 3
+    )
+
+
+def sums(mesh: Mesh) -> dict[str, Tensor]:
+    own = contribution(mesh.layout.rank)
+    found = {axis.name: all_reduce(axis, own) for axis in mesh.axes}
+    assert torch.equal(own, contribution(mesh.layout.rank)), "what was given has changed"
+    return found | {"all": total_over(mesh.axes, own)}
+
+
+@pytest.mark.parametrize("layout", MESHES, ids=str)
+def test_a_sum_has_the_same_bits_on_all_ranks_that_took_part(pool: Pool, layout: Layout) -> None:
+    found = pool.run(sums, layout)
+    for rank, own in enumerate(found):
+        lines = {name: layout.at(rank).ranks_along(name) for name in AXES}
+        lines["all"] = tuple(range(layout.world_size))
+        for name, line in lines.items():
+            exact = sum(contribution(other).double() for other in line)
+            torch.testing.assert_close(own[name].double(), exact, rtol=1e-5, atol=1e-3)
+            for other in line:
+                assert torch.equal(own[name], found[other][name])
+
+
+def test_the_order_of_a_sum_matters_to_its_bits() -> None:
+    one, two, three = (contribution(rank) for rank in range(3))
+    assert not torch.equal(one + two + three, three + two + one)
+
+
+def gathered(mesh: Mesh) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    axis = mesh.tensor
+    rows = [2, 0, 3]  # rows of each rank, one of which has none
+    shapes = [(count, 2) for count in rows]
+    own = torch.full(shapes[axis.index], float(axis.index))
+    into = torch.full((sum(rows), 2), -1.0)
+    apart = Gather(axis, own, shapes).wait()
+    Gather(axis, own, shapes, into=into).wait()
+    scattered = ReduceScatter(axis)
+    for place in axis.peers()[:-1]:
+        block = torch.full(shapes[place], 10.0**axis.index)
+        scattered.send(block, shapes[axis.index])
+    total = scattered.finish(torch.full(shapes[axis.index], 10.0**axis.index))
+    return apart, all_gather(axis, torch.tensor([axis.index])), into, total
+
+
+def test_pieces_of_any_size_arrive_in_the_order_of_the_ranks(pool: Pool) -> None:
+    rows = [2, 0, 3]
+    expected = torch.tensor([0.0, 0.0, 2.0, 2.0, 2.0])[:, None].expand(-1, 2)
+    for rank, (apart, places, into, total) in enumerate(pool.run(gathered, Layout(tensor=3))):
+        assert [len(piece) for piece in apart] == rows
+        assert torch.equal(torch.cat(apart), expected)
+        assert torch.equal(into, expected)
+        assert [int(place) for place in places] == [0, 1, 2]
+        assert torch.equal(total, torch.full((rows[rank], 2), 111.0))
+
+
+def lose_rank_1(mesh: Mesh) -> str:
+    axis, own = mesh.tensor, torch.ones(1000)
+    all_reduce(axis, own)
+    if axis.index == 1:
+        # It has taken part in the first round of a sum, and its neighbours wait for the next. (In
+        # the middle of a message gloo may not tell them: then whoever started the ranks ends them.)
+        Round(axis, 1, own, torch.empty_like(own)).wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(RankLost) as lost:
+        for _ in range(10):
+            all_reduce(axis, own)
+    return str(lost.value)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_neighbours_of_a_rank_that_died_name_it(pool: Pool, size: int, overlap: bool) -> None:
+    messages = pool.run(
+        lose_rank_1, Layout(tensor=size), overlap=overlap, dying=[1], deadline_seconds=60
+    )
+    assert isinstance(messages.pop(1), Lost)
+    for message in messages:
+        assert "lost its connection to rank" in message
+        assert "1" in message.partition("lost its connection to")[2].partition(",")[0]
+        assert "along tensor" in message
+
+
+def refused(mesh: Mesh, layout: Layout) -> str:
+    with pytest.raises(LayoutError) as error:
+        meshes.connect(layout)
+    return str(error.value)
+
+
+def test_a_mesh_of_another_number_of_ranks_is_refused_with_the_arithmetic(pool: Pool) -> None:
+    for message in pool.run(refused, Layout(tensor=2), Layout(data=2, domain=2)):
+        assert "data (2) × domain (2) × tensor (1) = 4 ranks, but 2 were started" in message
+    with pytest.raises(LayoutError, match="2 ranks, but 1 was started"):
+        meshes.connect(Layout(domain=2))
+
+
+# Weights that are gathered: over `domain`, by a map over channels whose partial sums are reduced.
+
+STATE, STATIC = UNEVEN.state, UNEVEN.static
+GATHERING = Layout(domain=2)
+
+
+def two_layers(mesh: Mesh, weights: dict[str, Tensor]) -> torch.nn.Sequential:
+    layers = torch.nn.Sequential(
+        *(ChannelLinear(4, 4, mesh, rows=6, scheme="reduce") for _ in range(2))
+    ).double()
+    set_weights(layers, weights)
+    prefetch_in_order(layers)
+    return layers
+
+
+def set_weights(layers: torch.nn.Sequential, weights: dict[str, Tensor]) -> None:
+    """As from a checkpoint: every rank takes its part."""
+    layers.load_state_dict(
+        {
+            f"{index}.{name}": cut(weights[f"{index}.{name}"], layer.blocks[name].ranges)
+            for index, layer in enumerate(layers)
+            for name in ("weight", "bias")
+        }
+    )
+
+
+def weights_drawn(seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"weight": (4, 4), "bias": (4,)}
+    return {
+        f"{index}.{name}": torch.randn(shape, generator=generator, dtype=torch.float64)
+        for index in range(2)
+        for name, shape in shapes.items()
+    }
+
+
+def fetches(mesh: Mesh) -> dict[str, int]:
+    """How often each weight was sent, in several situations."""
+    layers = two_layers(mesh, weights_drawn(0))
+    optimizer = torch.optim.AdamW(layers.parameters(), fused=True)
+    x = torch.ones(3, 1, 4, dtype=torch.float64)
+    (once,) = {
+        product_cost(layer.product, samples=1, element_bytes=8).fetch.bytes_sent for layer in layers
+    }
+
+    def counted(act: object) -> float:
+        before = mesh.counter.copy()
+        assert callable(act)
+        act()
+        return mesh.counter.since(before).bytes_sent / (2 * once)
+
+    kept = []
+    found = {
+        "first": counted(lambda: kept.append(layers(x))),
+        "second": counted(lambda: kept.append(layers(x))),
+    }
+    sum(kept).sum().backward()
+    optimizer.step()
+    found["after a step"] = counted(lambda: kept.append(layers(x)))
+    set_weights(layers, weights_drawn(1))
+    found["after loading"] = counted(lambda: kept.append(layers(x)))
+    with torch.no_grad():
+        kept.clear()
+        found["with nothing kept"] = counted(lambda: layers(x))
+    return found
+
+
+def test_weights_are_gathered_once_until_they_change(pool: Pool) -> None:
+    for found in pool.run(fetches, GATHERING):
+        assert found == {
+            "first": 1,
+            "second": 0,
+            "after a step": 1,
+            "after loading": 1,
+            "with nothing kept": 1,
+        }
+
+
+def outputs_after_changes(mesh: Mesh, fused: bool) -> list[tuple[Tensor, dict[str, Held]]]:
+    """Outputs before and after each change, with the weights that they should be made with."""
+    layers = two_layers(mesh, weights_drawn(0))
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=0.3, fused=fused)
+    x = torch.ones(3, 1, 4, dtype=torch.float64)
+    found, kept = [], []
+
+    def look() -> None:
+        # What was gathered before is still kept by graphs that were not run backward.
+        kept.append(layers(x))
+        weights = {
+            f"{index}.{name}": Held(
+                layer.blocks[name].shape,
+                layer.blocks[name].ranges,
+                layer.get_parameter(name).detach().clone(),
+            )
+            for index, layer in enumerate(layers)
+            for name in ("weight", "bias")
+        }
+        found.append((kept[-1].detach(), weights))
+
+    look()
+    layers(x).sum().backward()
+    look()
+    optimizer.step()
+    look()
+    set_weights(layers, weights_drawn(1))
+    look()
+    with torch.no_grad():
+        layers[1].weight.mul_(2.0)
+    look()
+    # Using the first layer alone begins to gather the second's weight, which then changes.
+    kept.append(layers[0](x))
+    optimizer.step()
+    look()
+    return found
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_products_use_the_weights_of_the_moment(pool: Pool, fused: bool) -> None:
+    found = pool.run(outputs_after_changes, GATHERING, fused)
+    outputs = []
+    for looks in zip(*found, strict=True):
+        whole = {name: join([weights[name] for _, weights in looks])[0] for name in looks[0][1]}
+        y = torch.ones(3, 1, 4, dtype=torch.float64)
+        for index in range(2):
+            y = torch.nn.functional.linear(y, whole[f"{index}.weight"], whole[f"{index}.bias"])
+        for output, _ in looks:
+            torch.testing.assert_close(output, y, rtol=1e-12, atol=1e-12)
+        outputs.append(y)
+    changes = [not torch.equal(a, b) for a, b in pairwise(outputs)]
+    assert changes == [False, True, True, True, True]
+
+
+def two_rollouts(mesh: Mesh) -> dict[str, Held]:
+    """Gradients of two backward passes, added up; between them a pass that keeps nothing."""
+    network = Network(UNEVEN, mesh).load(whole_parameters(UNEVEN))
+    for batch in (1, 2):
+        sample = Sample.draw(UNEVEN, batch).on(mesh.layout, UNEVEN)
+        network(sample.state, sample.static, passes=batch).backward(sample.gradient)
+        with torch.no_grad():
+            network(sample.state, sample.static)
+    ranges = network.ranges()
+    return {name: Held(*ranges[name], value.grad) for name, value in network.named_parameters()}
+
+
+def test_gradients_of_several_backward_passes_add_up(pool: Pool) -> None:
+    held = pool.run(two_rollouts, Layout(domain=2, tensor=2))
+    found = {name: join([one[name] for one in held])[0] for name in held[0]}
+    weights = {name: value.requires_grad_() for name, value in whole_parameters(UNEVEN).items()}
+    for batch in (1, 2):
+        sample = Sample.draw(UNEVEN, batch)
+        output = mixer(weights, sample.state, sample.static, blocks=1, passes=batch)
+        output.backward(sample.gradient)
+    expected = {name: value.grad for name, value in weights.items()}
+    assert max(errors(found, expected).values()) <= 1e-12
+
+
+# The pool itself
+
+
+def fail_on_rank_1(mesh: Mesh) -> None:
+    if mesh.layout.rank == 1:
+        raise ValueError("as it was meant to")
+    all_reduce(mesh.tensor, torch.ones(1))
+
+
+def die_on_rank_1(mesh: Mesh) -> None:
+    if mesh.layout.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def never_end_on_rank_1(mesh: Mesh) -> None:
+    while mesh.layout.rank == 1:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (
+            fail_on_rank_1,
+            r"(?s)rank 1 of 2: Traceback.*fail_on_rank_1.*ValueError: as it was meant",
+        ),
+        (die_on_rank_1, "rank 1 of 2: it died"),
+        (never_end_on_rank_1, "no answer from rank 1 in 2 s"),
+    ],
+)
+def test_what_fails_on_a_rank_fails_in_its_test_and_spares_the_next(
+    pool: Pool, function: object, reason: str
+) -> None:
+    with pytest.raises(RankFailed, match=reason):
+        pool.run(function, Layout(tensor=2), deadline_seconds=2)
+    assert len(pool.run(sums, Layout(tensor=2))) == 2

@@ -1,0 +1,342 @@
+"""Any mesh computes the function of one process, and its gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from networks import (
+    ALL_SCHEMES,
+    MESHES,
+    UNEVEN,
+    Network,
+    Sample,
+    Schemes,
+    Step,
+    activation_ranges,
+    errors,
+    held_activation,
+    joined,
+    mesh_name,
+    run_step,
+    whole_parameters,
+)
+from oracles.layers import Held, cut, join, layer_norm, over_channels, over_tokens
+from ranks import Pool
+from weathermixer.jigsaw.cost import PAIRS
+from weathermixer.jigsaw.layers import ChannelLinear, LayerNorm, Linear, TokenLinear
+from weathermixer.jigsaw.layout import Dimension, Layout
+from weathermixer.jigsaw.matmul import Scheme
+from weathermixer.jigsaw.mesh import Mesh
+
+
+# Tests of one mesh follow one another, so that its ranks are started once.
+@pytest.fixture(scope="module", params=MESHES, ids=mesh_name)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    found: Layout = request.param
+    return found
+
+
+class Chain(NamedTuple):
+    """Linear maps from ``sizes[0]`` to the last of them, with GELU between."""
+
+    kind: type[Linear]
+    sizes: tuple[Dimension, ...]
+    rows: Dimension
+    schemes: tuple[Scheme, ...]
+
+    def layers(self, mesh: Mesh) -> nn.ModuleList:
+        return nn.ModuleList(
+            self.kind(inputs, outputs, mesh, rows=self.rows, scheme=scheme)
+            for inputs, outputs, scheme in zip(
+                self.sizes[:-1], self.sizes[1:], self.schemes, strict=True
+            )
+        )
+
+    def end(self, size: Dimension) -> tuple[Dimension, Dimension]:
+        """Tokens and channels of an activation with ``size`` features."""
+        return (size, self.rows) if self.kind is TokenLinear else (self.rows, size)
+
+
+COLUMNS = Dimension((5,), unit=3)
+CONCATENATED = Dimension((5, 2), unit=2)
+CHAINS = {
+    f"{kind.__name__}-{'+'.join(schemes)}-{name}": Chain(kind, sizes, rows, schemes)
+    for kind in (TokenLinear, ChannelLinear)
+    for name, sizes, rows, all_schemes in (
+        # Only where output features are not scattered may they have more sections than one.
+        ("units", (COLUMNS, Dimension((7,), unit=2)), CONCATENATED, [("reduce",), ("gather",)]),
+        ("sections", (CONCATENATED, Dimension((9,))), COLUMNS, [("reduce",), ("gather",)]),
+        ("plain", (Dimension((7,)), Dimension((13,))), Dimension((5,)), [("reduce",), ("gather",)]),
+        ("mixing", (COLUMNS, Dimension((11,)), COLUMNS), CONCATENATED, PAIRS),
+        ("wide", (CONCATENATED, Dimension((29,)), CONCATENATED), COLUMNS, [("turn", "fold")]),
+        # Some ranks have none of the hidden values.
+        ("narrow", (COLUMNS, Dimension((3,)), COLUMNS), CONCATENATED, PAIRS),
+    )
+    for schemes in all_schemes
+}
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def chain_inputs(chain: Chain, batch: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Global parameters, input, and gradient with respect to the output."""
+    weights = {}
+    for index, (inputs, outputs) in enumerate(zip(chain.sizes[:-1], chain.sizes[1:], strict=True)):
+        weights[f"{index}.weight"] = draw(outputs.size, inputs.size, seed=index)
+        weights[f"{index}.bias"] = draw(outputs.size, seed=10 + index)
+    ends = [[size.size for size in chain.end(chain.sizes[place])] for place in (0, -1)]
+    x, dy = (draw(ends[i][0], batch, ends[i][1], seed=20 + i) for i in (0, 1))
+    return weights, x, dy
+
+
+def run_chain(mesh: Mesh, name: str, batch: int) -> dict[str, Held]:
+    chain = CHAINS[name]
+    weights, x, dy = chain_inputs(chain, batch)
+    first, last = chain.end(chain.sizes[0]), chain.end(chain.sizes[-1])
+    layers = chain.layers(mesh).double()
+    with torch.no_grad():
+        for index, layer in enumerate(layers):
+            for which, parameter in layer.named_parameters():
+                parameter.copy_(cut(weights[f"{index}.{which}"], layer.blocks[which].ranges))
+    x = cut(x, activation_ranges(mesh.layout, *first, batch)).requires_grad_()
+    y = layers[0](x)
+    for layer in layers[1:]:
+        y = layer(F.gelu(y))
+    y.backward(cut(dy, activation_ranges(mesh.layout, *last, batch)))
+    found = {
+        "y": held_activation(mesh.layout, *last, y),
+        "x": held_activation(mesh.layout, *first, x.grad),
+    }
+    for index, layer in enumerate(layers):
+        for which, parameter in layer.named_parameters():
+            block = layer.blocks[which]
+            found[f"{index}.{which}"] = Held(block.shape, block.ranges, parameter.grad)
+    return found
+
+
+def expected_of_chain(chain: Chain, batch: int) -> dict[str, Tensor]:
+    weights, x, dy = chain_inputs(chain, batch)
+    leaves = {"x": x, **weights}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    mix = over_tokens if chain.kind is TokenLinear else over_channels
+    y = mix(weights, "0", x)
+    for index in range(1, len(chain.schemes)):
+        y = mix(weights, str(index), F.gelu(y))
+    y.backward(dy)
+    return {"y": y.detach()} | {name: leaf.grad for name, leaf in leaves.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", CHAINS)
+def test_linear_layers_and_their_gradients_are_those_of_one_process(
+    pool: Pool, layout: Layout, name: str, batch: int
+) -> None:
+    held = pool.run(run_chain, layout, name, batch)
+    whole = {}
+    for tensor in held[0]:
+        whole[tensor], holders = join([one[tensor] for one in held])
+        if tensor.endswith("weight"):
+            assert torch.all(holders == 1), "a weight is held once"
+    for tensor, error in errors(whole, expected_of_chain(CHAINS[name], batch)).items():
+        assert error <= 1e-12, tensor
+
+
+NORM_CHANNELS = [Dimension((13,)), Dimension((5, 2), unit=3), Dimension((4, 4))]
+
+
+def norm_inputs(channels: Dimension, batch: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    weights = {"norm.weight": draw(channels.size, seed=0), "norm.bias": draw(channels.size, seed=1)}
+    shape = (COLUMNS.size, batch, channels.size)
+    scales = torch.logspace(-2, 2, channels.size, dtype=torch.float64)
+    return weights, draw(*shape, seed=2) * scales + 3.0, draw(*shape, seed=3)
+
+
+def run_norm(mesh: Mesh, channels: Dimension, batch: int) -> dict[str, Held]:
+    weights, x, dy = norm_inputs(channels, batch)
+    norm = LayerNorm(channels, mesh, rows=COLUMNS).double()
+    with torch.no_grad():
+        for which, parameter in norm.named_parameters():
+            parameter.copy_(cut(weights[f"norm.{which}"], norm.blocks[which].ranges))
+    own = activation_ranges(mesh.layout, COLUMNS, channels, batch)
+    x = cut(x, own).requires_grad_()
+    y = norm(x)
+    y.backward(cut(dy, own))
+    found = {
+        "y": held_activation(mesh.layout, COLUMNS, channels, y),
+        "x": held_activation(mesh.layout, COLUMNS, channels, x.grad),
+    }
+    for which, parameter in norm.named_parameters():
+        block = norm.blocks[which]
+        found[f"norm.{which}"] = Held(block.shape, block.ranges, parameter.grad)
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("channels", NORM_CHANNELS, ids=["plain", "units", "sections"])
+def test_layer_norm_normalises_over_the_channels_of_all_ranks(
+    pool: Pool, layout: Layout, channels: Dimension, batch: int
+) -> None:
+    held = pool.run(run_norm, layout, channels, batch)
+    weights, x, dy = norm_inputs(channels, batch)
+    for leaf in (x, *weights.values()):
+        leaf.requires_grad_()
+    y = layer_norm(weights, "norm", x)
+    y.backward(dy)
+    expected = {"y": y.detach(), "x": x.grad}
+    expected |= {name: weight.grad for name, weight in weights.items()}
+    whole = {tensor: join([one[tensor] for one in held])[0] for tensor in held[0]}
+    for tensor, error in errors(whole, expected).items():
+        assert error <= 1e-12, tensor
+
+
+def step_of(
+    schemes: Schemes,
+    batch: int = 2,
+    dtype: torch.dtype = torch.float64,
+    parameter_dtype: torch.dtype | None = None,
+) -> Step:
+    parameters = whole_parameters(UNEVEN, parameter_dtype or dtype)
+    return Step(UNEVEN, schemes, Sample.draw(UNEVEN, batch, dtype), parameters)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("schemes", ALL_SCHEMES, ids=str)
+def test_a_network_and_its_gradients_are_those_of_one_process(
+    pool: Pool, layout: Layout, schemes: Schemes, batch: int
+) -> None:
+    step = step_of(schemes, batch)
+    found = joined(pool.run(run_step, layout, step))
+    for name, error in errors(found, step.expected()).items():
+        assert error <= 1e-12, name
+
+
+def test_a_rollout_and_its_gradients_are_those_of_one_process(pool: Pool, layout: Layout) -> None:
+    step = replace(step_of(Schemes()), passes=3)
+    found = joined(pool.run(run_step, layout, step))
+    for name, error in errors(found, step.expected()).items():
+        assert error <= 1e-12, name
+
+
+def initial_parameters(mesh: Mesh, schemes: Schemes) -> dict[str, Held]:
+    network = Network(UNEVEN, mesh, schemes)
+    for name, layer in network.layers():
+        layer.initialise(3, name)
+    ranges = network.ranges()
+    return {
+        name: Held(*ranges[name], parameter.detach())
+        for name, parameter in network.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("shape", MESHES, ids=mesh_name)
+@pytest.mark.parametrize("schemes", ALL_SCHEMES, ids=str)
+def test_initial_parameters_are_the_bits_of_one_rank(shape: Layout, schemes: Schemes) -> None:
+    one = initial_parameters(Mesh.describe(), Schemes())
+    meshes = [Mesh.describe(shape.at(rank)) for rank in range(shape.world_size)]
+    held = [initial_parameters(mesh, schemes) for mesh in meshes]
+    for name, (_, _, expected) in one.items():
+        whole, holders = join([parameters[name] for parameters in held])
+        assert torch.equal(whole, expected), name
+        if expected.ndim > 1:
+            assert torch.all(holders == 1), name
+
+
+@pytest.mark.parametrize("schemes", [Schemes(), *ALL_SCHEMES[::4]], ids=str)
+def test_waiting_for_each_exchange_changes_no_bit(
+    pool: Pool, layout: Layout, schemes: Schemes
+) -> None:
+    step = step_of(schemes, dtype=torch.float32)
+    overlapping = pool.run(run_step, layout, step)
+    waiting = pool.run(run_step, layout, step, overlap=False)
+    for one, other in zip(overlapping, waiting, strict=True):
+        for name, held in one.tensors.items():
+            assert torch.equal(held.tensor, other.tensors[name].tensor), name
+
+
+@pytest.mark.parametrize("schemes", ALL_SCHEMES[::4], ids=str)
+def test_computing_activations_again_changes_no_bit_of_a_gradient(
+    pool: Pool, layout: Layout, schemes: Schemes
+) -> None:
+    step = replace(step_of(schemes, dtype=torch.float32), passes=2)
+    kept = pool.run(run_step, layout, step)
+    again = pool.run(run_step, layout, replace(step, checkpointed=True))
+    for one, other in zip(kept, again, strict=True):
+        assert one.backward.multiply_adds < other.backward.multiply_adds
+        for name, held in one.tensors.items():
+            assert torch.equal(held.tensor, other.tensors[name].tensor), name
+
+
+def test_float32_agrees_with_float64_to_1e_5(pool: Pool, layout: Layout) -> None:
+    step = step_of(Schemes(), dtype=torch.float32)
+    found = joined(pool.run(run_step, layout, step))
+    for name, error in errors(found, step.expected()).items():
+        assert error <= 1e-5, name
+
+
+@pytest.mark.parametrize("schemes", ALL_SCHEMES[::4], ids=str)
+def test_bfloat16_errs_no_more_on_many_ranks_than_on_one(
+    pool: Pool, layout: Layout, schemes: Schemes
+) -> None:
+    step = step_of(schemes, dtype=torch.bfloat16, parameter_dtype=torch.float32)
+    expected = step.expected()
+    found = joined(pool.run(run_step, layout, step))
+    alone = joined([step(Mesh.describe())])
+    assert not torch.equal(found["output"].double(), expected["output"])
+    squares: dict[str, list[float]] = {}
+    for name, exact in expected.items():
+        # The gradient of these biases is zero: what there is of it is rounding, and no error of it.
+        if name.endswith("token_contract.bias"):
+            continue
+        # One bias's error is a matter of chance: those of all small parameters are taken together.
+        group = squares.setdefault("vectors" if exact.ndim == 1 else name, [0.0, 0.0])
+        for place, tensors in enumerate((found, alone)):
+            group[place] += float(((tensors[name].double() - exact).norm() / exact.norm()) ** 2)
+    for name, (many, one) in squares.items():
+        assert many**0.5 <= 2.0 * one**0.5, name
+
+
+def gradients_of_the_same(mesh: Mesh, step: Step) -> dict[str, tuple[object, Tensor, Tensor]]:
+    """Of each parameter that is shared: whose it is, its bits and those of its gradient."""
+    outcome = step(mesh)
+    network = Network(step.sizes, mesh, step.schemes)
+    for name, layer in network.layers():
+        layer.initialise(0, name)
+    return {
+        f"{name}.{which}": (
+            tuple(axis.ranks for axis in layer.shared_over[which]),
+            layer.get_parameter(which).detach(),
+            outcome.tensors[f"{name}.{which}"].tensor,
+        )
+        for name, layer in network.layers()
+        for which in layer.shared_over
+        if layer.shared_over[which]
+    }
+
+
+@pytest.mark.parametrize("schemes", ALL_SCHEMES[::4], ids=str)
+def test_ranks_that_share_a_parameter_have_the_same_bits_of_it_and_its_gradient(
+    pool: Pool, layout: Layout, schemes: Schemes
+) -> None:
+    found = pool.run(gradients_of_the_same, layout, step_of(schemes, dtype=torch.float32))
+    pairs = 0
+    for rank, own in enumerate(found):
+        for name, (axes, parameter, gradient) in own.items():
+            assert isinstance(axes, tuple)
+            for ranks in axes:
+                assert rank in ranks
+                for other in ranks:
+                    _, its_parameter, its_gradient = found[other][name]
+                    assert torch.equal(parameter, its_parameter), name
+                    assert torch.equal(gradient, its_gradient), name
+                    pairs += other != rank
+    assert pairs > 0

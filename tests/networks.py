@@ -1,0 +1,332 @@
+"""A network of every layer that can be cut, small enough for many ranks on one processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from oracles.layers import Held, Ranges, cut, join, mixer, part
+from weathermixer.jigsaw.cost import PAIRS, Pair, cheapest_pair
+from weathermixer.jigsaw.count import Counter
+from weathermixer.jigsaw.layers import (
+    ChannelLinear,
+    LayerNorm,
+    Linear,
+    TokenLinear,
+    prefetch_in_order,
+)
+from weathermixer.jigsaw.layout import Dimension, Layout
+from weathermixer.jigsaw.matmul import Scheme
+from weathermixer.jigsaw.mesh import Mesh
+
+# Every shape of a mesh that differs from the others in what its ranks do.
+MESHES = [
+    Layout(domain=domain, tensor=tensor)
+    for domain, tensor in ((1, 2), (2, 1), (3, 1), (1, 3), (2, 2), (4, 1), (1, 4), (3, 2), (4, 2))
+]
+
+
+def mesh_name(layout: Layout) -> str:
+    return f"{layout.data}x{layout.domain}x{layout.tensor}"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    tokens: Dimension
+    variables: int
+    constants: int
+    points: int  # in a patch
+    channels: int
+    token_hidden: int
+    channel_hidden: int
+    blocks: int = 1
+
+    @property
+    def state(self) -> Dimension:
+        return Dimension((self.variables,), unit=self.points)
+
+    @property
+    def inputs(self) -> Dimension:
+        return Dimension((self.variables, self.constants), unit=self.points)
+
+    @property
+    def static(self) -> Dimension:
+        return Dimension((self.constants,), unit=self.points)
+
+
+# No size is a multiple of 2, 3 or 4 in what is cut.
+UNEVEN = Sizes(
+    tokens=Dimension((5,), unit=3),
+    variables=5,
+    constants=2,
+    points=2,
+    channels=13,
+    token_hidden=11,
+    channel_hidden=17,
+)
+EVEN = Sizes(
+    tokens=Dimension((12,), unit=2),
+    variables=12,
+    constants=12,
+    points=1,
+    channels=24,
+    token_hidden=48,
+    channel_hidden=24,
+)
+
+
+@dataclass(frozen=True)
+class Schemes:
+    """How the products are taken; a pair left open is the cheapest one."""
+
+    single: Scheme = "reduce"
+    tokens: Pair | None = None
+    channels: Pair | None = None
+
+    def __str__(self) -> str:
+        pairs = ("+".join(pair) if pair else "cheapest" for pair in (self.tokens, self.channels))
+        return "-".join((self.single, *pairs))
+
+
+ALL_SCHEMES = [
+    Schemes(single, tokens, channels)
+    for single, tokens, channels in (
+        *product(("reduce",), PAIRS, PAIRS),
+        ("gather", PAIRS[0], PAIRS[0]),
+    )
+]
+
+
+class Block(nn.Module):
+    def __init__(self, sizes: Sizes, mesh: Mesh, schemes: Schemes, device: object) -> None:
+        super().__init__()
+        tokens, channels = sizes.tokens, sizes.channels
+        pairs = {
+            TokenLinear: (schemes.tokens, tokens, sizes.token_hidden, channels),
+            ChannelLinear: (schemes.channels, channels, sizes.channel_hidden, tokens),
+        }
+        for prefix, kind in (("token", TokenLinear), ("channel", ChannelLinear)):
+            pair, size, hidden, rows = pairs[kind]
+            pair = pair or cheapest_pair(kind, size, hidden, mesh, rows=rows)
+            self.add_module(f"{prefix}_norm", LayerNorm(channels, mesh, rows=tokens, device=device))
+            for name, ends, scheme in (
+                ("expand", (size, hidden), pair[0]),
+                ("contract", (hidden, size), pair[1]),
+            ):
+                linear = kind(*ends, mesh, rows=rows, scheme=scheme, device=device)
+                self.add_module(f"{prefix}_{name}", linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.token_contract(F.gelu(self.token_expand(self.token_norm(x))))
+        return x + self.channel_contract(F.gelu(self.channel_expand(self.channel_norm(x))))
+
+
+class Network(nn.Module):
+    """The function of :func:`oracles.layers.mixer`, on the part of a rank."""
+
+    def __init__(
+        self, sizes: Sizes, mesh: Mesh, schemes: Schemes | None = None, device: object = None
+    ) -> None:
+        super().__init__()
+        schemes = schemes or Schemes()
+        channels, tokens = sizes.channels, sizes.tokens
+        options = {"rows": tokens, "scheme": schemes.single, "device": device}
+        self.encoder = ChannelLinear(sizes.inputs, channels, mesh, **options)
+        self.blocks = nn.ModuleList(
+            Block(sizes, mesh, schemes, device) for _ in range(sizes.blocks)
+        )
+        self.norm = LayerNorm(channels, mesh, rows=tokens, device=device)
+        both = Dimension((channels, channels))
+        self.decoder = ChannelLinear(both, sizes.state, mesh, **options)
+        self.checkpointed = False
+        prefetch_in_order(self)
+
+    def forward(self, state: Tensor, static: Tensor, *, passes: int = 1) -> Tensor:
+        for _ in range(passes):
+            x = encoded = self.encoder(torch.cat([state, static], -1))
+            for block in self.blocks:
+                x = checkpoint(block, x, use_reentrant=False) if self.checkpointed else block(x)
+            state = state + self.decoder(torch.cat([self.norm(x), encoded], -1))
+        return state
+
+    def layers(self) -> Iterator[tuple[str, Linear | LayerNorm]]:
+        for name, module in self.named_modules():
+            if isinstance(module, Linear | LayerNorm):
+                yield name, module
+
+    def ranges(self) -> dict[str, tuple[tuple[int, ...], tuple[Ranges, ...]]]:
+        """Of each parameter, the global shape and what of it the rank holds."""
+        return {
+            f"{name}.{parameter}": (layer.blocks[parameter].shape, layer.blocks[parameter].ranges)
+            for name, layer in self.layers()
+            for parameter in ("weight", "bias")
+        }
+
+    @torch.no_grad()
+    def load(self, whole: Mapping[str, Tensor]) -> Network:
+        """Take this rank's part of global parameters, and their type."""
+        self.to(next(iter(whole.values())).dtype)
+        ranges = self.ranges()
+        for name, parameter in self.named_parameters():
+            parameter.copy_(cut(whole[name], ranges[name][1]))
+        return self
+
+
+def whole_parameters(sizes: Sizes, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Global parameters, drawn so that each of them matters."""
+    generator = torch.Generator().manual_seed(5)
+    network = Network(sizes, Mesh.describe(), device="meta")
+    drawn = {}
+    for name, parameter in network.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if parameter.ndim > 1:
+            noise /= parameter.shape[1] ** 0.5
+        elif "norm" in name and name.endswith("weight"):
+            noise = 1.0 + 0.3 * noise
+        drawn[name] = noise.to(dtype)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Global inputs, and the gradient of the loss with respect to the output."""
+
+    state: Tensor
+    static: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def draw(cls, sizes: Sizes, batch: int, dtype: torch.dtype = torch.float64) -> Sample:
+        generator = torch.Generator().manual_seed(batch)
+        tokens = sizes.tokens.size
+        fields = [
+            torch.randn(tokens, batch, size, generator=generator, dtype=torch.float64).to(dtype)
+            for size in (sizes.state.size, sizes.static.size, sizes.state.size)
+        ]
+        return cls(*fields)
+
+    def of_samples(self, start: int, stop: int) -> Sample:
+        fields = (self.state, self.static, self.gradient)
+        return Sample(*(field[:, start:stop] for field in fields))
+
+    def on(self, layout: Layout, sizes: Sizes) -> Sample:
+        """The part of a rank."""
+        state, static = (
+            activation_ranges(layout, sizes.tokens, features, self.state.shape[1])
+            for features in (sizes.state, sizes.static)
+        )
+        return Sample(cut(self.state, state), cut(self.static, static), cut(self.gradient, state))
+
+
+def activation_ranges(
+    layout: Layout, tokens: Dimension, features: Dimension, batch: int
+) -> tuple[Ranges, ...]:
+    """What a rank holds of an activation ``(tokens, batch, features)``."""
+    _, domain, tensor = layout.coordinates
+    return (
+        part(tokens.sections, tokens.unit, layout.domain, domain),
+        (range(batch),),
+        part(features.sections, features.unit, layout.tensor, tensor),
+    )
+
+
+def held_activation(layout: Layout, tokens: Dimension, features: Dimension, tensor: Tensor) -> Held:
+    batch = tensor.shape[1]
+    ranges = activation_ranges(layout, tokens, features, batch)
+    return Held((tokens.size, batch, features.size), ranges, tensor.detach())
+
+
+def held_gradients(network: Network) -> dict[str, Held]:
+    ranges = network.ranges()
+    return {
+        name: Held(*ranges[name], parameter.grad) for name, parameter in network.named_parameters()
+    }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one rank has after a forward and a backward pass."""
+
+    tensors: dict[str, Held]  # the output, the gradient of the state, and those of the parameters
+    forward: Counter
+    backward: Counter
+
+
+@dataclass(frozen=True)
+class Step:
+    """A forward and a backward pass of a network, run on every rank of a mesh."""
+
+    sizes: Sizes
+    schemes: Schemes
+    sample: Sample
+    parameters: dict[str, Tensor]
+    passes: int = 1
+    state_gradient: bool = True
+    checkpointed: bool = False
+
+    def __call__(self, mesh: Mesh) -> Outcome:
+        network = Network(self.sizes, mesh, self.schemes).load(self.parameters)
+        network.checkpointed = self.checkpointed
+        sample = self.sample.on(mesh.layout, self.sizes)
+        state = sample.state.requires_grad_(self.state_gradient)
+        before = mesh.counter.copy()
+        output = network(state, sample.static, passes=self.passes)
+        forward = mesh.counter.since(before)
+        before = mesh.counter.copy()
+        output.backward(sample.gradient)
+        backward = mesh.counter.since(before)
+        sizes = self.sizes
+        tensors = {"output": held_activation(mesh.layout, sizes.tokens, sizes.state, output)}
+        if state.grad is not None:
+            tensors["state"] = held_activation(mesh.layout, sizes.tokens, sizes.state, state.grad)
+        return Outcome(tensors | held_gradients(network), forward, backward)
+
+    def expected(self) -> dict[str, Tensor]:
+        """The same on one process, from the description, in float64."""
+        weights = {name: value.double().requires_grad_() for name, value in self.parameters.items()}
+        state = self.sample.state.double().requires_grad_()
+        output = mixer(
+            weights,
+            state,
+            self.sample.static.double(),
+            blocks=self.sizes.blocks,
+            passes=self.passes,
+        )
+        output.backward(self.sample.gradient.double())
+        tensors = {"output": output, "state": state.grad}
+        tensors |= {name: value.grad for name, value in weights.items()}
+        return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def run_step(mesh: Mesh, step: Step) -> Outcome:
+    return step(mesh)
+
+
+def joined(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
+    """The global tensors; what several ranks hold is the same bits, and everything is held."""
+    whole = {}
+    for name in outcomes[0].tensors:
+        whole[name], holders = join([outcome.tensors[name] for outcome in outcomes])
+        assert int(holders.min()) >= 1, name
+    return whole
+
+
+def errors(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """The largest difference of each tensor, relative to its largest value.
+
+    A layer norm takes away what the last token mixing's biases add, so their gradients are zero
+    but for rounding: differences of these are relative to the largest value of any tensor.
+    """
+    largest = max(float(value.abs().max()) for value in expected.values())
+    found = {}
+    for name, value in expected.items():
+        own = float(value.abs().max())
+        difference = float((actual[name].double() - value).abs().max())
+        found[name] = difference / (own if own > 1e-9 * largest else largest)
+    return found
