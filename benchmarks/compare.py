@@ -35,6 +35,7 @@ from peers import SCHEMES, interface, memory, serial
 from peers.blocks import BlockSizes, Step
 from peers.collectives import LeastBytes
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 # The token-mixing hidden layer is half as wide as the tokens are many in A and L, as wide in B.
 BLOCKS = {
@@ -58,6 +59,7 @@ class Row:
     what the exchanges that PyTorch was asked for have to send at the least, and ``sent_mb`` what
     was written to the sockets, each of the rank with the most; ``interface_mb`` is what the
     kernel's interfaces sent, as a mean over ranks: it equals ``sent_mb`` where ranks send alike.
+    ``balance`` is the most operations of a rank by the mean over ranks.
     """
 
     scheme: str
@@ -71,6 +73,7 @@ class Row:
     sent_mb: float | None = None
     interface_mb: float | None = None
     peak_memory_mb: float | None = None
+    balance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,7 @@ def time_schemes(
         for _ in range(1 + arguments.rounds):
             for name, step in steps.items():
                 measured[name].append(measure(step, meeting, device, counted=counted))
-        needed = {name: needed_bytes(step, meeting) for name, step in steps.items()}
+        counted_steps = {name: count(step, meeting) for name, step in steps.items()}
         medians = {
             name: statistics.median(m.seconds / steps[name].samples for m in measurements[1:])
             for name, measurements in measured.items()
@@ -238,7 +241,8 @@ def time_schemes(
                     minimum_s=min(seconds),
                     maximum_s=max(seconds),
                     speed_up=medians["serial"] / medians[name] if "serial" in medians else None,
-                    needed_mb=needed[name] / MEGABYTE,
+                    needed_mb=counted_steps[name][0] / MEGABYTE,
+                    balance=counted_steps[name][1],
                     sent_mb=sent / MEGABYTE if counted else None,
                     interface_mb=on_interfaces / MEGABYTE if counted else None,
                 )
@@ -268,12 +272,15 @@ def measure(
     return Measurement(max(all_seconds), max(all_sent), sum(all_on_interfaces) / len(ranks))
 
 
-def needed_bytes(step: Step, meeting: dist.ProcessGroup) -> float:
-    """The least that the exchanges of one step can send, of the rank with the most."""
+def count(step: Step, meeting: dist.ProcessGroup) -> tuple[float, float]:
+    """The least that the exchanges of one step can send, of the rank with the most; the balance."""
     dist.barrier(meeting)
-    with LeastBytes() as counter:
+    with LeastBytes() as sent, FlopCounterMode(display=False) as computed:
         step.run()
-    return max(of_all_ranks(counter.total, meeting))
+    operations = of_all_ranks(computed.get_total_flops(), meeting)
+    return max(of_all_ranks(sent.total, meeting)), max(operations) * len(operations) / sum(
+        operations
+    )
 
 
 def of_all_ranks(value: Any, meeting: dist.ProcessGroup) -> list[Any]:
@@ -357,16 +364,17 @@ def print_table(rows: list[Row]) -> None:
         return "–" if value is None else f"{value:.{digits}f}"
 
     print(
-        f"{'':24}{'seconds per sample':>30}{'speed':>7}{'MB per rank and step':>27}{'peak':>8}\n"
+        f"{'':24}{'seconds per sample':>30}{'speed':>7}{'MB per rank and step':>27}{'peak':>8}"
+        f"{'most by':>9}\n"
         f"{'scheme':18}{'block':6}{'median':>10}{'minimum':>10}{'maximum':>10}"
-        f"{'-up':>7}{'needed':>9}{'sent':>9}{'iface':>9}{'MB':>8}"
+        f"{'-up':>7}{'needed':>9}{'sent':>9}{'iface':>9}{'MB':>8}{'mean':>9}"
     )
     for row in rows:
         print(
             f"{row.scheme:18}{row.block:6}{cell(row.median_s, 3):>10}{cell(row.minimum_s, 3):>10}"
             f"{cell(row.maximum_s, 3):>10}{cell(row.speed_up, 2):>7}{cell(row.needed_mb, 1):>9}"
             f"{cell(row.sent_mb, 1):>9}{cell(row.interface_mb, 1):>9}"
-            f"{cell(row.peak_memory_mb, 0):>8}"
+            f"{cell(row.peak_memory_mb, 0):>8}{cell(row.balance, 3):>9}"
         )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ranks import POOL, Pool
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,10 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("WEATHERMIXER_TEST_DATA is unset: it names the folder of real ERA5 samples")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Ranks that tests send work to."""
+    yield POOL
+    POOL.close()

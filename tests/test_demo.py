@@ -23,7 +23,7 @@ def test_forecasts_start_where_training_never_was_and_end_with_the_truth() -> No
 
 
 def test_the_demonstration_continues_where_it_was_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Waves stand in for the planet, whose spin-up takes a minute and more."""
     written: list[Path] = []
@@ -44,8 +44,9 @@ def test_the_demonstration_continues_where_it_was_interrupted(
     assert (tmp_path / "run" / "checkpoints").exists()
     demo.run_demo(tmp_path, days=60, steps=20, seed=0)
     assert len(written) == 1
-    said = capsys.readouterr()
+    said = capfd.readouterr()  # training runs in processes of its own
     assert "persistence" in said.out
     assert "all 20 steps were taken before" in said.err
     assert (tmp_path / "scores" / "scores.csv").exists()
     assert list((tmp_path / "scores").glob("*.png"))
+    assert (tmp_path / "report.html").exists()

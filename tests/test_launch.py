@@ -275,7 +275,7 @@ def test_the_first_difference_names_the_key_the_ranks_and_two_values() -> None:
 def test_settings_have_the_keys_of_the_command_line() -> None:
     settings = settings_of(Config.model_validate({"data": {"store": "s.zarr"}}))
     assert settings["data.store"] == "s.zarr"
-    assert settings["parallel.tensor"] == "1"
+    assert settings["parallel.data"] == "1"
     assert settings["model.patch"].startswith("[")
 
 

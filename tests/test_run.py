@@ -58,8 +58,8 @@ def test_the_newest_whole_checkpoint_is_loaded(run: Run) -> None:
 
 def test_overrides_change_the_arithmetic_of_a_loaded_model(run: Run) -> None:
     _save(run, 5, 0.01)
-    double = run.load_model(["training.dtype=float64"])
-    half = run.load_model(["training.dtype=bfloat16"])
+    double = run.load_model(run.config_with(["training.dtype=float64"]))
+    half = run.load_model(run.config_with(["training.dtype=bfloat16"]))
     assert next(double.parameters()).dtype == torch.float64
     assert next(half.parameters()).dtype == torch.float32
     assert half.arithmetic == torch.bfloat16
@@ -85,7 +85,7 @@ def test_a_run_without_checkpoint_has_no_model_yet(run: Run) -> None:
 def test_a_checkpoint_of_another_network_is_named_by_its_first_difference(run: Run) -> None:
     _save(run, 5, 1.0)
     with pytest.raises(UserError, match=r"model\.encoder\.weight has the shape \(16, 48\) there"):
-        run.load_model(["model.channels=24"])
+        run.load_model(run.config_with(["model.channels=24"]))
 
 
 def test_a_lost_normalisation_is_named(run: Run) -> None:

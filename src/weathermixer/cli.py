@@ -8,6 +8,7 @@ from __future__ import annotations
 import json as json_module
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def commands() -> None:
 
 _as_json = click.option("--json", "json", is_flag=True, help="Print the result as one JSON object.")
 _config_argument = click.argument("config", type=_PATH)
+_nproc = click.option("--nproc", type=click.IntRange(1), help="Ranks to start on this machine.")
 _overrides_argument = click.argument(
     "overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--section.key=value]..."
 )
@@ -188,7 +190,7 @@ def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
 @_overrides_argument
 @click.option("--out", type=_PATH, required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
-@click.option("--nproc", type=click.IntRange(1), help="Ranks to start on this machine.")
+@_nproc
 @_as_json
 def train(
     config: Path,
@@ -202,14 +204,9 @@ def train(
     from weathermixer.config import read_config
 
     settings = read_config(config, overrides)
-    if starts_ranks(nproc):
-        words = ["train", str(config), *overrides, "--out", str(out)]
-        words += ["--resume"] * resume + ["--json"] * json
-        start_ranks(
-            [sys.executable, "-m", "weathermixer", *words],
-            nproc or 1,
-            remedy="continue with --resume",
-        )
+    words = ["train", str(config), *overrides, "--out", str(out)]
+    words += ["--resume"] * resume + ["--json"] * json
+    if _started(nproc, words, remedy="continue with --resume"):
         return
     with ranks() as place:
         from rich.console import Console
@@ -237,31 +234,78 @@ def train(
 )
 @click.option("--steps", type=click.IntRange(1), required=True, help="Steps to forecast.")
 @click.option("--out", type=_PATH, required=True, help="Zarr store to write.")
+@_nproc
 def forecast(
-    run: Path, overrides: tuple[str, ...], store: Path, init: str, steps: int, out: Path
+    run: Path,
+    overrides: tuple[str, ...],
+    store: Path,
+    init: str,
+    steps: int,
+    out: Path,
+    nproc: int | None,
 ) -> None:
-    """Forecast from states of a store with a trained model."""
-    from weathermixer.forecast.forecast import forecast as run_forecast
+    """Forecast from states of a store with a trained model, on one rank or several."""
+    words = ["forecast", str(run), *overrides, "--store", str(store), "--init", init]
+    words += ["--steps", str(steps), "--out", str(out)]
+    if _started(nproc, words, remedy="continue with the same command"):
+        return
+    with ranks() as place:
+        from weathermixer.forecast.forecast import forecast as run_forecast
 
-    with progress("forecasting") as update:
-        run_forecast(run, store, init, steps, out, overrides=overrides, progress=update)
-    say(f"wrote {out}")
+        with progress("forecasting") if place.is_first else nullcontext() as update:
+            run_forecast(run, store, init, steps, out, overrides=overrides, progress=update)
+        if place.is_first:
+            say(f"wrote {out}")
 
 
 @commands.command()
-@click.argument("forecast", type=_PATH)
-@click.option("--truth", type=_PATH, required=True, help="Store with what happened.")
+@click.argument("forecast")
+@click.option("--truth", required=True, help="What happened: a store, or Zarr as WeatherBench 2's.")
 @click.option("--out", type=_PATH, help="Folder for tables and pictures.")
+@click.option("--beside", multiple=True, metavar="ZARR[,ZARR...]", help="Other forecasts.")
+@click.option("--climatology", metavar="ZARR", help="Climatology.  [default: the truth's own]")
+@click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores]")
 @_as_json
-def verify(forecast: Path, truth: Path, out: Path | None, json: bool) -> None:
-    """Score a forecast beside persistence and climatology."""
+def verify(
+    forecast: str,
+    truth: str,
+    out: Path | None,
+    beside: tuple[str, ...],
+    climatology: str | None,
+    processes: int | None,
+    json: bool,
+) -> None:
+    """Score a forecast beside persistence, climatology and other forecasts."""
     from weathermixer.verification.verify import verify as run_verification
 
     with progress("verifying") as update:
-        verification = run_verification(forecast, truth, out=out, progress=update)
+        verification = run_verification(
+            forecast,
+            truth,
+            beside=[path for paths in beside for path in paths.split(",")],
+            climatology=climatology,
+            out=out,
+            processes=processes,
+            progress=update,
+        )
     _print(verification.to_json() if json else verification.render())
     if out is not None:
         say(f"wrote {out}")
+
+
+@commands.command()
+@click.argument("folder", type=_PATH, metavar="RUN|VERIFICATION")
+@click.option(
+    "--out", type=_PATH, help="File to write.  [default: report.html in the folder]", metavar="FILE"
+)
+def report(folder: Path, out: Path | None) -> None:
+    """Make one HTML page of a run and its scores, to read, to show or to print."""
+    from weathermixer.report.report import report as write_report
+
+    written = write_report(folder, out)
+    for note in written.notes:
+        say(f"Note: {note}.")
+    say(f"wrote {written.path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -291,6 +335,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{type(error).__name__}: {error} (an error of the program; --traceback shows where)"
         )
         end(error, f"Error: {sentence}", 1, show_traceback=show_traceback)
+
+
+def _started(nproc: int | None, words: Sequence[str], *, remedy: str) -> bool:
+    """Run a command as ranks of this machine, where ``--nproc`` asks for several."""
+    if not starts_ranks(nproc):
+        return False
+    start_ranks([sys.executable, "-m", "weathermixer", *words], nproc or 1, remedy=remedy)
+    return True
 
 
 def _print(result: Any) -> None:

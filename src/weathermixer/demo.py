@@ -51,19 +51,20 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     """
     from weathermixer.data.planet import write_planet
     from weathermixer.forecast.forecast import forecast
+    from weathermixer.report.report import report
     from weathermixer.verification.verify import verify
 
     start = time.monotonic()
     store_path, run, forecasts = out / "planet.zarr", out / "run", out / "forecast.zarr"
     days, steps = days or DAYS, steps or STEPS
 
-    say(f"1/4  Simulating {days} days of weather into {store_path}")
+    say(f"1/5  Simulating {days} days of weather into {store_path}")
     if not store_path.exists():
         with progress("simulating") as update:
             write_planet(store_path, days=days, grid=GRID, seed=seed, progress=update)
 
     ranks = num_ranks()
-    say(f"2/4  Training for {steps} steps on {ranks} {'ranks' if ranks > 1 else 'rank'} into {run}")
+    say(f"2/5  Training for {steps} steps on {ranks} {'ranks' if ranks > 1 else 'rank'} into {run}")
     config = out / "config.yaml"
     write_config(demo_config(store_path, steps=steps, seed=seed), config)
     command = [sys.executable, "-m", "weathermixer", "train", str(config), "--out", str(run)]
@@ -76,19 +77,22 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     if test is None:
         raise UserError(f"{store_path} has no times left to test on: simulate more --days")
     inits = initial_times(store.times, test)
-    say(f"3/4  Forecasting ten days from {len(inits)} initial times into {forecasts}")
+    say(f"3/5  Forecasting ten days from {len(inits)} initial times into {forecasts}")
     if not forecasts.exists():
         with progress("forecasting") as update:
             text = ",".join(str(time) for time in inits)
             forecast(run, store_path, text, FORECAST_STEPS, forecasts, progress=update)
 
-    say(f"4/4  Scoring them into {out / 'scores'}")
+    say(f"4/5  Scoring them into {out / 'scores'}")
     with progress("verifying") as update:
         verification = verify(forecasts, store_path, out=out / "scores", progress=update)
     print(verification.render())
+
+    say(f"5/5  Writing the report {out / 'report.html'}")
+    report(out / "scores", out / "report.html")
     say(
         f"Done in {(time.monotonic() - start) / 60:.0f} minutes. "
-        f"Pictures and tables are in {out / 'scores'}."
+        f"Open {out / 'report.html'}; pictures and tables are in {out / 'scores'}."
     )
 
 

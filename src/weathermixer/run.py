@@ -90,19 +90,19 @@ class Run:
         found = checkpoint.checkpoints(self.checkpoints)
         return found[-1] if found else None
 
-    def load_model(
-        self, overrides: Sequence[str] = (), *, device: torch.device | str = "cpu"
-    ) -> WeatherMixer:
-        """The network with the newest checkpoint's weights, in eval mode.
+    def config_with(self, overrides: Sequence[str]) -> Config:
+        """The configuration with ``section.key=value`` on top, such as another dtype."""
+        return read_config(self.path / _CONFIG, overrides)
 
-        ``overrides`` are ``section.key=value`` on top of the run's own configuration, such as
-        another ``training.dtype``. Raises UserError where there is no checkpoint that fits.
+    def load_model(self, config: Config | None = None, mesh: Mesh | None = None) -> WeatherMixer:
+        """The network with the newest checkpoint's weights, in eval mode; a rank's part of it.
+
+        ``config`` is the run's own by default. Raises UserError where no checkpoint fits it.
         """
         newest = self.newest()
         if newest is None:
             raise UserError(f"{self.path} has no checkpoint yet: train it first")
-        config = read_config(self.path / _CONFIG, overrides)
-        model = build_model(config, self.normalisation, device=device)
+        model = build_model(config or self.config, self.normalisation, mesh=mesh)
         checkpoint.load(newest, model_tensors(model))
         return model.eval()
 
@@ -112,7 +112,6 @@ def build_model(
     normalisation: Normalisation,
     *,
     mesh: Mesh | None = None,
-    device: torch.device | str | None = None,
 ) -> WeatherMixer:
     """The network that a configuration describes, with its initial weights; a rank's part of it."""
     mesh = mesh or Mesh.describe()
@@ -127,7 +126,6 @@ def build_model(
         dtype=state_dtype(config),
         arithmetic=getattr(torch, config.training.dtype),
         recompute=config.training.recompute,
-        device=device,
     )
 
 

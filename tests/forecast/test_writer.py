@@ -40,9 +40,15 @@ def _steps(states: NDArray[np.float32] = STATES) -> Iterator[NDArray[np.float32]
         yield states[:, lead]
 
 
+def _begin(path: Path, description: ForecastDescription) -> ForecastWriter:
+    ForecastWriter.create(path, description)
+    return ForecastWriter(path, description)
+
+
 def _write(path: Path, description: ForecastDescription = DESCRIPTION) -> None:
-    writer = ForecastWriter.create(path, description)
+    writer = _begin(path, description)
     assert list(writer.write([0, 1], _steps())) == [1, 2, 3, 4, 5]
+    writer.mark([0, 1])
     writer.finish()
 
 
@@ -99,7 +105,7 @@ def test_no_more_states_are_held_than_share_a_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weathermixer.forecast.writer._LARGEST_CHUNK_BYTES", 2 * 4 * 2 * 3 * 4)
-    writer = ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+    writer = _begin(tmp_path / "f.zarr", DESCRIPTION)
     on_disk = tmp_path / "f.zarr.partial" / "2m_temperature" / "c" / "0"
     for taken in writer.write([0, 1], _steps()):
         done = len(list(on_disk.iterdir())) if on_disk.exists() else 0
@@ -107,7 +113,7 @@ def test_no_more_states_are_held_than_share_a_chunk(
 
 
 def test_an_unfinished_forecast_does_not_have_its_name(tmp_path: Path) -> None:
-    writer = ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+    writer = _begin(tmp_path / "f.zarr", DESCRIPTION)
     steps = writer.write([0, 1], _steps())
     next(steps)
     assert not (tmp_path / "f.zarr").exists()
@@ -117,13 +123,15 @@ def test_an_unfinished_forecast_does_not_have_its_name(tmp_path: Path) -> None:
 
 
 def test_it_is_continued_where_each_initial_time_is_known_to_be_done(tmp_path: Path) -> None:
-    first = ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+    first = _begin(tmp_path / "f.zarr", DESCRIPTION)
     for _ in first.write([1], _steps(STATES[1:])):
         pass
-    second = ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+    first.mark([1])
+    second = _begin(tmp_path / "f.zarr", DESCRIPTION)
     assert [second.is_finished(index) for index in (0, 1)] == [False, True]
     for _ in second.write([0], _steps(STATES[:1])):
         pass
+    second.mark([0])
     second.finish()
     dataset = xr.open_zarr(tmp_path / "f.zarr")
     np.testing.assert_array_equal(dataset["2m_temperature"], STATES[:, :, 2])
@@ -152,7 +160,7 @@ def test_one_killed_after_it_got_its_name_is_whole(
 def test_an_existing_forecast_is_never_overwritten(tmp_path: Path) -> None:
     _write(tmp_path / "f.zarr")
     with pytest.raises(UserError, match="exists already"):
-        ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+        _begin(tmp_path / "f.zarr", DESCRIPTION)
 
 
 @pytest.mark.parametrize(
@@ -169,15 +177,15 @@ def test_an_existing_forecast_is_never_overwritten(tmp_path: Path) -> None:
 def test_an_unfinished_forecast_of_something_else_is_not_continued(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+    _begin(tmp_path / "f.zarr", DESCRIPTION)
     with pytest.raises(UserError, match="unfinished forecast of another"):
-        ForecastWriter.create(tmp_path / "f.zarr", replace(DESCRIPTION, **change))
+        _begin(tmp_path / "f.zarr", replace(DESCRIPTION, **change))
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
-        ForecastWriter.create(tmp_path / "file" / "f.zarr", DESCRIPTION)
+        _begin(tmp_path / "file" / "f.zarr", DESCRIPTION)
 
 
 def test_a_full_disk_is_named_and_keeps_what_was_written(tmp_path: Path) -> None:
@@ -185,21 +193,39 @@ def test_a_full_disk_is_named_and_keeps_what_was_written(tmp_path: Path) -> None
         def __setitem__(self, *_: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    writer = ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+    writer = _begin(tmp_path / "f.zarr", DESCRIPTION)
     writer._arrays["2m_temperature"] = Full()
     with pytest.raises(UserError, match="No space left on device"):
         list(writer.write([0, 1], _steps()))
     assert not (tmp_path / "f.zarr").exists()
-    again = ForecastWriter.create(tmp_path / "f.zarr", DESCRIPTION)
+    again = _begin(tmp_path / "f.zarr", DESCRIPTION)
     assert not again.is_finished(0)
 
 
 def test_surface_variables_alone_need_no_levels(tmp_path: Path) -> None:
     description = replace(DESCRIPTION, channels=("2m_temperature",))
-    writer = ForecastWriter.create(tmp_path / "f.zarr", description)
+    writer = _begin(tmp_path / "f.zarr", description)
     for _ in writer.write([0, 1], _steps(STATES[:, :, 2:3])):
         pass
+    writer.mark([0, 1])
     writer.finish()
     dataset = xr.open_zarr(tmp_path / "f.zarr")
     assert "level" not in dataset.coords
     np.testing.assert_array_equal(dataset["2m_temperature"], STATES[:, :, 2])
+
+
+def test_two_writers_fill_their_own_parts_of_one_forecast(tmp_path: Path) -> None:
+    description = replace(DESCRIPTION, longitudes_per_chunk=1, levels_apart=True)
+    ForecastWriter.create(tmp_path / "f.zarr", description)
+    for channels in (slice(0, 2), slice(2, 5)):
+        for longitudes in (slice(0, 3), slice(3, 4)):
+            writer = ForecastWriter(
+                tmp_path / "f.zarr", description, channels=channels, longitudes=longitudes
+            )
+            for _ in writer.write([0, 1], _steps(STATES[:, :, channels, :, longitudes])):
+                pass
+    writer.mark([0, 1])
+    writer.finish()
+    _write(tmp_path / "whole.zarr")
+    parts, whole = xr.open_zarr(tmp_path / "f.zarr"), xr.open_zarr(tmp_path / "whole.zarr")
+    xr.testing.assert_identical(parts.load(), whole.load())

@@ -37,7 +37,6 @@ def _cause(
 def _told(loss: float, causes: list[Cause], **other: Any) -> str:
     values = {
         "step": 8,
-        "initial_times": TIMES,
         "checkpoint": Path("run/checkpoints/step-00000004"),
         **other,
     }

@@ -289,7 +289,7 @@ def test_the_console_shows_loss_rate_speed_and_time_left(waves: Path, tmp_path: 
             {"domain": 3, "tensor": 2},
             r"data \(1\) × domain \(3\) × tensor \(2\) = 6 ranks, but 1 was started",
         ),
-        ({"data": 2}, r"parallel\.data is 2"),
+        ({"data": 2}, r"parallel\.data \(2\) does not divide the number of ranks \(1\)"),
     ],
 )
 def test_more_ranks_than_were_started_are_refused(

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from oracles import scores as oracle
 from planets import LATITUDES
 from weathermixer.data.statistics import cell_area_weights
-from weathermixer.verification.metrics import METRICS, STATISTICS, AreaMean, Sums, statistics
+from weathermixer.verification.metrics import METRICS, STATISTICS, Sums, metric_of, statistics
+from weathermixer.verification.regions import BOUNDS, GLOBAL, Regions
 
 
 def _fields(seed: int, count: int) -> NDArray[np.float32]:
@@ -20,29 +21,67 @@ def _fields(seed: int, count: int) -> NDArray[np.float32]:
     return (means + scales * random.normal(size=(3, count, 2, 5, 6))).astype(np.float32)
 
 
-def _sum_up(fields: NDArray[np.float32], latitude: NDArray[np.float64]) -> Sums:
-    sums = Sums.zero(1, fields.shape[2])
-    area_mean = AreaMean(cell_area_weights(latitude))
+def _zero(num_regions: int, num_leads: int = 1) -> Sums:
+    return Sums.zero(num_leads, (1, len(STATISTICS), num_regions, 2), (0, num_regions, 0, 2))
+
+
+def _sum_up(fields: NDArray[np.floating], latitude: NDArray[np.float64]) -> Sums:
+    regions = Regions.of(latitude)
+    sums = _zero(len(regions.names))
     for forecast, truth, climatology in zip(*fields, strict=True):
-        sums.add(0, statistics(forecast, truth, climatology, area_mean))
+        one = statistics([forecast], truth, climatology, regions)
+        sums.add(0, one, np.empty(sums.energy.shape[1:]))
     return sums
 
 
+def _metric(sums: Sums, name: str, region: int = 0) -> NDArray[np.float64]:
+    """Of the only candidate at the only lead time, ``(channel,)``."""
+    return metric_of(name, sums.means()[0][0, 0, :, region])
+
+
 @pytest.mark.parametrize("latitude", LATITUDES.values(), ids=LATITUDES)
-def test_every_metric_equals_its_definition(latitude: NDArray[np.float64]) -> None:
+def test_every_metric_equals_its_definition_in_every_region(latitude: NDArray[np.float64]) -> None:
     fields = _fields(0, 4)
     sums = _sum_up(fields, latitude)
-    for channel in range(2):
-        f, o, c = fields[:, :, channel]
-        expected = {
-            "rmse": oracle.rmse(f, o, latitude),
-            "bias": oracle.bias(f, o, latitude),
-            "acc": oracle.acc(f, o, c, latitude),
-            "activity": oracle.activity(f, c, latitude),
-        }
-        assert expected.keys() == METRICS.keys()
-        for name, value in expected.items():
-            assert sums.metric(name)[0, channel] == pytest.approx(value, rel=1e-12, abs=1e-9)
+    for region, name in enumerate(Regions.of(latitude).names):
+        bounds = BOUNDS[name]
+        for channel in range(2):
+            f, o, c = fields[:, :, channel]
+            expected = {
+                "rmse": oracle.rmse(f, o, latitude, bounds),
+                "bias": oracle.bias(f, o, latitude, bounds),
+                "acc": oracle.acc(f, o, c, latitude, bounds),
+                "activity": oracle.activity(f, c, latitude, bounds),
+            }
+            assert expected.keys() == METRICS.keys()
+            for metric, value in expected.items():
+                got = _metric(sums, metric, region)[channel]
+                assert got == pytest.approx(value, rel=1e-12, abs=1e-9), (name, metric)
+
+
+def test_a_row_on_a_bound_belongs_to_both_regions_and_its_cell_is_not_cut() -> None:
+    latitude = np.array([90.0, 20.0, 0.0, -20.0, -90.0])
+    regions = Regions.of(latitude)
+    areas = cell_area_weights(latitude)
+    inside = {
+        GLOBAL: [0, 1, 2, 3, 4],
+        "tropics": [1, 2, 3],
+        "extratropics_north": [0, 1],
+        "extratropics_south": [3, 4],
+    }
+    assert regions.names == tuple(inside)
+    for weights, rows in zip(regions.row_weights, inside.values(), strict=True):
+        expected = np.zeros(5)
+        expected[rows] = areas[rows] / areas[rows].sum()
+        np.testing.assert_allclose(weights, expected, rtol=1e-14)
+
+
+def test_a_region_without_a_row_is_left_out() -> None:
+    assert Regions.of(np.array([60.0, -60.0])).names == (
+        "global",
+        "extratropics_north",
+        "extratropics_south",
+    )
 
 
 def test_weights_have_mean_one_as_in_the_definition() -> None:
@@ -55,9 +94,9 @@ def test_a_perfect_forecast_has_no_error_and_correlation_one() -> None:
     fields = _fields(1, 3)
     fields[0] = fields[1]
     sums = _sum_up(fields, LATITUDES["without poles"])
-    assert (sums.metric("rmse") == 0.0).all()
-    assert (sums.metric("bias") == 0.0).all()
-    np.testing.assert_allclose(sums.metric("acc"), 1.0, rtol=1e-15)
+    assert (_metric(sums, "rmse") == 0.0).all()
+    assert (_metric(sums, "bias") == 0.0).all()
+    np.testing.assert_allclose(_metric(sums, "acc"), 1.0, rtol=1e-15)
 
 
 def test_the_opposite_anomaly_has_correlation_minus_one() -> None:
@@ -65,38 +104,47 @@ def test_the_opposite_anomaly_has_correlation_minus_one() -> None:
     fields[1] = np.random.default_rng(0).normal(size=fields[1].shape)
     fields[0] = -fields[1]
     sums = _sum_up(fields, LATITUDES["with poles, southward"])
-    np.testing.assert_allclose(sums.metric("acc"), -1.0, rtol=1e-15)
+    np.testing.assert_allclose(_metric(sums, "acc"), -1.0, rtol=1e-15)
 
 
 def test_climatology_itself_has_no_activity_and_no_correlation() -> None:
     fields = _fields(1, 3)
     fields[0] = fields[2]
     sums = _sum_up(fields, LATITUDES["without poles"])
-    assert (sums.metric("activity") == 0.0).all()
-    assert np.isnan(sums.metric("acc")).all()
-    assert (sums.metric("rmse") > 0.0).all()
+    assert (_metric(sums, "activity") == 0.0).all()
+    assert np.isnan(_metric(sums, "acc")).all()
+    assert (_metric(sums, "rmse") > 0.0).all()
 
 
 def test_without_a_climatology_only_the_scores_of_anomalies_are_missing() -> None:
     f, o, _ = _fields(2, 1)
-    area_mean = AreaMean(cell_area_weights(LATITUDES["with poles, northward"]))
-    one = statistics(f[0], o[0], None, area_mean)
+    regions = Regions.of(LATITUDES["with poles, northward"])
+    (one,) = statistics([f[0]], o[0], None, regions)
     for name, values in zip(STATISTICS, one, strict=True):
         assert np.isnan(values).all() == ("anomaly" in name)
+
+
+def test_candidates_are_scored_as_if_alone() -> None:
+    f, o, c = _fields(2, 1)[:, 0]
+    regions = Regions.of(LATITUDES["without poles"])
+    together = statistics([f, c, o], o, c, regions)
+    for candidate, one in zip((f, c, o), together, strict=True):
+        np.testing.assert_array_equal(statistics([candidate], o, c, regions)[0], one)
 
 
 def test_large_grids_are_taken_in_blocks_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     f, o, c = _fields(2, 1)[:, 0]
-    area_mean = AreaMean(cell_area_weights(LATITUDES["with poles, northward"]))
-    whole = statistics(f, o, c, area_mean)
+    regions = Regions.of(LATITUDES["with poles, northward"])
+    whole = statistics([f], o, c, regions)
     monkeypatch.setattr("weathermixer.verification.metrics._VALUES_PER_BLOCK", 1)
-    np.testing.assert_allclose(statistics(f, o, c, area_mean), whole, rtol=1e-12)
+    np.testing.assert_allclose(statistics([f], o, c, regions), whole, rtol=1e-12)
 
 
 def test_a_lead_time_without_pairs_has_no_score() -> None:
-    assert np.isnan(Sums.zero(2, 3).metric("rmse")).all()
+    means, _ = _zero(3, num_leads=2).means()
+    assert np.isnan(means).all()
 
 
 @settings(max_examples=50, deadline=None)
@@ -110,12 +158,13 @@ def test_sums_over_any_split_of_the_pairs_merge_to_the_sums_over_all(
     latitude = LATITUDES["without poles"]
     fields = _fields(seed, len(labels))
     whole = _sum_up(fields, latitude)
-    merged = Sums.zero(1, 2)
+    merged = _zero(len(Regions.of(latitude).names))
     for label in set(labels):
         merged = merged.merge(_sum_up(fields[:, np.array(labels) == label], latitude))
     assert merged.counts.tolist() == whole.counts.tolist()
     for name in METRICS:
-        np.testing.assert_allclose(merged.metric(name), whole.metric(name), rtol=1e-12, atol=1e-9)
+        expected = _metric(whole, name)
+        np.testing.assert_allclose(_metric(merged, name), expected, rtol=1e-12, atol=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -123,6 +172,7 @@ def test_sums_over_any_split_of_the_pairs_merge_to_the_sums_over_all(
 def test_a_uniform_shift_of_the_forecast_shifts_its_bias_alone(seed: int, shift: float) -> None:
     latitude = LATITUDES["without poles"]
     fields = _fields(seed, 2).astype(np.float64)
-    before = _sum_up(fields, latitude).metric("bias")
+    before = _metric(_sum_up(fields, latitude), "bias")
     fields[0] += shift
-    np.testing.assert_allclose(_sum_up(fields, latitude).metric("bias"), before + shift, atol=1e-8)
+    after = _metric(_sum_up(fields, latitude), "bias")
+    np.testing.assert_allclose(after, before + shift, atol=1e-8)

@@ -27,6 +27,11 @@ from weathermixer.forecast.writer import (
     ForecastWriter,
     refuse_existing,
 )
+from weathermixer.jigsaw import mesh as meshes
+from weathermixer.jigsaw.exchange import total_over
+from weathermixer.launch.agree import agree, settings_of, versions
+from weathermixer.model.cost import choose_layout
+from weathermixer.model.mixer import architecture_of
 from weathermixer.run import Run
 
 Progress = Callable[[int, int], None]
@@ -34,7 +39,8 @@ Progress = Callable[[int, int], None]
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
 _LARGEST_BATCH = 8
 _BATCH_BYTES = 64 * 1024 * 1024
-_ADJUSTABLE = "training.dtype"
+_ADJUSTABLE = ("training.dtype", "parallel.data", "parallel.domain", "parallel.tensor")
+_ANY_MESH = ("parallel.data=1", "parallel.domain=null", "parallel.tensor=null")
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,8 @@ def forecast(
     ``init`` is as :func:`parse_initial_times` reads it; ``store`` holds the states at these times,
     and at least the run's channels on the run's grid. Interrupted, the same call goes on with the
     initial times that are missing, and ends with the same values. ``overrides`` may change the
-    arithmetic, ``training.dtype``.
+    arithmetic, ``training.dtype``, and the mesh, ``parallel.*``. Each rank that was started calls
+    this, and holds, computes, reads and writes its own part of every state and no more.
 
     Raises UserError for anything of this that does not hold, for an ``out`` that exists, for a disk
     that is full, and for a forecast that becomes NaN or infinite.
@@ -83,12 +90,29 @@ def forecast(
     source = Store.open(store)
     normalisation = opened.normalisation
     normalisation.check_grid(source)
-    channels = source.channel_indices(normalisation.channels)
+    source.channel_indices(normalisation.channels)
     initial_times = parse_initial_times(init)
     indices = [source.index_of(time) for time in initial_times]
     checkpoint = opened.newest()
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
+
+    # What training had of a mesh does not bind a forecast.
+    config = opened.config_with([*_ANY_MESH, *overrides])
+    agree(
+        {"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
+        | {"--init": init, "--steps": str(steps), "the store": source.fingerprint()}
+        | settings_of(config)
+        | versions()
+    )
+    architecture = architecture_of(config, normalisation.grid)
+    mesh = meshes.connect(
+        choose_layout(
+            config.parallel, architecture, world_size=meshes.world_size(), samples=_LARGEST_BATCH
+        ),
+        device=meshes.local_device(),
+    )
+    part = architecture.part(mesh)
 
     step_hours = opened.config.data.step_hours
     lead_hours = step_hours * np.arange(1, steps + 1)
@@ -102,26 +126,44 @@ def forecast(
             "source": f"WeatherMixer {weathermixer.__version__}",
             "run": str(run),
             "checkpoint": checkpoint.name,
-            "overrides": list(overrides),
+            # The mesh is none of them: any gives the same forecast.
+            "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
             "initial_conditions": str(store),
         },
+        longitudes_per_chunk=architecture.longitude_dimension.common_part(mesh.domain.size),
+        levels_apart=mesh.tensor.size > 1,
     )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = opened.load_model(overrides, device=device)
-    writer = ForecastWriter.create(out, description)
-    total = len(indices) * steps
+    if meshes.is_first_rank():
+        ForecastWriter.create(out, description)
+    meshes.wait_for_all()
+    writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
+    finished = meshes.gather_objects([writer.is_finished(n) for n in range(len(indices))])[0]
+    model = opened.load_model(config, mesh)
+    own, total = part.of(normalisation), len(indices) * steps
+    own_channels = source.channel_indices(own.channels)
     # The same batches whether or not some are done: rounding may depend on a batch's company.
-    for batch in _batches(len(indices), description):
-        if not all(map(writer.is_finished, batch)):
-            states = np.stack([source.read(indices[position], channels) for position in batch])
-            forecasts = _forecast_batch(model, normalisation, states, steps)
-            checked = _finite(forecasts, description, batch)
+    for number, batch in enumerate(_batches(len(indices), description)):
+        if number % mesh.data.size != mesh.data.index:
+            continue
+        if not all(finished[position] for position in batch):
+            states = np.stack(
+                [source.read(indices[n], own_channels, part.longitudes) for n in batch]
+            )
+            forecasts = _forecast_batch(model, own, states, steps)
+            checked = _finite(forecasts, own.channels, description, batch)
             for taken in writer.write(batch, checked):
                 if progress is not None:
                     progress(batch.start * steps + taken * len(batch), total)
+            # Each rank of the instance has written its part when all have come here.
+            total_over((mesh.domain, mesh.tensor), torch.zeros(1, device=mesh.device))
+            if mesh.domain.index == mesh.tensor.index == 0:
+                writer.mark(batch)
         elif progress is not None:
             progress(batch.stop * steps, total)
-    writer.finish()
+    meshes.wait_for_all()
+    if meshes.is_first_rank():
+        writer.finish()
+    meshes.wait_for_all()
     return ForecastResult(
         out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
     )
@@ -130,12 +172,15 @@ def forecast(
 def _check_overrides(overrides: Sequence[str]) -> None:
     """Refuse what a forecast would silently ignore: all that training has settled."""
     for override in overrides:
-        key = override.removeprefix("--").partition("=")[0]
-        if key != _ADJUSTABLE:
+        if _key(override) not in _ADJUSTABLE:
             raise UserError(
-                f"{override} cannot change a forecast: only {_ADJUSTABLE} can be set, "
+                f"{override} cannot change a forecast: only {', '.join(_ADJUSTABLE)} can be set, "
                 "everything else is as the run was trained"
             )
+
+
+def _key(override: str) -> str:
+    return override.removeprefix("--").partition("=")[0]
 
 
 def _batches(count: int, description: ForecastDescription) -> Iterator[range]:
@@ -159,7 +204,10 @@ def _forecast_batch(
 
 
 def _finite(
-    steps: Iterator[NDArray[np.float32]], description: ForecastDescription, batch: Sequence[int]
+    steps: Iterator[NDArray[np.float32]],
+    channels: Sequence[str],
+    description: ForecastDescription,
+    batch: Sequence[int],
 ) -> Iterator[NDArray[np.float32]]:
     """The same states; UserError at the first that is NaN or infinite anywhere."""
     for lead, states in enumerate(steps):
@@ -169,7 +217,7 @@ def _finite(
             hours = description.lead_times[lead] / np.timedelta64(1, "h")
             raise UserError(
                 f"the forecast from {description.initial_times[batch[item]]} is NaN or infinite at "
-                f"{hours:g} h, first in {description.channels[channel]}: the model is unstable "
+                f"{hours:g} h, first in {channels[channel]}: the model is unstable "
                 "that far ahead, so forecast fewer steps, or train it longer or with a longer "
                 "training.rollout"
             )

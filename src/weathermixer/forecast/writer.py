@@ -13,6 +13,7 @@ renamed when it is whole; a mark for each finished initial time lets an interrup
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,6 +55,10 @@ class ForecastDescription:
     ``initial_times (time,)`` datetime64, increasing; ``lead_times (lead,)`` timedelta64;
     ``latitude`` and ``longitude`` in degrees. ``attributes`` are JSON that says what made it: two
     forecasts are the same, and one may continue the other, where all of this is equal.
+
+    Where several ranks write, a chunk must belong to one of them: ``longitudes_per_chunk`` divides
+    every boundary between their longitudes, and with ``levels_apart`` each level has chunks of its
+    own.
     """
 
     channels: tuple[str, ...]
@@ -62,6 +67,17 @@ class ForecastDescription:
     latitude: NDArray[np.float64]
     longitude: NDArray[np.float64]
     attributes: dict[str, Any] = field(default_factory=dict)
+    longitudes_per_chunk: int | None = None
+    levels_apart: bool = False
+
+    @property
+    def chunk_grid(self) -> tuple[int, int]:
+        """Latitudes and longitudes in a chunk."""
+        return len(self.latitude), self.longitudes_per_chunk or len(self.longitude)
+
+    @property
+    def levels_per_chunk(self) -> int:
+        return 1 if self.levels_apart else max(len(self.levels), 1)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -75,7 +91,7 @@ class ForecastDescription:
 
     @property
     def leads_per_chunk(self) -> int:
-        largest = 4 * max(len(self.levels), 1) * self.grid[0] * self.grid[1]
+        largest = 4 * self.levels_per_chunk * math.prod(self.chunk_grid)
         return max(1, min(_LARGEST_CHUNK_BYTES // largest, len(self.lead_times)))
 
     def fingerprint(self) -> str:
@@ -87,6 +103,7 @@ class ForecastDescription:
                 "latitude": self.latitude.tolist(),
                 "longitude": self.longitude.tolist(),
                 "attributes": self.attributes,
+                "chunks": [self.levels_per_chunk, *self.chunk_grid],
             },
             sort_keys=True,
         )
@@ -103,12 +120,36 @@ class ForecastDescription:
             result[channel.variable] = [parsed.index(each) for each in wanted]
         return result
 
+    def targets(self, channels: slice) -> dict[str, tuple[list[int], list[int]]]:
+        """Where some of the channels go: for each variable, its levels, and their own places."""
+        places = {place: here for here, place in enumerate(range(len(self.channels))[channels])}
+        result: dict[str, tuple[list[int], list[int]]] = {}
+        for name, members in self.variables().items():
+            own = [(level, places[place]) for level, place in enumerate(members) if place in places]
+            if own:
+                levels, sources = zip(*own, strict=True)
+                result[name] = (list(levels), list(sources))
+        return result
+
 
 class ForecastWriter:
-    """Fills a forecast, some initial times at once, and can be picked up again."""
+    """Fills a forecast, some initial times at once, and can be picked up again.
 
-    def __init__(self, path: Path, description: ForecastDescription) -> None:
+    Of several ranks, one creates the forecast and finishes it; each fills its own part, the
+    channels and longitudes of these slices, with a writer of its own.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        description: ForecastDescription,
+        *,
+        channels: slice = slice(None),
+        longitudes: slice = slice(None),
+    ) -> None:
         self.path = path
+        self._longitudes = longitudes
+        self._targets = description.targets(channels)
         self.partial = partial_path(path)
         self.description = description
         self._marks = self.partial / _PROGRESS
@@ -116,8 +157,8 @@ class ForecastWriter:
         self._arrays: dict[str, Any] = {name: self._group[name] for name in description.variables()}
 
     @classmethod
-    def create(cls, path: Path, description: ForecastDescription) -> ForecastWriter:
-        """Begin a forecast, or continue one that was begun with an equal description.
+    def create(cls, path: Path, description: ForecastDescription) -> None:
+        """Begin a forecast, or find one that was begun with an equal description.
 
         Raises UserError where ``path`` exists, or where the begun forecast is another one.
         """
@@ -129,10 +170,10 @@ class ForecastWriter:
             if record.exists():
                 if record.read_text() != fingerprint:
                     raise UserError(
-                        f"{partial} is an unfinished forecast of another model, store, period or "
-                        "length: remove it, or choose another place"
+                        f"{partial} is an unfinished forecast of another model, store, period, "
+                        "length or mesh: remove it, or choose another place"
                     )
-                return cls(path, description)
+                return
             if partial.exists():
                 shutil.rmtree(partial)  # killed before anything was computed
             partial.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +182,6 @@ class ForecastWriter:
             record.write_text(fingerprint)
         except OSError as error:
             raise write_error(partial, error) from error
-        return cls(path, description)
 
     def is_finished(self, index: int) -> bool:
         """Whether the forecast from this initial time is on disk."""
@@ -150,8 +190,9 @@ class ForecastWriter:
     def write(self, indices: Sequence[int], steps: Iterable[NDArray[np.float32]]) -> Iterator[int]:
         """Write the forecasts from some initial times, yielding the number of steps taken so far.
 
-        ``steps`` gives, for one lead time after another, the states ``(len(indices), channel,
-        latitude, longitude)`` in SI units. No more of them are held than share a chunk.
+        ``steps`` gives, for one lead time after another, the part of the states that this writer
+        fills, ``(len(indices), channel, latitude, longitude)`` in SI units. No more of them are
+        held than share a chunk. The forecasts are finished once ``mark`` says so.
         """
         size = self.description.leads_per_chunk
         num_leads = len(self.description.lead_times)
@@ -163,6 +204,9 @@ class ForecastWriter:
                 held.clear()
             yield lead + 1
         assert not held
+
+    def mark(self, indices: Sequence[int]) -> None:
+        """Remember that every part of the forecasts from these initial times is on disk."""
         try:
             for index in indices:
                 (self._marks / str(index)).touch()
@@ -173,12 +217,14 @@ class ForecastWriter:
         """Write ``states (time, lead, channel, latitude, longitude)`` from lead ``start`` on."""
         stop = start + states.shape[1]
         try:
-            for name, channels in self.description.variables().items():
+            for name, (levels, channels) in self._targets.items():
                 fields = states[:, :, channels]
-                if name not in PRESSURE_VARIABLES:
-                    fields = fields[:, :, 0]
                 for index, values in zip(indices, fields, strict=True):
-                    self._arrays[name][index, start:stop] = values
+                    array, leads = self._arrays[name], slice(start, stop)
+                    if name in PRESSURE_VARIABLES:
+                        array.oindex[index, leads, levels, :, self._longitudes] = values
+                    else:
+                        array[index, leads, :, self._longitudes] = values[:, 0]
         except OSError as error:
             raise write_error(self.partial, error) from error
 
@@ -245,7 +291,12 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
                 *levels,
                 *description.grid,
             ),
-            chunks=(1, description.leads_per_chunk, *levels, *description.grid),
+            chunks=(
+                1,
+                description.leads_per_chunk,
+                *((description.levels_per_chunk,) if on_levels else ()),
+                *description.chunk_grid,
+            ),
             dtype="float32",
             compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
             fill_value=np.nan,

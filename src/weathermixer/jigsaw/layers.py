@@ -246,9 +246,10 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         normalised, scale = ctx.saved_tensors
         wide, normal = gradient.to(scale.dtype), normalised.to(scale.dtype)
-        sums = torch.stack([wide.sum(-1, keepdim=True), (wide * normal).sum(-1, keepdim=True)])
+        product = wide * normal
+        sums = torch.stack([wide.sum(-1, keepdim=True), product.sum(-1, keepdim=True)])
         mean, slope = all_reduce(ctx.axis, sums) / ctx.channels
-        dx = normal.mul(-slope).add_(wide).sub_(mean).mul_(scale)
+        dx = torch.mul(normal, -slope, out=product).add_(wide).sub_(mean).mul_(scale)
         return dx.to(gradient.dtype), None, None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from math import gcd
 from typing import NamedTuple
 
 
@@ -157,6 +158,14 @@ class Dimension:
     def sizes(self, parts: int) -> tuple[int, ...]:
         """How many elements each of ``parts`` parts has."""
         return tuple(sum(len(part) for part in self.ranges(parts, index)) for index in range(parts))
+
+    def common_part(self, parts: int) -> int:
+        """The largest number of elements that divides every part's bounds.
+
+        >>> Dimension((5,), unit=4).common_part(2), Dimension((6,), unit=4).common_part(2)
+        (4, 12)
+        """
+        return gcd(*(part.stop for index in range(parts) for part in self.ranges(parts, index)))
 
     def require_parts(self, parts: int, what: str, axis: str) -> None:
         """Raise LayoutError where a rank of the axis would be left with nothing."""

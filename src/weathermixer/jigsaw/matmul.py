@@ -116,7 +116,9 @@ class Product:
     @cached_property
     def weight_axis(self) -> Axis:
         """The axis that the weight is gathered over, and its gradient reduce-scattered."""
-        return self.across if self.scheme in ("reduce", "gather") else _alone(self.across)
+        if self.scheme in ("reduce", "gather"):
+            return self.across.in_background()
+        return _alone(self.across)
 
     @cached_property
     def weight_rows(self) -> tuple[int, ...]:

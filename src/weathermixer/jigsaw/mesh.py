@@ -8,9 +8,9 @@ do not queue behind those over another.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +31,8 @@ class Axis:
 
     ``ranks`` are the global ranks along it, of which this one stands at ``index``. ``group`` is
     their process group, absent where the axis has one rank or the mesh only describes ranks.
+    ``background`` is a second one, so that what is fetched ahead or sent behind, weights and their
+    gradients, does not stand in the way of what is waited for.
     """
 
     name: str
@@ -38,11 +40,16 @@ class Axis:
     index: int
     counter: Counter
     group: dist.ProcessGroup | None = None
+    background: dist.ProcessGroup | None = None
     overlap: bool = True
 
     @property
     def size(self) -> int:
         return len(self.ranks)
+
+    def in_background(self) -> Axis:
+        """The same ranks, in their second group."""
+        return replace(self, group=self.background)
 
     def peers(self) -> list[int]:
         """Places of the other ranks, nearest following one first; this rank's own comes last."""
@@ -67,7 +74,7 @@ class Mesh:
     @classmethod
     def describe(cls, layout: Layout | None = None) -> Mesh:
         """A mesh without groups; by default that of one rank, on which everything runs."""
-        return _mesh(layout or Layout(), lambda _: None, torch.device("cpu"), overlap=True)
+        return _mesh(layout or Layout(), {}, torch.device("cpu"), overlap=True)
 
     @property
     def axes(self) -> tuple[Axis, Axis, Axis]:
@@ -94,8 +101,12 @@ def start(rank: int, world_size: int, *, rendezvous: str, device: torch.device) 
 
 
 def stop() -> None:
-    """End ``torch.distributed`` on this rank, where it was started."""
+    """End ``torch.distributed``, where it was started, when every rank has come here.
+
+    A rank that closed its connections early would break those that are still exchanging.
+    """
     if dist.is_initialized():
+        wait_for_all()
         dist.destroy_process_group()
 
 
@@ -110,16 +121,17 @@ def connect(layout: Layout, *, device: torch.device | None = None, overlap: bool
     layout.require_ranks(world_size())
     rank = dist.get_rank() if dist.is_initialized() else 0
     here = Layout(data=layout.data, domain=layout.domain, tensor=layout.tensor, rank=rank)
-    groups: dict[tuple[int, ...], Any] = {}
+    groups: dict[tuple[str, tuple[int, ...]], Any] = {}
     for axis in ("data", "domain", "tensor"):
         lines = sorted({_line(here.at(other), axis) for other in range(layout.world_size)})
-        if len(lines[0]) > 1:
-            # Every rank has to take part in making every group, in the same order.
-            own, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
-                [list(line) for line in lines]
-            )
-            groups[_line(here, axis)] = own
-    return _mesh(here, groups.get, device or torch.device("cpu"), overlap=overlap)
+        for use in ("group", "background"):
+            if len(lines[0]) > 1:
+                # Every rank has to take part in making every group, in the same order.
+                own, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
+                    [list(line) for line in lines]
+                )
+                groups[use, _line(here, axis)] = own
+    return _mesh(here, groups, device or torch.device("cpu"), overlap=overlap)
 
 
 def world_size() -> int:
@@ -173,7 +185,7 @@ def _line(layout: Layout, axis: str) -> tuple[int, ...]:
 
 def _mesh(
     layout: Layout,
-    group_of: Callable[[tuple[int, ...]], Any],
+    groups: Mapping[tuple[str, tuple[int, ...]], Any],
     device: torch.device,
     *,
     overlap: bool,
@@ -185,7 +197,8 @@ def _mesh(
             layout.ranks_along(name),
             getattr(layout.coordinates, name),
             counter,
-            group_of(layout.ranks_along(name)),
+            groups.get(("group", layout.ranks_along(name))),
+            groups.get(("background", layout.ranks_along(name))),
             overlap,
         )
         for name in ("data", "domain", "tensor")

@@ -1,78 +1,175 @@
-"""A forecast beside the truth: whether they fit together, and which pairs of states to compare."""
+"""Forecasts beside the truth: whether they fit together, and which pairs of states to compare."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.errors import UserError
+from weathermixer.verification.archives import State
+from weathermixer.verification.grid import Grid, common_grid, placement
 from weathermixer.verification.reader import Forecast
-from weathermixer.verification.truth import State, Truth
+from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, TRUTH
+from weathermixer.verification.truth import Truth
 
-_BLOCK_BYTES = 128 * 1024 * 1024
+BLOCK_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A forecast and the truth, found to fit together.
+    """Forecasts and the truth, found to fit together.
 
-    ``pairs (time, lead)`` tells which pairs of initial and lead time can be scored: the truth has a
-    state at the valid time, and at the initial time, which persistence forecasts from. ``rows`` and
-    ``columns`` put the forecast's fields on the truth's grid.
+    ``forecasts`` are the model's and those put beside it, by name. ``channels``, ``initial_times
+    (time,)`` and ``lead_times (lead,)`` are those that all of them have, in the model's order, and
+    ``grid`` is the truth's, but for a row at the south pole that one of them lacks. ``pairs (time,
+    lead)`` tells which pairs can be scored: the truth has a state at the valid time, and at the
+    initial time, which persistence forecasts from.
     """
 
-    forecast: Forecast
+    forecasts: Mapping[str, Forecast]
     truth: Truth
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
+    grid: Grid
+    channels: tuple[str, ...]
+    initial_times: NDArray[np.datetime64]
+    lead_times: NDArray[np.timedelta64]
     pairs: NDArray[np.bool_]
 
     @classmethod
-    def open(cls, forecast: Path, truth: Path) -> Comparison:
+    def open(
+        cls,
+        forecast: Path | str,
+        truth: Path | str,
+        *,
+        beside: Sequence[str] = (),
+        climatology: str | None = None,
+    ) -> Comparison:
         """Raises UserError where grids, channels or times do not fit together."""
-        opened = Forecast.open(forecast)
-        reality = Truth(truth, opened.channels)
-        rows, columns = opened.positions_of(reality.latitude, reality.longitude)
-        return cls(opened, reality, rows, columns, _scorable(opened, reality))
+        forecasts = {MODEL: Forecast.open(forecast)}
+        for path in beside:
+            forecasts[_name_of(path, forecasts)] = Forecast.open(path)
+        every = list(forecasts.values())
+        channels = _common(every, "channels", [one.channels for one in every]).tolist()
+        initial_times = _common(every, "initial times", [one.initial_times for one in every])
+        lead_times = _common(every, "lead times", [one.lead_times for one in every])
+        reality = Truth(truth, channels, climatology=climatology)
+        grid = common_grid({**reality.grids, **{one.path: one.grid for one in every}})
+        pairs = reality.has(initial_times)[:, None] & reality.has(
+            initial_times[:, None] + lead_times
+        )
+        if not pairs.any():
+            raise UserError(
+                f"{truth} has no pair of initial and valid time of {forecast}, whose initial times "
+                f"run from {initial_times.min()} to {initial_times.max()}: verify against a store "
+                "that covers them"
+            )
+        reality = reality.of(channels, grid)
+        return cls(forecasts, reality, grid, tuple(channels), initial_times, lead_times, pairs)
 
     @property
-    def times(self) -> list[int]:
+    def forecast(self) -> Forecast:
+        """The model's."""
+        return self.forecasts[MODEL]
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Names of the other forecasts."""
+        return tuple(name for name in self.forecasts if name != MODEL)
+
+    @property
+    def lead_hours(self) -> tuple[float, ...]:
+        return tuple((self.lead_times / np.timedelta64(1, "h")).tolist())
+
+    @property
+    def times(self) -> NDArray[np.intp]:
         """Indices of the initial times from which anything can be scored."""
-        return np.flatnonzero(self.pairs.any(axis=1)).tolist()
+        return np.flatnonzero(self.pairs.any(axis=1))
 
     def valid_time(self, time: int, lead: int) -> np.datetime64:
-        valid: np.datetime64 = self.forecast.initial_times[time] + self.forecast.lead_times[lead]
+        valid: np.datetime64 = self.initial_times[time] + self.lead_times[lead]
         return valid
 
-    def states(self, time: int) -> Iterator[tuple[int, State]]:
-        """The forecast states from one initial time that can be scored, with their lead's index."""
-        wanted = np.flatnonzero(self.pairs[time])
-        state_bytes = 4 * len(self.forecast.channels) * len(self.rows) * len(self.columns)
-        size = max(1, _BLOCK_BYTES // state_bytes)
-        for start in range(wanted[0], wanted[-1] + 1, size):
-            leads = slice(start, min(start + size, wanted[-1] + 1))
-            states = self.forecast.read(time, leads, self.rows, self.columns)
-            for lead in wanted[(wanted >= leads.start) & (wanted < leads.stop)]:
-                yield int(lead), states[lead - start]
+    def states(
+        self, times: NDArray[np.intp], channels: Sequence[str]
+    ) -> Iterator[tuple[int, int, list[State]]]:
+        """What can be scored: time, lead, and each forecast's state ``(channel, row, column)``.
 
-    def state(self, time: int, lead: int) -> State:
-        """One forecast state ``(channel, latitude, longitude)``."""
-        alone = slice(lead, lead + 1)
-        state: State = self.forecast.read(time, alone, self.rows, self.columns)[0]
-        return state
-
-
-def _scorable(forecast: Forecast, truth: Truth) -> NDArray[np.bool_]:
-    valid_times = forecast.initial_times[:, None] + forecast.lead_times
-    pairs: NDArray[np.bool_] = truth.has(forecast.initial_times)[:, None] & truth.has(valid_times)
-    if not pairs.any():
-        raise UserError(
-            f"{truth.path} has no pair of initial and valid time of {forecast.path}, whose initial "
-            f"times run from {forecast.initial_times[0]} to {forecast.initial_times[-1]}: "
-            "verify against a store that covers them"
+        No more is held than a block of ``BLOCK_BYTES``, or one state, of each forecast.
+        """
+        state_bytes = 4 * len(channels) * self.grid.shape[0] * self.grid.shape[1]
+        most = max(1, BLOCK_BYTES // state_bytes)
+        by_time, by_lead = (
+            max(one.chunk(name, channels) for one in self.forecasts.values())
+            for name in ("time", "prediction_timedelta")
         )
-    return pairs
+        # Whole chunks where they fit, since a part of one costs as much to read.
+        num_leads = most // by_lead * by_lead or most
+        num_times = min(by_time, most // num_leads) or 1
+        for some_times in _blocks(times, num_times):
+            leads = np.flatnonzero(self.pairs[some_times].any(axis=0))
+            for some_leads in _blocks(leads, num_leads):
+                states = [
+                    self._read(one, some_times, some_leads, channels)
+                    for one in self.forecasts.values()
+                ]
+                for i, time in enumerate(some_times):
+                    for j in np.flatnonzero(self.pairs[time, some_leads]):
+                        yield int(time), int(some_leads[j]), [each[i, j] for each in states]
+
+    def fields(self, time: int, lead: int, channel: str) -> tuple[State, State]:
+        """One channel ``(latitude, longitude)`` of the model's forecast, and of the truth."""
+        forecast = self._read(self.forecast, np.array([time]), np.array([lead]), [channel])
+        return forecast[0, 0, 0], self.truth.of([channel]).at(self.valid_time(time, lead))[0]
+
+    def _read(
+        self,
+        forecast: Forecast,
+        times: NDArray[np.intp],
+        leads: NDArray[np.intp],
+        channels: Sequence[str],
+    ) -> State:
+        own_times = _positions(forecast.initial_times, self.initial_times[times])
+        own_leads = _positions(forecast.lead_times, self.lead_times[leads])
+        states = forecast.read(channels, time=own_times, prediction_timedelta=own_leads)
+        return placement(self.grid, forecast.grid)(states)
+
+
+def _name_of(path: str, taken: Mapping[str, Any]) -> str:
+    """A forecast's name: its file's, or the whole path where that is another's already."""
+    reserved = {*taken, PERSISTENCE, CLIMATOLOGY, TRUTH}
+    name = path.rstrip("/").rpartition("/")[2].removesuffix(".zarr")
+    if name not in reserved:
+        return name
+    if path in reserved:
+        raise UserError(f"{path} is put beside the forecast twice: name it once")
+    return path
+
+
+def _common(forecasts: Sequence[Forecast], what: str, values: Sequence[Any]) -> Any:
+    """What all have, in the order of the first."""
+    first, *others = (np.asarray(one) for one in values)
+    shared = reduce(lambda kept, other: kept[np.isin(kept, other)], others, first)
+    if not len(shared):
+        paths = ", ".join(one.path for one in forecasts)
+        raise UserError(
+            f"{paths} have no {what} in common: the first has {first[0]} to {first[-1]}, "
+            f"{forecasts[1].path} has {others[0][0]} to {others[0][-1]}; compare forecasts of the "
+            "same"
+        )
+    return shared
+
+
+def _positions(own: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.intp]:
+    """Where each of the wanted values stands; all of them are there."""
+    order = np.argsort(own)
+    return order[np.searchsorted(own, wanted, sorter=order)]
+
+
+def _blocks(indices: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]

@@ -1,11 +1,12 @@
 """What the scores are: statistics of one pair of states, their sums, and functions of their means.
 
-A *statistic* is an area mean over one forecast state and the state that it was meant to be. Sums
-over pairs and their number are all that is kept, so partial results add, over parts of a forecast
-or over ranks. A *metric* is a function of the statistics' means over initial times.
+A *statistic* is an area mean over one forecast state and the state that it was meant to be, or a
+spectrum of it. Sums over pairs and their number are all that is kept, so partial results add, over
+parts of a forecast or over processes. A *metric* is a function of a statistic's mean over initial
+times.
 
 The definitions are those of WeatherBench 2 (Rasp et al. 2024, doi:10.1029/2023MS004019), with f a
-forecast, o the truth, c the climatology at the same time, ⟨·⟩ the mean over the sphere's area and
+forecast, o the truth, c the climatology at the same time, ⟨·⟩ the mean over a region's area and
 E[·] the mean over initial times:
 
     rmse      sqrt(E[⟨(f − o)²⟩])
@@ -14,17 +15,19 @@ E[·] the mean over initial times:
     activity  sqrt(E[⟨(f − c)²⟩])
 
 ``activity`` is the standard deviation of anomalies as WeatherBench-X computes it, about the
-climatology, without removing an anomaly's own global mean.
+climatology, without removing an anomaly's own mean.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from weathermixer.verification.regions import Regions
 
 Values = NDArray[np.float64]
 
@@ -53,80 +56,93 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-@dataclass(frozen=True)
-class AreaMean:
-    """The mean over the sphere, ``row_weights (latitude,)`` being each row's share of its area."""
-
-    row_weights: Values
-
-    def of_product(self, a: Values, b: Values) -> Values:
-        """⟨a b⟩ for ``a`` and ``b (channel, latitude, longitude)``: ``(channel,)``."""
-        mean: Values = np.vecdot(a, b) @ self.row_weights / a.shape[-1]
-        return mean
-
-    def of(self, a: Values) -> Values:
-        """⟨a⟩ for ``a (channel, latitude, longitude)``: ``(channel,)``."""
-        mean: Values = a.mean(axis=-1) @ self.row_weights
-        return mean
+def metric_of(name: str, mean: Values) -> Values:
+    """A metric ``(..., channel)`` of mean statistics ``(..., statistic, channel)``."""
+    metric = METRICS[name]
+    return metric.of_mean(mean[..., STATISTICS.index(metric.statistic), :])
 
 
 def statistics(
-    forecast: NDArray[np.floating],
+    candidates: Sequence[NDArray[np.floating]],
     truth: NDArray[np.floating],
     climatology: NDArray[np.floating] | None,
-    area_mean: AreaMean,
+    regions: Regions,
 ) -> Values:
-    """The statistics ``(statistic, channel)`` of one forecast state, computed in float64.
+    """The statistics ``(candidate, statistic, region, channel)`` of states, computed in float64.
 
     All states are ``(channel, latitude, longitude)``. Statistics of anomalies are NaN without a
     climatology; the correlation is NaN where either anomaly vanishes everywhere.
     """
-    result = np.full((len(STATISTICS), len(truth)), np.nan)
+    shape = (len(candidates), len(STATISTICS), len(regions.names), len(truth))
+    result = np.full(shape, np.nan)
+    num_columns = truth.shape[-1]
+
+    def mean_product(a: Values, b: Values) -> Values:
+        return regions.mean(np.vecdot(a, b) / num_columns)
+
     step = max(1, _VALUES_PER_BLOCK // truth[0].size)
     for start in range(0, len(truth), step):
         block = slice(start, start + step)
-        f = forecast[block].astype(np.float64)
         o = truth[block].astype(np.float64)
-        error = f - o
-        result[0, block] = area_mean.of(error)
-        result[1, block] = area_mean.of_product(error, error)
         if climatology is not None:
-            f -= climatology[block]
-            o -= climatology[block]
-            squared = area_mean.of_product(f, f)
-            norm = np.sqrt(squared * area_mean.of_product(o, o))
-            covariance = area_mean.of_product(f, o)
-            np.divide(covariance, norm, out=result[2, block], where=norm > 0.0)
-            result[3, block] = squared
+            anomaly = o - climatology[block]
+            squared_truth = mean_product(anomaly, anomaly)
+        for candidate, one in zip(candidates, result[..., block], strict=True):
+            f = candidate[block].astype(np.float64)
+            error = f - o
+            one[0] = regions.mean(error.mean(axis=-1))
+            one[1] = mean_product(error, error)
+            if climatology is not None:
+                f -= climatology[block]
+                one[3] = mean_product(f, f)
+                norm = np.sqrt(one[3] * squared_truth)
+                np.divide(mean_product(f, anomaly), norm, out=one[2], where=norm > 0.0)
     return result
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums of statistics ``(statistic, lead, channel)`` over pairs, and ``counts (lead,)``."""
+    """Sums over pairs by lead time, and ``counts (lead,)`` of the pairs.
+
+    ``values (lead, candidate, statistic, region, channel)``, and of the spectra ``energy (lead,
+    source, region, wavenumber, channel)``.
+    """
 
     values: Values
+    energy: Values
     counts: NDArray[np.int64]
 
     @classmethod
-    def zero(cls, num_leads: int, num_channels: int) -> Self:
+    def zero(cls, num_leads: int, statistics: tuple[int, ...], spectra: tuple[int, ...]) -> Self:
+        """Of nothing yet, by the shapes of one pair's statistics and spectra."""
         return cls(
-            np.zeros((len(STATISTICS), num_leads, num_channels)), np.zeros(num_leads, np.int64)
+            np.zeros((num_leads, *statistics)),
+            np.zeros((num_leads, *spectra)),
+            np.zeros(num_leads, np.int64),
         )
 
-    def add(self, lead: int, one: Values) -> None:
-        """Take in the statistics ``(statistic, channel)`` of one pair."""
-        self.values[:, lead] += one
+    def add(self, lead: int, statistics: Values, spectra: Values) -> None:
+        """Take in one pair."""
+        self.values[lead] += statistics
+        self.energy[lead] += spectra
         self.counts[lead] += 1
 
     def merge(self, other: Sums) -> Sums:
         """The sums over both sets of pairs."""
-        return Sums(self.values + other.values, self.counts + other.counts)
+        return Sums(
+            self.values + other.values, self.energy + other.energy, self.counts + other.counts
+        )
 
-    def metric(self, name: str) -> Values:
-        """A metric ``(lead, channel)``; NaN where no pair has been added."""
-        metric = METRICS[name]
-        total = self.values[STATISTICS.index(metric.statistic)]
-        mean = np.full_like(total, np.nan)
-        np.divide(total, self.counts[:, None], out=mean, where=self.counts[:, None] > 0)
-        return metric.of_mean(mean)
+    def beside(self, other: Sums) -> Sums:
+        """The sums over the same pairs of these channels and of others."""
+        return Sums(
+            np.concatenate([self.values, other.values], axis=-1),
+            np.concatenate([self.energy, other.energy], axis=-1),
+            self.counts,
+        )
+
+    def means(self) -> tuple[Values, Values]:
+        """Mean ``values`` and ``energy`` over pairs; NaN at lead times without any."""
+        with np.errstate(invalid="ignore"):
+            counts = self.counts.reshape(-1, 1, 1, 1, 1)
+            return self.values / counts, self.energy / counts

@@ -17,15 +17,22 @@ from matplotlib.ticker import MaxNLocator
 
 from weathermixer.data.channels import parse_channel
 from weathermixer.verification.headline import headline_channels, shown_units, title_of
-from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, Scores
+from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, Scores, Values
 
 DOTS_PER_INCH = 150
 
-_LINES: dict[str, dict[str, Any]] = {
+LINES: dict[str, dict[str, Any]] = {
     MODEL: {"color": "#0072B2", "linewidth": 2.2, "linestyle": "-", "zorder": 3},
     PERSISTENCE: {"color": "#D55E00", "linewidth": 1.5, "linestyle": "--", "zorder": 2},
     CLIMATOLOGY: {"color": "#555555", "linewidth": 1.5, "linestyle": "-.", "zorder": 1},
 }
+_COLOURS_BESIDE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def line_beside(number: int) -> dict[str, Any]:
+    """How the forecast of some number beside the model is drawn."""
+    colour = _COLOURS_BESIDE[number % len(_COLOURS_BESIDE)]
+    return {"color": colour, "linewidth": 1.8, "linestyle": (0, (5, 1)), "zorder": 2.5}
 
 
 def draw_scores(scores: Scores, folder: Path) -> None:
@@ -36,47 +43,66 @@ def draw_scores(scores: Scores, folder: Path) -> None:
     _scorecard(scores).savefig(folder / "scorecard.png", dpi=DOTS_PER_INCH)
 
 
-def _curves(scores: Scores, metric: str, name: str) -> Figure:
-    """A panel for each headline channel: the model's and the baselines' score by lead time."""
-    channels = headline_channels(scores.channels)
+def channel_panels(channels: Sequence[str], xlabel: str) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each channel under its name; the caller adds a legend."""
     num_columns = min(len(channels), 4)
     num_rows = -(-len(channels) // num_columns)
     figure = Figure(figsize=(3.3 * num_columns, 2.5 * num_rows + 0.5), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, sharex=True, squeeze=False)
     for panel, channel in zip(panels.flat, channels, strict=False):
-        units, factor = shown_units(channel)
-        _curve(panel, scores, metric, channel, 1.0 if metric == "acc" else factor)
         panel.set_title(title_of(channel), fontsize=10)
-        panel.set_ylabel(name if metric == "acc" else f"{name} ({units})", fontsize=9)
+        panel.grid(color="#E5E5E5", linewidth=0.6)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
     for panel in panels.flat[len(channels) :]:
         panel.set_axis_off()
     for column in range(num_columns):
         lowest = [row for row in range(num_rows) if row * num_columns + column < len(channels)][-1]
-        panels[lowest, column].set_xlabel("lead time (days)", fontsize=9)
+        panels[lowest, column].set_xlabel(xlabel, fontsize=9)
         panels[lowest, column].tick_params(labelbottom=True)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    return figure, list(panels.flat[: len(channels)])
+
+
+def add_legend(figure: Figure, panel: Axes) -> None:
+    """Above all panels, for the lines of one of them."""
+    handles, labels = panel.get_legend_handles_labels()
+    columns = min(len(labels), 6)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def lead_axis(panel: Axes, days: Values) -> None:
+    """Ticks for lead times in days, from zero."""
+    panel.set_xlim(left=0.0)
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=days[-1] >= 3.0))
+
+
+def _curves(scores: Scores, metric: str, name: str) -> Figure:
+    """A panel for each headline channel: every source's score by lead time."""
+    channels = headline_channels(scores.channels)
+    figure, panels = channel_panels(channels, "lead time (days)")
+    for panel, channel in zip(panels, channels, strict=True):
+        units, factor = shown_units(channel)
+        _curve(panel, scores, metric, channel, 1.0 if metric == "acc" else factor)
+        panel.set_ylabel(name if metric == "acc" else f"{name} ({units})", fontsize=9)
+    add_legend(figure, panels[0])
     return figure
 
 
 def _curve(panel: Axes, scores: Scores, metric: str, channel: str, factor: float) -> None:
     days = np.array(scores.lead_hours) / 24.0
+    lines = LINES | {source: line_beside(number) for number, source in enumerate(scores.beside)}
     for source in scores.values:
         series = factor * scores.series(source, metric, channel)
         if np.isfinite(series).any():
             marker = "o" if len(days) == 1 else None
-            panel.plot(days, series, label=source, marker=marker, **_LINES[source])
+            panel.plot(days, series, label=source, marker=marker, **lines[source])
     if metric == "acc":
         # The usual mark of a forecast whose weather patterns are still of use.
         panel.axhline(0.6, color="#AAAAAA", linewidth=0.8, zorder=0)
         panel.set_ylim(top=1.02)
     else:
         panel.set_ylim(bottom=0.0)
-    panel.set_xlim(left=0.0)
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=days[-1] >= 3.0))
-    panel.grid(color="#E5E5E5", linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.tick_params(labelsize=8)
+    lead_axis(panel, days)
 
 
 def _scorecard(scores: Scores) -> Figure:

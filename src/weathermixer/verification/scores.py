@@ -1,4 +1,4 @@
-"""The numbers of a verification, by source, metric, channel and lead time; and what sums them up.
+"""The numbers of a verification, by source, metric, channel and lead time.
 
 Knows nothing of how they were computed or are shown.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.verification.metrics import METRICS, Sums
+from weathermixer.verification.metrics import METRICS, metric_of
 
-MODEL, PERSISTENCE, CLIMATOLOGY = "model", "persistence", "climatology"
+MODEL, PERSISTENCE, CLIMATOLOGY, TRUTH = "model", "persistence", "climatology", "truth"
 
 Values = NDArray[np.float64]
 
@@ -26,8 +26,8 @@ Values = NDArray[np.float64]
 class Scores:
     """``values[source][metric]`` is ``(lead, channel)``, in the channel's units where it has any.
 
-    Sources are the model and the baselines that could be scored. ``pairs (lead,)`` is how many
-    forecasts each mean over initial times is of.
+    Sources are the model, the forecasts put beside it, and the baselines that could be scored; all
+    of one region. ``pairs (lead,)`` is how many forecasts each mean over initial times is of.
     """
 
     channels: tuple[str, ...]
@@ -36,27 +36,24 @@ class Scores:
     values: Mapping[str, Mapping[str, Values]]
 
     @classmethod
-    def from_sums(
+    def from_means(
         cls,
-        sums: Mapping[str, Sums],
+        means: Values,
+        sources: Sequence[str],
         channels: tuple[str, ...],
         lead_hours: tuple[float, ...],
-        *,
-        with_climatology: bool,
+        pairs: tuple[int, ...],
     ) -> Scores:
-        """Scores at the lead times that any pair has."""
-        pairs = sums[MODEL].counts
-        scored = pairs > 0
+        """The scores of a region from mean statistics ``(lead, source, statistic, channel)``."""
         values = {
             source: {
-                name: total.metric(name)[scored]
+                name: metric_of(name, means[:, index])
                 for name, metric in METRICS.items()
-                if with_climatology or not metric.needs_climatology
+                if CLIMATOLOGY in sources or not metric.needs_climatology
             }
-            for source, total in sums.items()
+            for index, source in enumerate(sources)
         }
-        leads = tuple(hours for hours, used in zip(lead_hours, scored, strict=True) if used)
-        return cls(channels, leads, tuple(pairs[scored].tolist()), values)
+        return cls(channels, lead_hours, pairs, values)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -64,7 +61,12 @@ class Scores:
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        return tuple(source for source in self.values if source != MODEL)
+        return tuple(source for source in self.values if source in (PERSISTENCE, CLIMATOLOGY))
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The other forecasts."""
+        return tuple(s for s in self.values if s not in (MODEL, PERSISTENCE, CLIMATOLOGY))
 
     def series(self, source: str, metric: str, channel: str) -> Values:
         """One score against lead time, ``(lead,)``."""
@@ -86,7 +88,7 @@ class Scores:
         return mean
 
     def rows(self) -> Iterator[tuple[str, str, str, float, float]]:
-        """Every number as (source, metric, channel, lead hours, value)."""
+        """Every number, as (source, metric, channel, lead hours, value)."""
         for source, by_metric in self.values.items():
             for metric, values in by_metric.items():
                 for index, channel in enumerate(self.channels):
@@ -110,12 +112,22 @@ class Scores:
             for hours, value in zip(self.lead_hours, series.tolist(), strict=True)
         }
 
+    def by_source(self) -> dict[str, Any]:
+        """``baselines`` and, where there are any, forecasts ``beside``, each by channel."""
+        others = {"baselines": self.baselines, "beside": self.beside}
+        return {
+            key: {source: self.by_channel(source) for source in sources}
+            for key, sources in others.items()
+            if sources
+        }
+
     def to_json(self) -> dict[str, Any]:
         return {
             "scores": self.by_channel(MODEL),
-            "baselines": {source: self.by_channel(source) for source in self.baselines},
+            **self.by_source(),
             "rmse_relative_to": {
-                source: self.by_lead(self.relative_rmse(source)) for source in self.baselines
+                source: self.by_lead(self.relative_rmse(source))
+                for source in (*self.beside, *self.baselines)
             },
             "pairs": {
                 f"{hours:g}": count
@@ -124,10 +136,12 @@ class Scores:
         }
 
 
-def write_csv(scores: Scores, path: Path) -> None:
+def write_csv(regions: Mapping[str, Scores], path: Path) -> None:
     """One number a line; empty where a score is not defined."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["source", "metric", "channel", "lead_hours", "value"])
-        for *key, hours, value in scores.rows():
-            writer.writerow([*key, f"{hours:g}", repr(value) if math.isfinite(value) else ""])
+        writer.writerow(["region", "source", "metric", "channel", "lead_hours", "value"])
+        for region, scores in regions.items():
+            for *key, hours, value in scores.rows():
+                number = repr(value) if math.isfinite(value) else ""
+                writer.writerow([region, *key, f"{hours:g}", number])

@@ -25,7 +25,7 @@ _NARROWEST = 100
 
 
 def render(scores: Scores, title: str) -> str:
-    """RMSE and ACC of headline channels at a few lead times, baselines beside the model."""
+    """RMSE and ACC of headline channels at a few lead times, the others beside the model."""
     leads = headline_leads(scores.lead_hours, TABLE_HOURS)
     table = Table(box=SIMPLE, header_style="", padding=(0, 1))
     for heading in ("RMSE", "", ""):
@@ -40,12 +40,13 @@ def render(scores: Scores, title: str) -> str:
         units, factor = shown_units(channel)
         labels = short_name(channel), units, MODEL
         add(labels, factor * scores.series(MODEL, "rmse", channel), "bold")
-        for source in scores.baselines:
+        for source in (*scores.beside, *scores.baselines):
             add(("", "", source), factor * scores.series(source, "rmse", channel))
         if "acc" in scores.metrics:
-            add(("", "", "ACC of model"), scores.series(MODEL, "acc", channel))
+            for source in (MODEL, *scores.beside):
+                add(("", "", f"ACC of {source}"), scores.series(source, "acc", channel))
         table.add_section()
-    for source in scores.baselines:
+    for source in (*scores.beside, *scores.baselines):
         labels = f"all {len(scores.channels)}", "", f"÷ {source}"
         add(labels, scores.relative_rmse(source), "bold")
     text = io.StringIO()
@@ -54,7 +55,7 @@ def render(scores: Scores, title: str) -> str:
         width=max(_NARROWEST, shutil.get_terminal_size().columns),
         force_terminal=sys.stdout.isatty(),
     ).print(table)
-    note = "÷: RMSE over that of the baseline, averaged over all channels"
+    note = "÷: RMSE of the model over that of the other, averaged over all channels"
     lines = [title, *text.getvalue().strip("\n").splitlines(), note]
     return "\n".join(line.rstrip() for line in lines)
 

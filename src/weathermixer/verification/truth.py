@@ -1,4 +1,4 @@
-"""What happened, and what the climate expects at a time.
+"""What happened, and what the climate expects at a time, on the grid of a comparison.
 
 States are kept for a while, since a valid time is met again from every initial time before it.
 """
@@ -8,40 +8,119 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.data.store import Store
+from weathermixer.errors import UserError
+from weathermixer.verification.archives import (
+    Climate,
+    State,
+    States,
+    StoreStates,
+    open_climate,
+    open_states,
+)
+from weathermixer.verification.grid import Grid, common_grid, placement
 
-State = NDArray[np.float32]
-
-_CACHE_BYTES = 512 * 1024 * 1024
+# Of states, and as much again of the climatology.
+CACHE_BYTES = 256 * 1024 * 1024
 
 
 class Truth:
-    """States and climatology ``(channel, latitude, longitude)`` of some channels of a store.
+    """States and climatology ``(channel, latitude, longitude)`` of some channels.
 
-    ``at(time)`` and ``climatology_at(time)`` read them. Raises UserError where the store lacks one
-    of the channels.
+    ``at(time)`` and ``climatology_at(time)`` read them, on the truth's own grid or on ``grid``.
+    The climatology is that of the archive ``climatology``, or else the truth's own where it has
+    one. Raises UserError where there are none, or where they lack one of the channels.
     """
 
     at: Callable[[np.datetime64], State]
     climatology_at: Callable[[np.datetime64], State]
 
-    def __init__(self, path: Path, channels: Sequence[str]) -> None:
-        store = Store.open(path)
-        indices = store.channel_indices(channels)
-        self.path = path
-        self.latitude = store.latitude
-        self.longitude = store.longitude
-        self.has_climatology = store.has_climatology
-        self._times = store.times
-        state_bytes = 4 * len(channels) * store.grid[0] * store.grid[1]
-        cached = lru_cache(maxsize=max(2, _CACHE_BYTES // state_bytes))
-        self.at = cached(lambda time: store.read(store.index_of(time), indices))
-        self.climatology_at = cached(lambda time: store.climatology_at(time, indices))
+    def __init__(
+        self,
+        path: Path | str,
+        channels: Sequence[str],
+        *,
+        climatology: str | None = None,
+        grid: Grid | None = None,
+    ) -> None:
+        self.path = str(path)
+        self._climatology = climatology
+        self._channels = tuple(channels)
+        states = open_states(self.path)
+        climate = open_climate(climatology) if climatology else _own_climate(states)
+        self.grids = {self.path: states.grid}
+        _require(self.path, states.channels, channels)
+        if climate is not None:
+            self.grids[climatology or self.path] = climate.grid
+            _require(climatology or self.path, climate.channels, channels)
+        self.grid = grid or common_grid(self.grids)
+        self.has_climatology = climate is not None
+        self._order = np.argsort(states.times)
+        self._times = states.times[self._order]
+        self._read_from(states, climate)
+
+    @property
+    def latitude(self) -> NDArray[np.float64]:
+        return self.grid.latitude
+
+    @property
+    def longitude(self) -> NDArray[np.float64]:
+        return self.grid.longitude
+
+    def of(self, channels: Sequence[str], grid: Grid | None = None) -> Truth:
+        """The same of other channels or on another grid, with nothing kept yet."""
+        return Truth(self.path, channels, climatology=self._climatology, grid=grid or self.grid)
 
     def has(self, times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
         """At which of some times there is a state."""
         return np.isin(times, self._times)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is kept stays behind: another process opens the archives anew.
+        return _reopen, (self.path, self._channels, self._climatology, self.grid)
+
+    def _read_from(self, states: States, climate: Climate | None) -> None:
+        channels = self._channels
+        state_bytes = 4 * len(channels) * self.grid.shape[0] * self.grid.shape[1]
+        together = states.times_per_chunk(channels)
+        if 4 * together * state_bytes > CACHE_BYTES:
+            together = 1
+        place = placement(self.grid, states.grid)
+
+        @lru_cache(maxsize=max(2, CACHE_BYTES // (state_bytes * together)))
+        def block(number: int) -> State:
+            start = number * together
+            return np.ascontiguousarray(place(states.read(start, start + together, channels)))
+
+        def at(time: np.datetime64) -> State:
+            index = int(self._order[np.searchsorted(self._times, time)])
+            return block(index // together)[index % together]
+
+        self.at = at
+        if climate is not None:
+            expected, place_expected = climate.at, placement(self.grid, climate.grid)
+            kept = lru_cache(maxsize=max(2, CACHE_BYTES // state_bytes))
+            self.climatology_at = kept(lambda time: place_expected(expected(time, channels)))
+
+
+def _reopen(path: str, channels: Sequence[str], climatology: str | None, grid: Grid) -> Truth:
+    return Truth(path, channels, climatology=climatology, grid=grid)
+
+
+def _own_climate(states: States) -> Climate | None:
+    if isinstance(states, StoreStates) and states.store.has_climatology:
+        return states
+    return None
+
+
+def _require(path: str, held: Sequence[str], wanted: Sequence[str]) -> None:
+    lacking = [name for name in wanted if name not in held]
+    if lacking:
+        raise UserError(
+            f"{path} lacks {', '.join(lacking)}: it holds {', '.join(held)}; verify against one "
+            "that has them, or forecast fewer variables"
+        )

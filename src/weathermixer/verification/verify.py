@@ -3,54 +3,83 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weathermixer.data.statistics import cell_area_weights
+from weathermixer.data.parallel import Progress
 from weathermixer.data.store import write_error
+from weathermixer.verification.accumulate import sum_up
 from weathermixer.verification.comparison import Comparison
 from weathermixer.verification.headline import MAP_HOURS, headline_leads
-from weathermixer.verification.metrics import AreaMean, Sums, statistics
+from weathermixer.verification.metrics import Sums
+from weathermixer.verification.regions import GLOBAL, Regions
 from weathermixer.verification.scores import (
     CLIMATOLOGY,
     MODEL,
     PERSISTENCE,
+    TRUTH,
     Scores,
     write_csv,
 )
+from weathermixer.verification.spectrum import Spectra
 from weathermixer.verification.tables import render
 
 if TYPE_CHECKING:
     from weathermixer.verification.maps import Example
-
-Progress = Callable[[int, int], None]
 
 _CHANNELS_ON_MAPS = ("geopotential_500", "2m_temperature")
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Scores of a forecast beside its baselines.
+    """Scores of a forecast beside others and baselines, by region, and its spectra.
 
     ``initial_times (time,)`` are those of which at least one lead time was scored;
-    ``num_unscored`` pairs were not, for lack of truth. ``warnings`` are sentences for the user.
+    ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the paths by name, the
+    model's first. ``warnings`` are sentences for the user.
     """
 
-    scores: Scores
+    regions: Mapping[str, Scores]
+    spectra: Spectra
     initial_times: tuple[np.datetime64, ...]
     num_unscored: int
+    forecasts: Mapping[str, str]
+    truth: str
     warnings: tuple[str, ...]
+
+    @property
+    def scores(self) -> Scores:
+        """Over the globe."""
+        return self.regions[GLOBAL]
 
     def to_json(self) -> dict[str, Any]:
         return {
             **self.scores.to_json(),
+            "regions": {
+                name: {**scores.by_channel(MODEL), **scores.by_source()}
+                for name, scores in self.regions.items()
+            },
+            "spectrum": self._spectrum_json(),
             "initial_times": [str(time) for time in self.initial_times],
             "unscored_pairs": self.num_unscored,
+            "forecast": self.forecasts[MODEL],
+            "truth": self.truth,
+            "forecasts_beside": {n: path for n, path in self.forecasts.items() if n != MODEL},
             "warnings": list(self.warnings),
+        }
+
+    def _spectrum_json(self) -> dict[str, Any]:
+        """Over the globe; every region's are in ``spectrum.nc``."""
+        by_source = {one: self.spectra.by_channel(one, GLOBAL) for one in self.spectra.values}
+        return {
+            "wavenumber": list(range(self.spectra.num_wavenumbers)),
+            "forecast": by_source.pop(MODEL),
+            "truth": by_source.pop(TRUTH),
+            "beside": by_source,
         }
 
     def render(self) -> str:
@@ -61,85 +90,105 @@ class Verification:
 
 
 def verify(
-    forecast: Path, truth: Path, *, out: Path | None = None, progress: Progress | None = None
+    forecast: Path | str,
+    truth: Path | str,
+    *,
+    beside: Sequence[str] = (),
+    climatology: str | None = None,
+    out: Path | None = None,
+    processes: int | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Score a forecast against a store, beside persistence and climatology over the same pairs.
 
     A pair of initial and lead time is scored where the truth has a state at both its valid time
-    and its initial time, which persistence forecasts from. ``out`` is a folder for ``scores.json``,
-    ``scores.csv`` and pictures. Raises UserError where forecast and truth do not fit together.
+    and its initial time, which persistence forecasts from. Other forecasts ``beside`` it are scored
+    on what all of them have in common. ``climatology`` is an archive in the place of the truth's
+    own. ``out`` is a folder for ``scores.json``, ``scores.csv``, ``spectrum.nc`` and pictures.
+    Raises UserError where forecasts and truth do not fit together.
     """
-    comparison = Comparison.open(Path(forecast), Path(truth))
+    comparison = Comparison.open(forecast, truth, beside=beside, climatology=climatology)
+    sums = sum_up(comparison, processes=processes, progress=progress)
+    regions, spectra = _scores(comparison, sums)
     result = Verification(
-        Scores.from_sums(
-            _sum_up(comparison, progress),
-            comparison.forecast.channels,
-            comparison.forecast.lead_hours,
-            with_climatology=comparison.truth.has_climatology,
-        ),
-        tuple(comparison.forecast.initial_times[comparison.times]),
+        regions,
+        spectra,
+        tuple(comparison.initial_times[comparison.times]),
         int((~comparison.pairs).sum()),
-        _warnings(comparison),
+        {name: one.path for name, one in comparison.forecasts.items()},
+        comparison.truth.path,
+        tuple(_warnings(comparison)),
     )
     if out is not None:
         _write(result, comparison, Path(out))
     return result
 
 
-def _sum_up(comparison: Comparison, progress: Progress | None) -> dict[str, Sums]:
-    """Sums over all pairs, of the model and of each baseline."""
-    truth, pairs = comparison.truth, comparison.pairs
-    area_mean = AreaMean(cell_area_weights(truth.latitude))
-    sources = (MODEL, PERSISTENCE, *((CLIMATOLOGY,) if truth.has_climatology else ()))
-    num_channels = len(comparison.forecast.channels)
-    sums = {source: Sums.zero(pairs.shape[1], num_channels) for source in sources}
-    done, total = 0, int(pairs.sum())
-    for time in comparison.times:
-        persistence = truth.at(comparison.forecast.initial_times[time])
-        for lead, state in comparison.states(time):
-            valid_time = comparison.valid_time(time, lead)
-            happened = truth.at(valid_time)
-            candidates = {MODEL: state, PERSISTENCE: persistence}
-            expected = None
-            if truth.has_climatology:
-                expected = candidates[CLIMATOLOGY] = truth.climatology_at(valid_time)
-            for source, candidate in candidates.items():
-                sums[source].add(lead, statistics(candidate, happened, expected, area_mean))
-            done += 1
-            if progress is not None:
-                progress(done, total)
-    return sums
+def _scores(comparison: Comparison, sums: Sums) -> tuple[dict[str, Scores], Spectra]:
+    """Scores by region, and spectra, at the lead times that any pair has."""
+    scored = sums.counts > 0
+    means, energy = (each[scored] for each in sums.means())
+    leads = tuple(np.array(comparison.lead_hours)[scored].tolist())
+    pairs = tuple(sums.counts[scored].tolist())
+    forecasts = tuple(comparison.forecasts)
+    climatology = (CLIMATOLOGY,) if comparison.truth.has_climatology else ()
+    sources = (*forecasts, PERSISTENCE, *climatology)
+    names = Regions.of(comparison.grid.latitude).names
+    regions = {
+        name: Scores.from_means(means[..., index, :], sources, comparison.channels, leads, pairs)
+        for index, name in enumerate(names)
+    }
+    by_source = np.moveaxis(energy, 1, 0)
+    spectra = dict(zip((*forecasts, TRUTH), by_source, strict=True))
+    return regions, Spectra(comparison.channels, leads, names, spectra)
 
 
-def _warnings(comparison: Comparison) -> tuple[str, ...]:
-    warnings = []
-    if comparison.forecast.unknown_variables:
-        names = ", ".join(comparison.forecast.unknown_variables)
-        warnings.append(f"{names}: not scored, since WeatherMixer knows no such variable")
+def _warnings(comparison: Comparison) -> Iterator[str]:
+    for forecast in comparison.forecasts.values():
+        if forecast.unknown_variables:
+            names = ", ".join(forecast.unknown_variables)
+            yield f"{names}: not scored, since WeatherMixer knows no such variable"
+    forecast = comparison.forecast
+    others = [name for name in forecast.channels if name not in comparison.channels]
+    if others:
+        yield f"{', '.join(others)}: not scored, since not every forecast has them"
+    sizes = len(comparison.initial_times), len(comparison.lead_times)
+    own_sizes = len(forecast.initial_times), len(forecast.lead_times)
+    if sizes != own_sizes:
+        yield (
+            f"all forecasts have {sizes[0]} initial times and {sizes[1]} lead times in common, of "
+            f"the model's {own_sizes[0]} and {own_sizes[1]}"
+        )
     num_unscored = int((~comparison.pairs).sum())
     if num_unscored:
-        warnings.append(
+        yield (
             f"{num_unscored} of {comparison.pairs.size} pairs of initial and lead time were left "
             f"out: {comparison.truth.path} has no state at their valid or initial time"
         )
     if not comparison.truth.has_climatology:
-        warnings.append(
+        yield (
             f"{comparison.truth.path} has no climatology: acc, activity and the climatology "
             "baseline are left out"
         )
-    return tuple(warnings)
+    if not comparison.grid.has_even_columns:
+        yield "the grid's longitudes are not evenly spaced: spectra are left out"
 
 
 def _write(result: Verification, comparison: Comparison, out: Path) -> None:
     # matplotlib takes a second to import, and is needed here alone.
     from weathermixer.verification.maps import draw_example
+    from weathermixer.verification.parts_pictures import draw_regions, draw_spectra
     from weathermixer.verification.pictures import draw_scores
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")
-        write_csv(result.scores, out / "scores.csv")
+        (out / "scores.json").write_text(json.dumps(result.to_json()) + "\n")
+        write_csv(result.regions, out / "scores.csv")
         draw_scores(result.scores, out)
+        draw_regions(result.regions, out)
+        if result.spectra.num_wavenumbers:
+            result.spectra.write(out / "spectrum.nc")
+            draw_spectra(result.spectra, out)
         for example in _examples(comparison):
             draw_example(example, out)
     except OSError as error:
@@ -150,25 +199,16 @@ def _examples(comparison: Comparison) -> Iterator[Example]:
     """Fields for maps: a few channels, from the initial time with the most lead times."""
     from weathermixer.verification.maps import Example
 
-    forecast, truth = comparison.forecast, comparison.truth
     time = int(comparison.pairs.sum(axis=1).argmax())
     scored = np.flatnonzero(comparison.pairs[time])
-    hours = [forecast.lead_hours[lead] for lead in scored]
+    hours = [comparison.lead_hours[lead] for lead in scored]
     leads = [int(scored[index]) for index in headline_leads(hours, MAP_HOURS)]
-    states = {lead: comparison.state(time, lead) for lead in leads}
-    present = [name for name in _CHANNELS_ON_MAPS if name in forecast.channels]
-    for channel in present or forecast.channels[:1]:
-        index = forecast.channels.index(channel)
+    present = [name for name in _CHANNELS_ON_MAPS if name in comparison.channels]
+    for channel in present or comparison.channels[:1]:
         yield Example(
             channel,
-            forecast.initial_times[time],
-            truth.latitude,
-            truth.longitude,
-            {
-                forecast.lead_hours[lead]: (
-                    states[lead][index],
-                    truth.at(comparison.valid_time(time, lead))[index],
-                )
-                for lead in leads
-            },
+            comparison.initial_times[time],
+            comparison.grid.latitude,
+            comparison.grid.longitude,
+            {comparison.lead_hours[lead]: comparison.fields(time, lead, channel) for lead in leads},
         )

@@ -1,0 +1,91 @@
+"""Numbers as a reader wants them, and as a page that draws them wants them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from weathermixer.verification.headline import shown_units
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_DIGITS_DRAWN = 4
+MISSING = "–"
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """To a few significant digits, with a true minus sign.
+
+    >>> [short(value) for value in (1234.5, 0.04567, -3.0, 2.5e-7, 0.0, None)]
+    ['1234', '0.0457', '−3.00', '2.50·10⁻⁷', '0', '–']
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0.0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    if not -4 <= exponent < 6:
+        mantissa = f"{value / 10.0**exponent:.{digits - 1}f}"
+        text = f"{mantissa}·10{str(exponent).translate(_SUPERSCRIPTS)}"
+    else:
+        text = f"{value:.{max(0, digits - 1 - exponent)}f}"
+    return text.replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share as a signed whole percentage: ``+12 %``."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{round(100.0 * value):+d} %".replace("-", "−").replace("+0 %", "0 %")
+
+
+def count(value: int) -> str:
+    """With thin spaces between thousands.
+
+    >>> count(2_155_000)
+    '2\u2009155\u2009000'
+    """
+    return f"{value:,}".replace(",", "\u2009")
+
+
+def lead(hours: float) -> str:
+    """A lead time as forecasters say it: hours up to two days, then whole days as days."""
+    if hours >= 48.0 and hours % 24.0 == 0.0:
+        return f"{hours / 24.0:g} d"
+    return f"{hours:g} h"
+
+
+def lead_in_words(hours: float) -> str:
+    r"""The same written out, with a space that does not break.
+
+    >>> [lead_in_words(hours) for hours in (6.0, 24.0, 72.0)]
+    ['6\xa0hours', '24\xa0hours', '3\xa0days']
+    """
+    number, unit = (
+        (hours / 24.0, "day") if hours >= 48.0 and hours % 24.0 == 0.0 else (hours, "hour")
+    )
+    return f"{number:g}\u00a0{unit}{'' if number == 1.0 else 's'}"
+
+
+def date(time: object) -> str:
+    """A time to the minute: ``2005-08-05 00:00``."""
+    return str(np.datetime64(str(time), "m")).replace("T", " ")
+
+
+def drawn(values: Iterable[float | None], factor: float = 1.0) -> list[float | None]:
+    """Values with the digits that can be seen; None where there is no number."""
+    return [
+        None
+        if value is None or not math.isfinite(value)
+        else float(f"{factor * value:.{_DIGITS_DRAWN}g}")
+        for value in values
+    ]
+
+
+def units_of(channel: str) -> tuple[str, float]:
+    """The unit in which a channel is shown, and its factor; none for a channel unknown here."""
+    try:
+        return shown_units(channel)
+    except ValueError:
+        return "", 1.0

@@ -1,0 +1,70 @@
+"""Fills the page's template; everything that it needs is put into the one file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from weathermixer import __version__
+from weathermixer.report.maps import MapPart
+from weathermixer.report.numbers import count
+from weathermixer.report.scoring import ScorePart
+from weathermixer.report.training import TrainingPart
+
+_FOLDER = "page"
+
+
+@dataclass(frozen=True)
+class Page:
+    """The parts of a report, each as far as there is one. ``notes`` say why some are missing."""
+
+    title: str
+    made: str
+    checkpoint: str
+    training: TrainingPart | None
+    scores: ScorePart | None
+    maps: MapPart | None
+    spectra: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+    def render(self) -> str:
+        """One HTML file. All that is not of this package is escaped."""
+        environment = Environment(
+            loader=PackageLoader(__package__, _FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters["count"] = count
+        environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
+        folder = files(__package__) / _FOLDER
+        return environment.get_template("page.html").render(
+            page=self,
+            version=__version__,
+            style=(folder / "page.css").read_text("utf-8"),
+            script=(folder / "page.js").read_text("utf-8"),
+            data=self._data(),
+        )
+
+    def _data(self) -> dict[str, Any]:
+        """What the page's script draws."""
+        maps = self.maps
+        return {
+            "training": self.training.charts if self.training else (),
+            "scores": self.scores.curves if self.scores else None,
+            "spectra": self.spectra,
+            "maps": {
+                "from": maps.initial_time,
+                "leads": [asdict(lead) for lead in maps.leads],
+                "channels": [
+                    {"label": one.label, "units": one.units, "errors": one.errors}
+                    for one in maps.channels
+                ],
+            }
+            if maps
+            else None,
+        }

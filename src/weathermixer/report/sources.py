@@ -1,0 +1,147 @@
+"""What a folder holds, a run or a verification, and which of the other belongs to it.
+
+A verification names its forecast and truth, a forecast names its run; so each is found from the
+other as long as they lie where they were written, or were moved together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from weathermixer.errors import UserError
+from weathermixer.run import Run
+
+_CONFIG = "config.yaml"
+_SCORES = "scores.json"
+# How far above a folder to look for what it names by a relative path, or once lay beside.
+_LEVELS_UP = 4
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A verification: its folder, what ``scores.json`` says, and the stores that it names.
+
+    ``forecast`` and ``truth``, paths or URLs, are None where they are not named or no longer
+    there; ``attributes`` are a local forecast's own words about what made it.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    forecast: str | None
+    truth: str | None
+    attributes: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> Verified:
+        """Raises UserError where ``scores.json`` is damaged or is something else."""
+        file = path / _SCORES
+        try:
+            record = json.loads(file.read_text())
+        except OSError as error:
+            raise UserError(
+                f"{file} cannot be read ({error.strerror or error}): correct its permissions"
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f"{file} is damaged ({error}): write it again with 'weathermixer verify --out'"
+            ) from error
+        if not (isinstance(record, dict) and isinstance(record.get("scores"), dict)):
+            raise UserError(
+                f"{file} holds no scores: write it again with 'weathermixer verify --out'"
+            )
+        forecast, truth = (_store(record.get(name), path) for name in ("forecast", "truth"))
+        return cls(path, record, forecast, truth, _attributes(forecast))
+
+    def run(self) -> Path | None:
+        """The run that made the forecast, where it can be found."""
+        return _locate(self.attributes.get("run"), Path(self.forecast or self.path), _is_run)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A run, a verification, or both; never neither."""
+
+    run: Run | None
+    verified: Verified | None
+
+    @classmethod
+    def find(cls, path: Path) -> Sources:
+        """What ``path`` holds and what belongs to it; UserError where it is neither."""
+        if not path.exists():
+            raise UserError(f"there is nothing at {path}: correct the path")
+        is_run, is_verification = _is_run(path), (path / _SCORES).is_file()
+        if not (is_run or is_verification):
+            raise UserError(
+                f"{path} is neither a run (it has no {_CONFIG}) nor a verification (it has no "
+                f"{_SCORES}): give the folder that 'weathermixer train --out' or "
+                "'weathermixer verify --out' wrote"
+            )
+        if is_verification:
+            verified = Verified.open(path)
+            run = path if is_run else verified.run()
+            return cls(Run.open(run) if run else None, verified)
+        return cls(Run.open(path), _newest_verification(path))
+
+
+def _newest_verification(run: Path) -> Verified | None:
+    """The newest verification, in the run's folder or beside it, of one of its forecasts."""
+    beside = run.resolve().parent
+    files = {*run.resolve().glob(f"*/{_SCORES}"), *beside.glob(f"*/{_SCORES}")}
+    for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            verified = Verified.open(file.parent)
+        except UserError:
+            continue  # another's, or damaged; it was not asked for
+        found = verified.run()
+        if found is not None and found.resolve() == run.resolve():
+            return verified
+    return None
+
+
+def _attributes(forecast: str | None) -> Mapping[str, Any]:
+    """None of a remote forecast, nor of a damaged one: whoever draws its maps will say so."""
+    if forecast is None or _is_remote(forecast):
+        return {}
+    try:
+        return dict(zarr.open_group(forecast, mode="r").attrs)
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _store(name: Any, named_in: Path) -> str | None:
+    if isinstance(name, str) and _is_remote(name):
+        return name
+    found = _locate(name, named_in, _is_zarr)
+    return None if found is None else str(found)
+
+
+def _is_remote(name: str) -> bool:
+    return "://" in name
+
+
+def _locate(name: Any, named_in: Path, is_it: Callable[[Path], bool]) -> Path | None:
+    """The first place that holds what a file calls ``name``."""
+    if not isinstance(name, str) or not name:
+        return None
+    return next((place for place in _places(Path(name), named_in.resolve()) if is_it(place)), None)
+
+
+def _places(name: Path, named_in: Path) -> Iterator[Path]:
+    yield name
+    for folder in (named_in, *named_in.parents)[:_LEVELS_UP]:
+        yield folder / name
+        yield folder / name.name
+
+
+def _is_run(path: Path) -> bool:
+    return (path / _CONFIG).is_file()
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / mark).is_file() for mark in ("zarr.json", ".zgroup", ".zmetadata"))

@@ -1,0 +1,101 @@
+"""Forecasts by several ranks, each of which holds and writes its own part of every state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from forecast_runs import write_run
+from ranks import Pool
+from waves import write_waves
+from weathermixer.errors import UserError
+from weathermixer.forecast import forecast as module
+from weathermixer.forecast.forecast import forecast
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
+
+INIT, STEPS = "2001-01-02/2001-01-04/12h", 5
+MESHES = [
+    Layout(domain=3),
+    Layout(domain=2),
+    Layout(tensor=2),
+    Layout(data=2),
+    Layout(domain=2, tensor=2),
+    Layout(data=2, domain=2),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run in float64 and its store: two channels, and four columns of patches."""
+    folder = tmp_path_factory.mktemp("float64")
+    waves = write_waves(folder / "waves.zarr")
+    return write_run(folder / "run", waves, scale=0.05, dtype="float64"), waves
+
+
+def forecast_on(mesh: Mesh, run: Path, store: Path, out: Path, init: str = INIT) -> str | None:
+    """What a rank does: the forecast on this mesh, or the sentence that refuses it."""
+    layout = mesh.layout
+    sizes = [f"parallel.{axis}={getattr(layout, axis)}" for axis in ("data", "domain", "tensor")]
+    try:
+        forecast(run, store, init, STEPS, out, overrides=sizes)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, batches: int) -> None:
+    """The same, stopped after some batches of two initial times were written."""
+    meet, met = module.total_over, 0
+
+    def meet_or_stop(*arguments: Any) -> Any:
+        nonlocal met
+        met += 1
+        if met > batches:
+            raise KeyboardInterrupt
+        return meet(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_LARGEST_BATCH", 2)
+        patch.setattr(module, "total_over", meet_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            forecast_on(mesh, run, store, out)
+
+
+@pytest.mark.parametrize("layout", MESHES, ids=str)
+def test_a_forecast_is_the_same_on_every_mesh(
+    pool: Pool, layout: Layout, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    forecast(*run, INIT, STEPS, tmp_path / "one.zarr")
+    assert pool.run(forecast_on, layout, *run, tmp_path / "many.zarr") == [None] * layout.world_size
+    one = xr.open_zarr(tmp_path / "one.zarr").load()
+    many = xr.open_zarr(tmp_path / "many.zarr").load()
+    for name, values in one.data_vars.items():
+        # Float64 states differ by rounding at most, which may cross a boundary of float32.
+        np.testing.assert_allclose(many[name], values, rtol=1.2e-7)
+    xr.testing.assert_identical(many.coords.to_dataset(), one.coords.to_dataset())
+
+
+def test_ranks_continue_with_the_initial_times_that_are_missing(
+    pool: Pool, run: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, out = Layout(domain=2), tmp_path / "f.zarr"
+    pool.run(forecast_until, layout, *run, out, 1)
+    assert not out.exists()
+    marks = tmp_path / "f.zarr.partial" / ".progress"
+    assert {path.name for path in marks.iterdir()} == {"0", "1", "description.json"}
+    assert pool.run(forecast_on, layout, *run, out) == [None, None]
+    forecast(*run, INIT, STEPS, tmp_path / "one.zarr")
+    xr.testing.assert_allclose(xr.open_zarr(out), xr.open_zarr(tmp_path / "one.zarr"), rtol=1.2e-7)
+
+
+def test_an_unfinished_forecast_is_not_continued_on_a_mesh_that_would_share_its_chunks(
+    pool: Pool, run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pool.run(forecast_until, Layout(domain=2), *run, tmp_path / "f.zarr", 1)
+    with pytest.raises(UserError, match=r"unfinished forecast of another model, store.* or mesh"):
+        forecast(*run, INIT, STEPS, tmp_path / "f.zarr")

@@ -1,0 +1,71 @@
+"""One small run with its forecast and verification, and the page about them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forecast_runs import write_run
+from waves import START, write_waves
+from weathermixer.forecast.forecast import forecast
+from weathermixer.report.report import report
+from weathermixer.verification.verify import verify
+
+# The names of folders come from users.
+HOSTILE = "<b>&\"'"
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """Folders of a run and its verification, and the text of the page about both."""
+
+    folder: Path
+    run: Path
+    verification: Path
+    page: Path
+
+    @property
+    def text(self) -> str:
+        return self.page.read_text("utf-8")
+
+    @property
+    def scores(self) -> dict:
+        return json.loads((self.verification / "scores.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
+    folder = tmp_path_factory.mktemp("report") / HOSTILE
+    waves = write_waves(folder / "waves.zarr")
+    run = write_run(folder / "run", waves, scale=0.02)
+    write_log(run / "log.jsonl", steps=300)
+    inits = ",".join(str(START + index * np.timedelta64(6, "h")) for index in (40, 45))
+    forecast(run, waves, inits, STEPS, folder / "forecast.zarr")
+    verify(folder / "forecast.zarr", waves, out=folder / "scores")
+    page = report(folder / "scores", folder / "page.html").path
+    return Demonstration(folder, run, folder / "scores", page)
+
+
+def write_log(path: Path, *, steps: int) -> None:
+    """What training writes: a record every second step, a validation every hundred."""
+    lines = []
+    for step in range(2, steps + 1, 2):
+        record = {
+            "step": step,
+            "samples": 4 * step,
+            "loss": math.exp(-step / 100.0),
+            "grad_norm": 0.5,
+            "learning_rate": 1e-3,
+            "samples_per_second": 20.0,
+        }
+        if step % 100 == 0:
+            scores = {"loss": 0.5, "relative_rmse": {"temperature_850": 0.4, "2m_temperature": 0.6}}
+            record["validation"] = scores
+        lines.append(json.dumps(record))
+    path.write_text("\n".join(lines) + '\n{"step": 301, "lo')
