@@ -64,8 +64,8 @@ def not_finite(
     kept = f"{checkpoint} is the last good checkpoint" if checkpoint else "there is no checkpoint"
     return UserError(
         f"the {what} of step {step} is NaN or infinite ({cause.text}; samples from "
-        f"{cause.samples}) and training stopped before it changed the weights: {kept}; lower training.learning_rate or "
-        "look at these samples"
+        f"{cause.samples}) and training stopped before it changed the weights: {kept}; lower "
+        "training.learning_rate or look at these samples"
     )
 
 
