@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Architecture, build
 
 
@@ -49,7 +49,7 @@ def compare(arguments: argparse.Namespace, arithmetic: torch.dtype) -> None:
     )
     model = build(
         architecture,
-        Layout(),
+        Mesh.describe(),
         seed=0,
         increment_scale=torch.ones(1),
         arithmetic=arithmetic,
