@@ -13,6 +13,7 @@ from networks import UNEVEN, Network, Sample, errors, mesh_name, whole_parameter
 from oracles.layers import Held, join, mixer
 from ranks import Pool
 from weathermixer.jigsaw.cost import layers_cost, shared_cost
+from weathermixer.jigsaw.layers import LayerNorm
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.replicas import Replicas
@@ -177,3 +178,26 @@ def test_replicas_add_a_reduce_and_a_gather_of_the_weights_a_rank_has(
                 # The others' rows of this rank's gradient, then its own rows to the others.
                 rows += ((count - own) + own * (parts - 1)) * width
         assert bytes_sent == model.bytes_sent + 8 * rows
+
+
+def backward_after_one_that_failed(mesh: Mesh) -> Tensor:
+    """The gradient of a shared bias where the backward pass before was broken off."""
+    norm = LayerNorm(3, mesh, rows=4).double()
+    norm.initialise(0, "norm")
+    x = torch.arange(6.0, dtype=torch.float64).view(2, 1, 3).requires_grad_()
+
+    def fail(_: Tensor) -> None:
+        raise ArithmeticError
+
+    before = x * 1.0
+    before.register_hook(fail)
+    with pytest.raises(ArithmeticError):
+        norm(before).sum().backward()
+    norm(x).sum().backward()
+    assert norm.bias.grad is not None
+    return norm.bias.grad
+
+
+def test_a_backward_pass_that_failed_takes_nothing_from_the_next(pool: Pool) -> None:
+    for gradient in pool.run(backward_after_one_that_failed, Layout(domain=2)):
+        assert gradient.tolist() == [4.0, 4.0, 4.0]  # one for each of four tokens

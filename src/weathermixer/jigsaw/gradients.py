@@ -7,6 +7,7 @@ parameters that began with the same bits keep them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,20 +39,26 @@ class _Shared(torch.autograd.Function):
 
 
 class _Pending:
-    """Gradients that wait for the backward pass in hand to end."""
+    """Gradients that wait for the backward pass that they belong to to end.
+
+    They are kept by pass: one that failed leaves nothing behind that a later one would take for its
+    own.
+    """
 
     def __init__(self) -> None:
-        self._gradients: dict[tuple[Axis, ...], dict[nn.Parameter, Tensor]] = {}
+        self._passes: dict[int, dict[tuple[Axis, ...], dict[nn.Parameter, Tensor]]] = {}
 
     def add(self, parameter: nn.Parameter, axes: tuple[Axis, ...], gradient: Tensor) -> None:
-        if not self._gradients:
-            torch.autograd.Variable._execution_engine.queue_callback(self.finish)
-        members = self._gradients.setdefault(axes, {})
+        number = torch._C._current_graph_task_id()
+        if number not in self._passes:
+            self._passes[number] = {}
+            torch.autograd.Variable._execution_engine.queue_callback(partial(self.finish, number))
+        members = self._passes[number].setdefault(axes, {})
         members[parameter] = members[parameter] + gradient if parameter in members else gradient
 
     @torch.no_grad()
-    def finish(self) -> None:
-        pending, self._gradients = self._gradients, {}
+    def finish(self, number: int) -> None:
+        pending = self._passes.pop(number)
         for axes, members in pending.items():
             flat = total_over(axes, torch.cat([part.flatten() for part in members.values()]))
             parts = torch.split(flat, [parameter.numel() for parameter in members])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ class Linear(nn.Module):
 
     ``blocks`` tells for each parameter which elements of the global tensor the rank holds.
     """
+
+    over_tokens: ClassVar[bool]
 
     def __init__(
         self,
@@ -67,7 +69,16 @@ class Linear(nn.Module):
         scheme: Scheme,
     ) -> Product:
         """The layer's product on a rank, known before any layer is made."""
-        raise NotImplementedError
+        axes = (mesh.domain, mesh.tensor) if cls.over_tokens else (mesh.tensor, mesh.domain)
+        return Product(
+            scheme,
+            Dimension.of(inputs),
+            Dimension.of(outputs),
+            Dimension.of(rows),
+            along=axes[0],
+            across=axes[1],
+            features_first=cls.over_tokens,
+        )
 
     def apply_to(self, matrix: Tensor) -> Tensor:
         """The map of this rank's matrix, stored as the product says."""
@@ -104,25 +115,7 @@ class ChannelLinear(Linear):
     tensor)``; after ``turn`` and before ``fold``, ``(tokens, batch, channels / ways)``.
     """
 
-    @classmethod
-    def product_of(
-        cls,
-        inputs: int | Dimension,
-        outputs: int | Dimension,
-        mesh: Mesh,
-        *,
-        rows: int | Dimension,
-        scheme: Scheme,
-    ) -> Product:
-        return Product(
-            scheme,
-            Dimension.of(inputs),
-            Dimension.of(outputs),
-            Dimension.of(rows),
-            along=mesh.tensor,
-            across=mesh.domain,
-            features_first=False,
-        )
+    over_tokens = False
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.apply_to(x.flatten(0, -2))
@@ -141,25 +134,7 @@ class TokenLinear(Linear):
     ``fold``, ``(tokens / ways, 1, batch · channels)``.
     """
 
-    @classmethod
-    def product_of(
-        cls,
-        inputs: int | Dimension,
-        outputs: int | Dimension,
-        mesh: Mesh,
-        *,
-        rows: int | Dimension,
-        scheme: Scheme,
-    ) -> Product:
-        return Product(
-            scheme,
-            Dimension.of(inputs),
-            Dimension.of(outputs),
-            Dimension.of(rows),
-            along=mesh.domain,
-            across=mesh.tensor,
-            features_first=True,
-        )
+    over_tokens = True
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.apply_to(x.flatten(1))

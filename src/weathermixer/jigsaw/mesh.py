@@ -123,14 +123,14 @@ def connect(layout: Layout, *, device: torch.device | None = None, overlap: bool
     here = Layout(data=layout.data, domain=layout.domain, tensor=layout.tensor, rank=rank)
     groups: dict[tuple[str, tuple[int, ...]], Any] = {}
     for axis in ("data", "domain", "tensor"):
-        lines = sorted({_line(here.at(other), axis) for other in range(layout.world_size)})
+        lines = sorted({here.at(other).ranks_along(axis) for other in range(layout.world_size)})
         for use in ("group", "background"):
             if len(lines[0]) > 1:
                 # Every rank has to take part in making every group, in the same order.
                 own, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
                     [list(line) for line in lines]
                 )
-                groups[use, _line(here, axis)] = own
+                groups[use, here.ranks_along(axis)] = own
     return _mesh(here, groups, device or torch.device("cpu"), overlap=overlap)
 
 
@@ -176,11 +176,6 @@ def _losing_ranks(doing: str) -> Iterator[None]:
         raise RankLost(
             f"rank {dist.get_rank()} lost its connection to another rank while {doing} ({error})"
         ) from error
-
-
-def _line(layout: Layout, axis: str) -> tuple[int, ...]:
-    """The global ranks along one axis through a rank."""
-    return layout.ranks_along(axis)
 
 
 def _mesh(

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-import torch.distributed as dist
-
 from weathermixer import __version__
 from weathermixer.config import Config
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.mesh import RankLost
+from weathermixer.jigsaw.mesh import gather_objects
 
 
 def agree(what: Mapping[str, str]) -> None:
@@ -21,18 +19,7 @@ def agree(what: Mapping[str, str]) -> None:
     Raises UserError, the same on every rank, with the first key that differs; RankLost where a rank
     is gone.
     """
-    if not dist.is_initialized():
-        return
-    texts: list[Any] = [None] * dist.get_world_size()
-    try:
-        # Objects would need a detour over the GPU to pass through NCCL.
-        group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-        dist.all_gather_object(texts, dict(what), group=group)
-    except RuntimeError as error:
-        raise RankLost(
-            f"rank {dist.get_rank()} lost its connection while comparing configurations ({error})"
-        ) from error
-    difference = disagreement(texts)
+    difference = disagreement(gather_objects(dict(what)))
     if difference is not None:
         raise UserError(difference)
 
