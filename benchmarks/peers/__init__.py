@@ -18,6 +18,7 @@ Build = Callable[[BlockSizes, int, int, torch.device], Step]
 
 SCHEMES: dict[str, Build] = {
     "serial": serial.build,
+    "copies": serial.build_copies,
     "jigsaw": jigsaw.build,
     "jigsaw-waiting": jigsaw.build_without_overlap,
     "megatron": megatron.build,

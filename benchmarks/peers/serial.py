@@ -1,9 +1,11 @@
-"""One rank does everything; the others wait."""
+"""One rank does everything while the others wait; or each does as much, for itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
 
@@ -11,14 +13,28 @@ from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
     if rank > 0:
         return Step(run=lambda: None, gather=_itself, gradients=dict)
-    model = Blocks(sizes).to(device)
-    x, upstream = (tensor.to(device) for tensor in sample(sizes, 0))
-    x.requires_grad_()
+    model, run = _alone(sizes, 0, device)
     return Step(
-        run=lambda: forward_and_backward(model, x, upstream),
+        run=run,
         gather=_itself,
         gradients=lambda: {name: weight.grad for name, weight in model.named_parameters()},
     )
+
+
+def build_copies(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+    """A sample on each rank, of which the others learn nothing: what the machine can do at most."""
+    _, run = _alone(sizes, rank, device)
+    return Step(run=run, gather=_itself, gradients=dict, samples=world_size)
+
+
+def _alone(
+    sizes: BlockSizes, index: int, device: torch.device
+) -> tuple[nn.Module, Callable[[], tuple[Tensor, Tensor]]]:
+    """A whole model, and a step of it on sample ``index``."""
+    model = Blocks(sizes).to(device)
+    x, upstream = (tensor.to(device) for tensor in sample(sizes, index))
+    x.requires_grad_()
+    return model, lambda: forward_and_backward(model, x, upstream)
 
 
 def reference(

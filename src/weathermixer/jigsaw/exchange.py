@@ -136,15 +136,26 @@ def all_gather(axis: Axis, tensor: Tensor) -> list[Tensor]:
     return Gather(axis, tensor, [tuple(tensor.shape)] * axis.size).wait()
 
 
+class AllReduce:
+    """A sum over an axis on its way: to be asked for when it is needed."""
+
+    def __init__(self, axis: Axis, tensor: Tensor) -> None:
+        self._gather = Gather(axis, tensor, [tuple(tensor.shape)] * axis.size)
+
+    def wait(self) -> Tensor:
+        """The sum, in the order of the ranks; of one rank, the tensor itself."""
+        first, *others = self._gather.wait()
+        if not others:
+            return first
+        total = first.clone()
+        for other in others:
+            total += other
+        return total
+
+
 def all_reduce(axis: Axis, tensor: Tensor) -> Tensor:
     """The sum over an axis, with the same bits on each of its ranks."""
-    if axis.size == 1:
-        return tensor
-    gathered = all_gather(axis, tensor)
-    total = gathered[0].clone()
-    for other in gathered[1:]:
-        total += other
-    return total
+    return AllReduce(axis, tensor).wait()
 
 
 def total_over(axes: Sequence[Axis], tensor: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.exchange import all_gather, all_reduce
+from weathermixer.jigsaw.exchange import AllReduce, all_gather
 from weathermixer.jigsaw.gradients import shared
 from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
 from weathermixer.jigsaw.layout import Block, Dimension
@@ -175,12 +175,12 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(block.local_shape, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = shared(self.weight, self.summed_over["weight"]).to(x.dtype)
-        bias = shared(self.bias, self.summed_over["bias"]).to(x.dtype)
+        gain = shared(self.weight, self.summed_over["weight"])
+        bias = shared(self.bias, self.summed_over["bias"])
         if self.axis.size == 1:
-            return F.layer_norm(x, gain.shape, gain, bias, eps=_EPSILON)
-        normalised: Tensor = _Normalise.apply(x, self.axis, self.sizes)  # type: ignore[no-untyped-call]
-        return torch.addcmul(bias, normalised, gain)
+            return F.layer_norm(x, gain.shape, gain.to(x.dtype), bias.to(x.dtype), eps=_EPSILON)
+        y: Tensor = _Normalise.apply(x, gain, bias, self.axis, self.sizes)  # type: ignore[no-untyped-call]
+        return y
 
     @torch.no_grad()
     def initialise(self, seed: int, name: str) -> None:
@@ -189,43 +189,66 @@ class LayerNorm(nn.Module):
 
 
 class _Normalise(torch.autograd.Function):
-    """``x̂ = (x − mean) / √(variance + ε)`` over channels that are cut over an axis.
+    """``y = γ x̂ + β``, ``x̂ = (x − μ) r``, ``r = 1 / √(variance + ε)``, over channels that are cut.
 
     Means and variances of the parts are merged as in Chan, Golub and LeVeque 1979; the exchange
-    is two numbers a token, and as many in the backward pass:
-    ``dx = (dx̂ − mean(dx̂) − x̂ · mean(dx̂ x̂)) / √(variance + ε)``.
+    is two numbers a token, and as many in the backward pass. There, with ``N`` channels,
+    ``dx = r (γ dy − (Σ γ dy + x̂ Σ γ dy x̂) / N)``, ``dγ = Σ dy x̂`` and ``dβ = Σ dy``, where ``dγ``
+    and ``dβ`` sum this rank's tokens. Fresh memory costs more than arithmetic does here, so each
+    pass makes one tensor and changes it in place.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, axis: Axis, sizes: tuple[int, ...]) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        # The fused kernel's mean and 1 / √(variance + ε): its own outputs are rescaled below.
-        local, mean, scale = torch.native_layer_norm(wide, x.shape[-1:], None, None, _EPSILON)
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, axis: Axis, sizes: tuple[int, ...]
+    ) -> Tensor:
+        rows = _wide(x).flatten(0, -2)
+        gamma, beta = gain.to(rows.dtype), bias.to(rows.dtype)
+        # The fused kernel normalises by this rank's own channels, which is then made good.
+        y, mean, scale = torch.native_layer_norm(rows, gain.shape, gamma, beta, _EPSILON)
         parts = all_gather(axis, torch.stack([mean, scale.pow(-2)]))
         weights = [size / sum(sizes) for size in sizes]
-        total_mean = sum(w * part[0] for w, part in zip(weights, parts, strict=True))
+        total_mean = torch.zeros_like(mean)
+        for weight, part in zip(weights, parts, strict=True):
+            total_mean += weight * part[0]
         # variance + ε, since the weights add up to one
-        variance = sum(
-            w * (part[1] + (part[0] - total_mean).square())
-            for w, part in zip(weights, parts, strict=True)
-        )
-        assert isinstance(total_mean, Tensor) and isinstance(variance, Tensor)
+        variance = torch.zeros_like(mean)
+        for weight, part in zip(weights, parts, strict=True):
+            variance += weight * (part[1] + (part[0] - total_mean).square())
         total_scale = variance.rsqrt()
-        normalised = local.mul_(total_scale / scale).add_((mean - total_mean) * total_scale)
-        normalised = normalised.to(x.dtype)
-        ctx.save_for_backward(normalised, total_scale)
+        # y − β is this rank's x̂ times γ: rescale it, and shift it by the difference of the means.
+        y.lerp_(beta, 1.0 - total_scale / scale).addcmul_((mean - total_mean) * total_scale, gamma)
+        ctx.save_for_backward(x, gain, total_mean, total_scale)
         ctx.axis, ctx.channels = axis, sum(sizes)
-        return normalised
+        return y.view(x.shape).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        normalised, scale = ctx.saved_tensors
-        wide, normal = gradient.to(scale.dtype), normalised.to(scale.dtype)
-        product = wide * normal
-        sums = torch.stack([wide.sum(-1, keepdim=True), product.sum(-1, keepdim=True)])
-        mean, slope = all_reduce(ctx.axis, sums) / ctx.channels
-        dx = torch.mul(normal, -slope, out=product).add_(wide).sub_(mean).mul_(scale)
-        return dx.to(gradient.dtype), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, gain, mean, scale = ctx.saved_tensors
+        rows, dy = _wide(x).flatten(0, -2), _wide(gradient).flatten(0, -2)
+        gamma = gain.to(rows.dtype)
+        mean, scale = mean.squeeze(-1), scale.squeeze(-1)
+        product = dy * rows
+        total = dy.mv(gamma)
+        sums = AllReduce(ctx.axis, torch.stack([total, (product.mv(gamma) - mean * total) * scale]))
+        dgain = product.t().mv(scale) - dy.t().mv(mean * scale)
+        dbias = dy.sum(0)
+        dx = torch.mul(dy, gamma, out=product).mul_(scale[:, None])
+        total, slope = sums.wait() / ctx.channels
+        slope *= -scale.square()
+        dx.addcmul_(rows, slope[:, None]).sub_((total * scale + mean * slope)[:, None])
+        return (
+            dx.view(x.shape).to(x.dtype),
+            dgain.to(gain.dtype),
+            dbias.to(gain.dtype),
+            None,
+            None,
+        )
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In a type that statistics can be computed in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class Dropout(nn.Module):
