@@ -120,6 +120,12 @@ def synthetic(out: Path, times: int, grid: tuple[int, int], seed: int) -> None:
 @click.option("--member", type=int, help="Ensemble member, where a source has several.")
 @click.option("--step-hours", type=float, help="Interval of the increments.  [default: 6]")
 @click.option("--no-climatology", is_flag=True, help="Leave out the climatology.")
+@click.option(
+    "--ways",
+    type=click.IntRange(1),
+    help="Make chunks for up to so many ranks that share a sample.  [default: the mesh of CONFIG, "
+    "if it names one, else 8, fewer where chunks would be small]",
+)
 @click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores]")
 def prepare(
     out: Path,
@@ -128,6 +134,7 @@ def prepare(
     member: int | None,
     step_hours: float | None,
     no_climatology: bool,
+    ways: int | None,
     processes: int | None,
 ) -> None:
     """Make a store of ERA5 or of other analyses: Zarr, NetCDF or GRIB, local or remote.
@@ -146,6 +153,7 @@ def prepare(
             member=member,
             step_hours=step_hours,
             climatology=not no_climatology,
+            ways=ways,
             processes=processes,
             progress=update,
         )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from oracles.store_statistics import area_weights
 from weathermixer.data.store import Store, partial_path
-from weathermixer.data.store_writer import TIMES_PER_BLOCK, Description, StoreWriter, default_split
+from weathermixer.data.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
 from weathermixer.errors import UserError
 
 CHANNELS = ("temperature_500", "temperature_850", "2m_temperature", "mean_sea_level_pressure")
@@ -227,15 +227,3 @@ def test_unknown_channel_is_refused_before_anything_is_written(tmp_path: Path) -
         StoreWriter.create(
             tmp_path / "store.zarr", Description(("rain",), TIMES, LATITUDE, LONGITUDE, 6.0)
         )
-
-
-@given(st.integers(1, 100), st.integers(1, 800), st.integers(1, 1500))
-def test_chunks_are_neither_tiny_nor_more_than_eight_by_eight(
-    channels: int, rows: int, columns: int
-) -> None:
-    over_channels, over_columns = default_split(channels, (rows, columns))
-    assert 1 <= over_channels <= min(8, 2 * channels)
-    assert 1 <= over_columns <= min(8, 2 * columns)
-    cuts = over_channels * over_columns
-    if cuts > 1:
-        assert 4 * channels * rows * columns // cuts >= 128 * 1024 // 2

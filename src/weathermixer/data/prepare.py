@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Config, Period, parse_period
 from weathermixer.data.channels import Channel, channels_of, names
+from weathermixer.data.chunks import Planned
 from weathermixer.data.climatology import write_climatology
 from weathermixer.data.parallel import Progress, Tick, default_processes, for_each
 from weathermixer.data.periods import periods
@@ -60,6 +61,7 @@ def prepare(
     period: Period | None = None,
     member: int | None = None,
     climatology: bool = True,
+    ways: int | None = None,
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> Store:
@@ -68,8 +70,10 @@ def prepare(
     Variables, levels, static fields, step and training period come from ``config.data``; without
     it, all variables that the sources have, on the usual 13 levels, all static fields, and the
     first four fifths of the times. ``step_hours`` overrides the configuration; ``period`` keeps
-    only its times; ``member`` chooses one of an ensemble. ``progress(done, total)`` counts times,
-    then the times of the climatology. Interrupted, even killed, the same call continues.
+    only its times; ``member`` chooses one of an ensemble. Chunks are made for up to ``ways`` ranks
+    that share a sample, by default for the mesh of ``config.parallel``, if it names one.
+    ``progress(done, total)`` counts times, then the times of the climatology. Interrupted, even
+    killed, the same call continues.
 
     Raises UserError for sources that cannot be merged or read, implausible values, a store that
     exists, and a disk that is full.
@@ -80,7 +84,7 @@ def prepare(
     if step_hours is None:
         step_hours = config.data.step_hours if config else DEFAULT_STEP_HOURS
     training = _training_period(opened.times, step_hours, config)
-    description = _describe(opened, choice, step_hours)
+    description = _describe(opened, choice, step_hours, _planned(config, ways))
     writer = StoreWriter.create(out, description)
     state_bytes = 4 * len(opened.channels) * opened.grid[0] * opened.grid[1]
     if processes is None:
@@ -137,7 +141,19 @@ def _training_period(
     return training
 
 
-def _describe(opened: Sources, choice: _Choice, step_hours: float) -> Description:
+def _planned(config: Config | None, ways: int | None) -> Planned | None:
+    """The meshes to make chunks for, where anything is known of them."""
+    patch = config.model.patch[1] if config else 1
+    if ways is not None:
+        return Planned(ways, patch)
+    if config and config.parallel.domain and config.parallel.tensor:
+        return Planned((config.parallel.domain, config.parallel.tensor), patch)
+    return None
+
+
+def _describe(
+    opened: Sources, choice: _Choice, step_hours: float, planned: Planned | None
+) -> Description:
     attributes: dict[str, Any] = {"sources": list(choice.sources)}
     if opened.licences:
         attributes["source_licences"] = opened.licences
@@ -156,6 +172,7 @@ def _describe(opened: Sources, choice: _Choice, step_hours: float) -> Descriptio
         static_channels=opened.static_channels,
         static=opened.read_static(),
         attributes=attributes,
+        planned=planned,
     )
 
 

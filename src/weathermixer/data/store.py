@@ -28,6 +28,8 @@ import zarr
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
+from weathermixer.data.exact_store import ExactStore
+from weathermixer.data.reading_cost import ReadingCost, chunks_cost
 from weathermixer.data.statistics import Statistics, merge_moments
 from weathermixer.errors import UserError
 
@@ -56,7 +58,9 @@ class Store:
                 )
             raise UserError(f"there is no store at {path}: correct the path, or prepare it first")
         try:
-            group = zarr.open_group(path, mode="r", use_consolidated=False)
+            group = zarr.open_group(
+                ExactStore(path, read_only=True), mode="r", use_consolidated=False
+            )
             version = group.attrs.get("weathermixer_store")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
@@ -192,6 +196,12 @@ class Store:
             lambda: array.oindex[index, channels, :, longitudes],
             f"state at {self.times[index]}",
         )
+
+    def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
+        """The cost of reading this part of one state."""
+        array: Any = self.group["state"]
+        wanted = (slice(0, 1), channels, slice(None), longitudes)
+        return chunks_cost(array.shape, array.chunks, wanted)
 
     def read_static(self, wanted: Sequence[str]) -> NDArray[np.float32]:
         """Static fields ``(static_channel, latitude, longitude)`` under the wanted names."""

@@ -6,10 +6,11 @@ What a store holds, and how it is laid out, is said in ``store.py``.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from zarr.errors import UnstableSpecificationWarning
 
 from weathermixer.config import Period
 from weathermixer.data.channels import parse_channel
+from weathermixer.data.chunks import Planned, choose_chunk
 from weathermixer.data.statistics import MOMENTS, cell_area_weights, field_moments, merge_moments
 from weathermixer.data.store import (
     FORMAT,
@@ -35,8 +37,6 @@ from weathermixer.errors import UserError
 TIMES_PER_BLOCK = 16
 _RECORD = "description.json"
 _EPOCH_UNITS = "seconds since 1970-01-01T00:00:00"
-_SMALLEST_CHUNK_BYTES = 128 * 1024
-_LARGEST_SPLIT = 8
 
 Read = Callable[[int], NDArray[np.float32]]
 
@@ -48,6 +48,7 @@ class Description:
     ``times (time,)`` are datetime64, increasing; ``latitude`` and ``longitude`` are degrees, either
     direction; ``static (static_channel, latitude, longitude)``. ``step_hours`` is the interval over
     which increments are measured. ``attributes`` must be JSON; say there where the data came from.
+    ``planned`` are the meshes that chunks are made for.
     """
 
     channels: tuple[str, ...]
@@ -58,6 +59,7 @@ class Description:
     static_channels: tuple[str, ...] = ()
     static: NDArray[np.float32] | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    planned: Planned | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -74,6 +76,7 @@ class Description:
                 "longitude": self.longitude.tolist(),
                 "step_hours": self.step_hours,
                 "attributes": self.attributes,
+                "planned": self.planned and asdict(self.planned),
             },
             sort_keys=True,
         )
@@ -212,24 +215,6 @@ class StoreWriter:
         return Store(self.path, self._group)
 
 
-def default_split(num_channels: int, grid: tuple[int, int]) -> tuple[int, int]:
-    """Into how many blocks of channels and of longitudes a state is cut, by default.
-
-    As fine as 8 × 8, for eight ranks along either axis, as long as chunks keep a size that
-    compression and disks like.
-    """
-    channels = longitudes = 1
-    size = 4 * num_channels * grid[0] * grid[1]
-    while size // (channels * longitudes) >= 2 * _SMALLEST_CHUNK_BYTES:
-        if longitudes <= channels and longitudes < min(_LARGEST_SPLIT, grid[1]):
-            longitudes *= 2
-        elif channels < min(_LARGEST_SPLIT, num_channels):
-            channels *= 2
-        else:
-            break
-    return channels, longitudes
-
-
 def _create_arrays(partial: Path, description: Description) -> None:
     for name in description.channels + description.static_channels:
         parse_channel(name)
@@ -287,14 +272,18 @@ def _create_arrays(partial: Path, description: Description) -> None:
     write_array(group, "static_std", static_std, ("static_channel",))
 
     shape = (len(description.times), len(description.channels), *description.grid)
-    channels, longitudes = default_split(shape[1], description.grid)
-    chunk = (1, -(-shape[1] // channels), shape[2], -(-shape[3] // longitudes))
+    channels, longitudes = choose_chunk(shape[1], description.grid, description.planned)
     group.create_array(
         "state",
         shape=shape,
         dtype="float32",
-        chunks=chunk,
-        shards=(1, chunk[1] * channels, shape[2], chunk[3] * longitudes),
+        chunks=(1, channels, shape[2], longitudes),
+        shards=(
+            1,
+            channels * math.ceil(shape[1] / channels),
+            shape[2],
+            longitudes * math.ceil(shape[3] / longitudes),
+        ),
         # The checksum tells a damaged chunk from weather: Blosc decodes many a flipped bit.
         compressors=(BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec()),
         fill_value=np.nan,
