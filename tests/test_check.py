@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from waves import write_waves
-from weathermixer import check
-from weathermixer.check import find_problems
+from weathermixer import check as checking
+from weathermixer.check import check
 from weathermixer.errors import UserError
 
 
@@ -31,7 +31,7 @@ def configuration(tmp_path: Path) -> Path:
 
 
 def test_a_sound_configuration_has_no_problems(configuration: Path) -> None:
-    assert find_problems(configuration) == []
+    assert check(configuration).problems == []
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_sound_configuration_has_no_problems(configuration: Path) -> None:
 def test_a_problem_says_what_is_wrong_and_what_to_do(
     configuration: Path, override: str, where: str
 ) -> None:
-    problems = find_problems(configuration, [override])
+    problems = check(configuration, [override]).problems
     assert where in {problem.where for problem in problems}
     assert all(problem.what and problem.remedy for problem in problems)
 
@@ -61,7 +61,31 @@ def test_an_error_of_any_wording_is_reported_whole(
     def refuse(*_: object) -> None:
         raise UserError("one clause alone")
 
-    monkeypatch.setattr(check, "check_step", refuse)
-    (problem,) = find_problems(configuration)
+    monkeypatch.setattr(checking, "check_step", refuse)
+    (problem,) = check(configuration).problems
     assert (problem.where, problem.what) == ("data.step_hours", "one clause alone")
     assert problem.remedy
+
+
+@pytest.mark.parametrize(("parallel", "factor"), [("domain", 2), ("tensor", 2)])
+def test_a_store_whose_chunks_make_ranks_read_more_than_their_share_is_named_with_the_factor(
+    configuration: Path, parallel: str, factor: int
+) -> None:
+    # A state of 2 channels by 16 longitudes is small enough for one chunk.
+    (problem,) = check(configuration, [f"--parallel.{parallel}={factor}"]).problems
+    assert (problem.severity, problem.where) == ("warning", "data.store")
+    assert f"up to {factor} times its share" in problem.what
+    assert "--ways" in problem.remedy
+
+
+def test_the_memory_that_reading_takes_is_stated(configuration: Path) -> None:
+    overrides = ["--training.instance_batch=3", "--training.rollout=2", "--training.dtype=float64"]
+    state_bytes = 2 * 8 * 16 * 8
+    found = check(configuration, overrides).buffer_bytes
+    assert found is not None
+    # Of batches of 3 samples of 3 states: one in use, two ahead, one begun. Of states: what two
+    # threads hold.
+    assert 4 * 9 * state_bytes < found <= (4 * 9 + 6) * state_bytes
+    halved = check(configuration, [*overrides, "--parallel.domain=2"]).buffer_bytes
+    assert halved == found // 2
+    assert check(configuration, ["--model.patch=[3,4]"]).buffer_bytes is None

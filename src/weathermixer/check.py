@@ -3,32 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from weathermixer.config import Config, Problem, parse_config
 from weathermixer.data.channels import STATIC_VARIABLES, channels_of, names
-from weathermixer.data.store import Store
+from weathermixer.data.opening import open_states
+from weathermixer.data.reader import buffer_bytes, kept_states_bytes
+from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import architecture_of
+from weathermixer.model.mixer import Architecture, architecture_of
+from weathermixer.model.reading import REMEDY, reads_too_much
+from weathermixer.run import state_dtype
 from weathermixer.training.prepare import check_step, training_windows, validation_windows
 
 
-def find_problems(path: Path, overrides: Sequence[str] = ()) -> list[Problem]:
+@dataclass(frozen=True)
+class Findings:
+    """What was found: problems, and how much memory reading takes on each rank where there is none.
+
+    ``buffer_bytes`` is the most that reading ahead holds on a rank; ``kept_bytes`` the most that
+    the ranks of one machine keep, together, of states that were read.
+    """
+
+    problems: list[Problem]
+    buffer_bytes: int | None = None
+    kept_bytes: int | None = None
+
+    @property
+    def has_errors(self) -> bool:
+        return any(problem.severity == "error" for problem in self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"problems": [vars(problem) for problem in self.problems]}
+        if self.buffer_bytes is not None:
+            found["reading"] = {"buffer_bytes": self.buffer_bytes, "kept_bytes": self.kept_bytes}
+        return found
+
+
+def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
     """Every problem of a configuration file with its overrides; none where it can be trained.
 
     Raises UserError only where the file itself cannot be read.
     """
     config = parse_config(path, overrides)
     if not isinstance(config, Config):
-        return config
+        return Findings(config)
     problems = list(_in_settings(config))
     try:
-        store = Store.open(config.data.store)
+        store = open_states(config.data.store, config.data)
     except UserError as error:
-        return [*problems, Problem("error", "data.store", str(error), "correct the path")]
-    return problems + list(_against_store(config, store))
+        problem = Problem("error", "data.store", str(error), "correct the path")
+        return Findings([*problems, problem])
+    findings = Findings([*problems, *_against_store(config, store)])
+    if findings.has_errors:
+        return findings
+    architecture = architecture_of(config, store.grid)
+    return Findings(
+        [*findings.problems, *_in_reading(config, store, architecture)],
+        buffer_bytes=_buffer_bytes(config, architecture),
+        kept_bytes=kept_states_bytes(ranks=1),
+    )
 
 
 def _in_settings(config: Config) -> Iterable[Problem]:
@@ -52,19 +90,18 @@ def _in_settings(config: Config) -> Iterable[Problem]:
                 )
 
 
-def _against_store(config: Config, store: Store) -> Iterable[Problem]:
+def _against_store(config: Config, store: States) -> Iterable[Problem]:
     data = config.data
 
     def channels() -> None:
         store.channel_indices(names(channels_of(data.variables, data.levels)))
 
     def mesh() -> None:
-        layout = Layout(domain=config.parallel.domain or 1, tensor=config.parallel.tensor or 1)
         try:
             architecture = architecture_of(config, store.grid)
         except UserError:
             return  # which is a problem of its own
-        architecture.check(Mesh.describe(layout))
+        architecture.check(Mesh.describe(_layout(config)))
 
     other_store = "or use another store"
     tests: tuple[tuple[str, str, Callable[[], object]], ...] = (
@@ -79,10 +116,41 @@ def _against_store(config: Config, store: Store) -> Iterable[Problem]:
             "change it or data.step_hours",
             lambda: validation_windows(config, store),
         ),
-        ("data.store", "use another store", lambda: store.statistics),
     )
     for where, remedy, test in tests:
         try:
             test()
         except (UserError, LayoutError) as error:
             yield Problem("error", where, str(error), remedy)
+
+
+def _in_reading(config: Config, store: States, architecture: Architecture) -> Iterable[Problem]:
+    warning = reads_too_much(
+        store,
+        names(channels_of(config.data.variables, config.data.levels)),
+        architecture,
+        _layout(config),
+    )
+    if warning is not None:
+        yield Problem(
+            "warning",
+            "data.store",
+            warning,
+            REMEDY,
+        )
+
+
+def _buffer_bytes(config: Config, architecture: Architecture) -> int:
+    """Of rank 0, whose shards are the largest."""
+    part = architecture.part(Mesh.describe(_layout(config)))
+    channels = range(architecture.prognostic)[part.channels]
+    columns = range(architecture.grid[1])[part.longitudes]
+    values = len(channels) * architecture.grid[0] * len(columns)
+    state = values * state_dtype(config).itemsize
+    training = config.training
+    return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
+
+
+def _layout(config: Config) -> Layout:
+    """The mesh, as far as the configuration says; what it leaves open depends on the ranks."""
+    return Layout(domain=config.parallel.domain or 1, tensor=config.parallel.tensor or 1)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from weathermixer import __version__
-from weathermixer.console import progress, say
+from weathermixer.console import progress, say, size_text
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
 from weathermixer.launch.ranks import end, ranks
@@ -179,17 +179,22 @@ def inspect_command(store: Path, full: bool, json: bool) -> None:
 @_as_json
 def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
     """Name every problem of a configuration and its store, with a remedy; run nothing."""
-    from weathermixer.check import find_problems
+    from weathermixer.check import check as check_config
 
-    problems = find_problems(config, overrides)
+    findings = check_config(config, overrides)
     if json:
-        _print({"problems": [vars(problem) for problem in problems]})
+        _print(findings.to_json())
     else:
-        for problem in problems:
+        for problem in findings.problems:
             _print(f"{problem.severity}: {problem.sentence()}")
-        if not problems:
+        if not findings.problems:
             _print(f"{config}: no problems found")
-    if any(problem.severity == "error" for problem in problems):
+        if findings.buffer_bytes is not None and findings.kept_bytes is not None:
+            _print(
+                f"reading ahead holds at most {size_text(findings.buffer_bytes)} on a rank; the "
+                f"ranks of a machine keep states in at most {size_text(findings.kept_bytes)}"
+            )
+    if findings.has_errors:
         raise SystemExit(2)
 
 
@@ -236,7 +241,7 @@ def train(
 @commands.command(context_settings=_OVERRIDES)
 @click.argument("run", type=_PATH)
 @_overrides_argument
-@click.option("--store", type=_PATH, required=True, help="Store with the initial states.")
+@click.option("--store", required=True, help="Initial states: a store, or WeatherBench 2's Zarr.")
 @click.option(
     "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
 )
@@ -246,14 +251,14 @@ def train(
 def forecast(
     run: Path,
     overrides: tuple[str, ...],
-    store: Path,
+    store: str,
     init: str,
     steps: int,
     out: Path,
     nproc: int | None,
 ) -> None:
     """Forecast from states of a store with a trained model, on one rank or several."""
-    words = ["forecast", str(run), *overrides, "--store", str(store), "--init", init]
+    words = ["forecast", str(run), *overrides, "--store", store, "--init", init]
     words += ["--steps", str(steps), "--out", str(out)]
     if _started(nproc, words, remedy="continue with the same command"):
         return

@@ -31,6 +31,9 @@ from weathermixer.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Period = tuple[np.datetime64, np.datetime64]
+Reader = Literal["zarr", "tensorstore"]
+# Apart from a path, in which "//" would become "/".
+Address = Annotated[str, Field(pattern="://")]
 
 
 class Section(BaseModel):
@@ -64,7 +67,14 @@ class Model(Section):
 class Data(Section):
     """Which states the network sees."""
 
-    store: Path = Field(description="the prepared store")
+    store: Address | Path = Field(
+        union_mode="left_to_right",
+        description="the prepared store; or the path or address of a Zarr archive in WeatherBench "
+        "2's layout, which is then read as it is",
+    )
+    reader: Reader = Field(
+        "zarr", description="library that reads a prepared store; tensorstore is to be installed"
+    )
     variables: tuple[str, ...] = Field(
         (
             "geopotential",

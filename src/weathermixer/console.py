@@ -73,3 +73,16 @@ def _lines(what: str) -> Progress:
         say(f"{what}: {done} of {total}, {elapsed:.0f} s{left}")
 
     return update
+
+
+def size_text(size: float) -> str:
+    """A number of bytes as people read it.
+
+    >>> size_text(12_345_678)
+    '12.3 MB'
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

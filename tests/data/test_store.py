@@ -200,6 +200,15 @@ def test_damaged_state_is_named_with_its_time_and_others_stay_readable(
     assert store.read(5).shape == (4, 6, 8)
 
 
+def test_a_missing_chunk_is_named_by_the_first_channel_that_was_asked_for(tmp_path: Path) -> None:
+    store, file = damaged(tmp_path)
+    file.unlink()
+    with pytest.raises(UserError, match=f"missing chunks or NaN, first in {CHANNELS[2]}:"):
+        store.read(4, slice(2, 4))
+    with pytest.raises(UserError, match=f"missing chunks or NaN, first in {CHANNELS[3]}:"):
+        store.read(4, [3, 0])
+
+
 def test_no_flipped_bit_is_taken_for_weather(tmp_path: Path) -> None:
     store, file = damaged(tmp_path)
     content = file.read_bytes()

@@ -16,8 +16,15 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
+from weathermixer.data.canonical import (
+    DIMENSIONS,
+    RENAMED,
+    choose_member,
+    known_variables,
+    levels_hpa,
+    with_valid_time,
+)
 from weathermixer.data.channels import (
-    ALIASES,
     PROGNOSTIC_VARIABLES,
     STATIC_VARIABLES,
     VARIABLES,
@@ -26,19 +33,9 @@ from weathermixer.data.channels import (
     units_accepted,
 )
 from weathermixer.data.formats import naming_errors, open_datasets
+from weathermixer.data.reading_cost import ReadingCost, chunks_cost
 from weathermixer.data.store import Store
 from weathermixer.errors import UserError
-
-_RENAMED = {
-    "lat": "latitude",
-    "lon": "longitude",
-    "isobaricInhPa": "level",
-    "pressure_level": "level",
-    "plev": "level",
-    "member": "number",
-    "realization": "number",
-}
-_DIMENSIONS = ("time", "level", "latitude", "longitude")
 
 
 class Archive(Protocol):
@@ -61,7 +58,12 @@ class Archive(Protocol):
         """Raises UserError where the archive says that it keeps a variable in other units."""
 
     def read(
-        self, variable: str, levels: Sequence[int | None], start: int, stop: int
+        self,
+        variable: str,
+        levels: Sequence[int | None],
+        start: int,
+        stop: int,
+        longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
         """``(time, level, latitude, longitude)`` of times ``start`` to ``stop``, exclusive."""
 
@@ -74,7 +76,7 @@ def open_archives(source: str, member: int | None) -> list[Archive]:
 
     Raises UserError where nothing is there, or where it is in no format that can be read.
     """
-    if _is_store(source):
+    if is_store(source):
         return [StoreArchive(Store.open(source))]
     return [DatasetArchive(source, dataset, member) for dataset in open_datasets(source)]
 
@@ -85,16 +87,16 @@ class DatasetArchive:
     def __init__(self, name: str, dataset: xr.Dataset, member: int | None) -> None:
         self.name = name
         with naming_errors(name, "opened"):
-            dataset = _with_valid_time(dataset, name)
+            dataset = with_valid_time(dataset, name)
             dataset = dataset.rename(
-                {old: new for old, new in _RENAMED.items() if old in dataset.variables}
+                {old: new for old, new in RENAMED.items() if old in dataset.variables}
             )
-        self._variables = _known_variables(dataset, name)
-        self._dataset = _choose_member(dataset, self._variables, name, member)
+        self._variables = known_variables(dataset, name)
+        self._dataset = choose_member(dataset, self._variables, name, member)
         self._check_dimensions()
         self._set_grid()
         self._set_times()
-        self._levels = _levels_hpa(self._dataset, name)
+        self._levels = levels_hpa(self._dataset, name)
         self.channels = tuple(self._offered_channels())
         self.static_channels = tuple(name for name in STATIC_VARIABLES if name in self._variables)
         licence = dataset.attrs.get("licence", dataset.attrs.get("license"))
@@ -109,45 +111,82 @@ class DatasetArchive:
             )
 
     def read(
-        self, variable: str, levels: Sequence[int | None], start: int, stop: int
+        self,
+        variable: str,
+        levels: Sequence[int | None],
+        start: int,
+        stop: int,
+        longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
         array = self._dataset[self._variables[variable]]
-        selection: dict[str, Any] = {}
-        if "time" in array.dims:
-            selection["time"] = _slice_if_consecutive(self._order[start:stop])
-        if "level" in array.dims:
-            selection["level"] = _slice_if_consecutive(
-                np.array([self._levels.index(level) for level in levels])
-            )
+        selection = self._selection(array, levels, longitudes)
+        selection["time"] = _slice_if_consecutive(self._order[start:stop])
         return self._load(array, selection, f"{variable} at {self.times[start]}")
 
     def read_static(self, variable: str) -> NDArray[np.float32]:
         array = self._dataset[self._variables[variable]]
-        first = {"time": [0]} if "time" in array.dims else {}
-        return self._load(array, first, variable)[0, 0]
+        return self._load(array, {"time": [0]}, variable)[0, 0]
+
+    def reading_cost(
+        self, variable: str, levels: Sequence[int | None], longitudes: slice
+    ) -> ReadingCost:
+        """The cost of reading this part of a variable at one time; UserError if it is not Zarr."""
+        array = self._dataset[self._variables[variable]]
+        if "chunks" not in array.encoding:
+            raise UserError(
+                f"{self.name} is not Zarr, which alone can be read in parts: make a store of it "
+                "with 'weathermixer data prepare'"
+            )
+        # Under the archive's own names of dimensions, some of which may have been dropped since.
+        chunks = {
+            RENAMED.get(name, name): size
+            for name, size in array.encoding["preferred_chunks"].items()
+        }
+        wanted = self._selection(array, levels, longitudes)
+        wanted |= {"time": slice(0, 1), "latitude": self._rows}
+        return chunks_cost(
+            array.shape, [chunks[dim] for dim in array.dims], [wanted[str(d)] for d in array.dims]
+        )
+
+    def _selection(
+        self, array: xr.DataArray, levels: Sequence[int | None], longitudes: slice
+    ) -> dict[str, Any]:
+        selection = {"longitude": self._columns(longitudes)}
+        if "level" in array.dims:
+            places = np.array([self._levels.index(level) for level in levels])
+            selection["level"] = _slice_if_consecutive(places)
+        return selection
+
+    def _columns(self, longitudes: slice) -> Any:
+        """Where the archive keeps these of the longitudes from 0 to 360."""
+        count = len(self.longitude)
+        columns = (np.arange(count)[longitudes] + self._first_column) % count
+        # All of them are rolled after reading: readers handle whole fields best.
+        return slice(None) if len(columns) == count else _slice_if_consecutive(columns)
 
     def _load(
         self, array: xr.DataArray, selection: dict[str, Any], what: str
     ) -> NDArray[np.float32]:
-        """Whole fields ``(time, level, latitude, longitude)``.
+        """Fields ``(time, level, latitude, longitude)`` of a selection, by dimension.
 
-        Rows and longitudes are arranged after reading: readers handle whole fields best.
+        Rows are arranged after reading.
         """
         with naming_errors(self.name, f"read: {what}"):
-            part = array.isel(selection)
+            part = array.isel(selection, missing_dims="ignore")
             values = np.asarray(part.values, dtype=np.float32)
-        absent = tuple(axis for axis, name in enumerate(_DIMENSIONS) if name not in part.dims)
+        absent = tuple(axis for axis, name in enumerate(DIMENSIONS) if name not in part.dims)
         values = values.transpose(
-            [part.dims.index(name) for name in _DIMENSIONS if name in part.dims]
+            [part.dims.index(name) for name in DIMENSIONS if name in part.dims]
         )
         values = np.expand_dims(values, absent)
         values = values[:, :, self._rows]
-        return np.roll(values, -self._first_column, axis=-1) if self._first_column else values
+        rolled = self._first_column and values.shape[-1] == len(self.longitude)
+        return np.roll(values, -self._first_column, axis=-1) if rolled else values
 
     def _check_dimensions(self) -> None:
         for name in self._variables.values():
             array = self._dataset[name]
-            strange = [str(dim) for dim in array.dims if dim not in _DIMENSIONS]
+            strange = [str(dim) for dim in array.dims if dim not in DIMENSIONS]
             if strange or not {"latitude", "longitude"} <= set(array.dims):
                 raise UserError(
                     f"{self.name} has {name} on {', '.join(map(str, array.dims))}: "
@@ -232,87 +271,27 @@ class StoreArchive:
         """Stores are in SI units."""
 
     def read(
-        self, variable: str, levels: Sequence[int | None], start: int, stop: int
+        self,
+        variable: str,
+        levels: Sequence[int | None],
+        start: int,
+        stop: int,
+        longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
         indices = self._store.channel_indices([Channel(variable, level).name for level in levels])
-        return np.stack([self._store.read(index, indices) for index in range(start, stop)])
+        times = range(start, stop)
+        return np.stack([self._store.read(index, indices, longitudes) for index in times])
 
     def read_static(self, variable: str) -> NDArray[np.float32]:
         return self._store.read_static([variable])[0]
 
 
-def _is_store(source: str) -> bool:
+def is_store(source: str) -> bool:
+    """Whether there is a prepared store at a path, whole or not."""
     try:
         return "weathermixer_store" in zarr.open_group(Path(source), mode="r").attrs
     except (OSError, ValueError):
         return False
-
-
-def _with_valid_time(dataset: xr.Dataset, name: str) -> xr.Dataset:
-    """The data set with the time that its states are valid at as its ``time``."""
-    if "valid_time" not in dataset.variables:
-        return dataset
-    valid = dataset["valid_time"]
-    if valid.ndim > 1:
-        # Of several forecast lead times, not one is meant.
-        raise UserError(
-            f"{name} has times along {' × '.join(map(str, valid.dims))}, as forecasts have: "
-            "choose one lead time first"
-        )
-    dataset = dataset.drop_vars(["time", "valid_time", "step"], errors="ignore")
-    if valid.ndim == 1 and valid.dims[0] != "time":
-        dataset = dataset.rename({valid.dims[0]: "time"})
-    return dataset.assign_coords(time=(valid.dims and ("time",), valid.values))
-
-
-def _known_variables(dataset: xr.Dataset, name: str) -> dict[str, str]:
-    """The archive's own names of the variables that WeatherMixer knows, by canonical name."""
-    found: dict[str, str] = {}
-    for own in map(str, dataset.data_vars):
-        variable = ALIASES.get(own, own)
-        if variable == "geopotential" and "level" not in dataset[own].coords:
-            variable = "geopotential_at_surface"  # archives call both of them z
-        if variable in VARIABLES:
-            found[variable] = own
-    if not found:
-        raise UserError(
-            f"{name} holds none of the variables that WeatherMixer knows; it has "
-            f"{', '.join(map(str, dataset.data_vars)) or 'none at all'}: choose another source"
-        )
-    return found
-
-
-def _choose_member(
-    dataset: xr.Dataset, variables: dict[str, str], name: str, member: int | None
-) -> xr.Dataset:
-    """The data set without dimensions of one element, and of an ensemble the chosen member."""
-    dataset = dataset[list(variables.values())]
-    alone = [dim for dim, size in dataset.sizes.items() if size == 1 and dim not in _DIMENSIONS]
-    dataset = dataset.isel(dict.fromkeys(alone, 0))
-    if "number" not in dataset.dims:
-        return dataset
-    members = dataset["number"].values.tolist()
-    if member not in members:
-        said = "" if member is None else f"no member {member}, but "
-        raise UserError(
-            f"{name} holds {said}{len(members)} ensemble members, "
-            f"{', '.join(map(str, members))}: choose one with --member"
-        )
-    return dataset.isel(number=members.index(member))
-
-
-def _levels_hpa(dataset: xr.Dataset, name: str) -> list[int | None]:
-    """Pressure of each level in hPa; None where it is not a whole number, as no channel is."""
-    if "level" not in dataset.variables:
-        return [None]
-    level = dataset["level"]
-    values = np.atleast_1d(level.values).astype(np.float64)
-    units = str(level.attrs.get("units", "hPa"))
-    if units.lower() in ("pa", "pascal"):
-        values = values / 100.0
-    elif units.lower() not in ("hpa", "millibars", "millibar", "mbar", "mb"):
-        raise UserError(f"{name} has levels in {units!r}, not in hPa: choose pressure levels")
-    return [round(value) if abs(value - round(value)) < 1e-6 else None for value in values]
 
 
 def _slice_if_consecutive(indices: NDArray[np.integer]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from weathermixer.console import size_text
 from weathermixer.data.channels import parse_channel
 from weathermixer.data.store import Store
 from weathermixer.data.typical import typical
@@ -93,7 +94,7 @@ class Inspection:
             f"  training    {' to '.join(self.training_period or ('none: a single time',))}",
             f"  static      {', '.join(self.static_channels) or 'none'}",
             f"  climatology {self._climatology_text()}",
-            f"  on disk     {_size_text(self.bytes_on_disk)}, chunks {_by(self.chunks)} in files "
+            f"  on disk     {size_text(self.bytes_on_disk)}, chunks {_by(self.chunks)} in files "
             f"of {_by(self.shards)} (time × channel × latitude × longitude)",
         ]
         lines += [f"  {key:11} {value}" for key, value in self.attributes.items()]
@@ -246,11 +247,3 @@ def _commonest(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
 
 def _by(sizes: tuple[int, ...]) -> str:
     return " × ".join(map(str, sizes))
-
-
-def _size_text(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.data.store import Store
+from weathermixer.data.states import Progress, States
+from weathermixer.data.statistics import cell_area_weights, field_moments
 from weathermixer.errors import UserError
 
 _SAME_PLACE_DEGREES = 1e-3
@@ -42,23 +43,24 @@ class Normalisation:
     @classmethod
     def from_store(
         cls,
-        store: Store,
+        store: States,
         channels: Sequence[str],
         static_channels: Sequence[str],
         period: tuple[np.datetime64, np.datetime64],
+        progress: Progress | None = None,
     ) -> Normalisation:
         """Statistics of some channels over a period (inclusive), and normalised static fields.
 
-        Raises UserError where the store lacks a channel or a static field, or where the period
-        holds too few times.
+        ``progress(done, total)`` is called where states must be read for them. Raises UserError
+        where the store lacks a channel or a static field, or where the period holds too few times.
         """
         indices = store.channel_indices(channels)
-        statistics = store.statistics_over(period)
+        statistics = store.statistics_over(period, progress)
         mean = statistics.mean[indices]
         static = store.read_static(static_channels)
-        rows = [store.static_channels.index(name) for name in static_channels]
-        static_mean = store.array("static_mean")[rows]
-        static_std = _spread(store.array("static_std")[rows], static_mean)
+        weights = cell_area_weights(store.latitude)
+        static_mean, static_variance = field_moments(static, None, weights)[:2]
+        static_std = _spread(np.sqrt(static_variance), static_mean)
         anomaly = static - static_mean[:, None, None]
         return cls(
             channels=tuple(channels),
@@ -107,7 +109,7 @@ class Normalisation:
         result += mean
         return result
 
-    def check_grid(self, store: Store) -> None:
+    def check_grid(self, store: States) -> None:
         """Raise UserError where a store's grid is not the one that the network was trained on."""
         if store.grid != self.grid:
             raise UserError(

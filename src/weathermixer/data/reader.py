@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weathermixer.data.normalise import Normalisation
-from weathermixer.data.store import Store
+from weathermixer.data.states import States
+
+AHEAD = 2  # batches that are being read, or wait, while one is used
+THREADS = 2
 
 _MEMORY_SHARE = 8  # of the machine's memory, one part in so many is for states that were read
 
@@ -46,19 +49,18 @@ class StateReader:
 
     It reads the channels and longitudes of ``normalisation`` alone, the latter at ``longitudes``
     in the store. ``num_states`` is how many different states will be asked for; where a good part
-    of them fits in ``memory_bytes``, an eighth of the machine's memory where unset, as many as fit
-    are kept, unnormalised, in float32.
+    of them fits in ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: States,
         normalisation: Normalisation,
         dtype: torch.dtype,
         *,
         num_states: int,
         longitudes: slice = slice(None),
-        memory_bytes: int | None = None,
+        memory_bytes: int,
     ) -> None:
         self.store = store
         self.normalisation = normalisation
@@ -66,9 +68,6 @@ class StateReader:
         self._channels = store.channel_indices(normalisation.channels)
         self._longitudes = longitudes
         state_bytes = 4 * len(normalisation.channels) * math.prod(normalisation.grid)
-        if memory_bytes is None:
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            memory_bytes = memory // _MEMORY_SHARE
         fitting = memory_bytes // state_bytes
         self._free = fitting if fitting >= _WORTH_KEEPING * num_states else 0
         self._kept: dict[int, NDArray[np.float32]] = {}
@@ -91,7 +90,11 @@ class StateReader:
 
 
 def read_ahead(
-    reader: StateReader, plan: Iterable[NDArray[np.int64]], *, ahead: int = 2, threads: int = 2
+    reader: StateReader,
+    plan: Iterable[NDArray[np.int64]],
+    *,
+    ahead: int = AHEAD,
+    threads: int = THREADS,
 ) -> Generator[Batch, None, None]:
     """The batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
 
@@ -103,6 +106,21 @@ def read_ahead(
         yield from _in_order((_submit(pool, reader, indices) for indices in plan), ahead)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def buffer_bytes(batch_bytes: int, state_bytes: int) -> int:
+    """The most that reading ahead holds: batches, and in each thread a state in the making.
+
+    Another batch is begun while the last one is still used. ``state_bytes`` are those of one state
+    of a batch, which a thread holds as it was read, as it was converted and as it was normalised.
+    """
+    return (AHEAD + 2) * batch_bytes + 3 * THREADS * state_bytes
+
+
+def kept_states_bytes(ranks: int) -> int:
+    """Memory for states that were read, of each of so many ranks that share this machine's."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory // _MEMORY_SHARE // ranks
 
 
 @dataclass(frozen=True)

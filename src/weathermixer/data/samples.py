@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Data, Period, parse_period
 from weathermixer.data.periods import Periods, periods
-from weathermixer.data.store import Store
+from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 
 
-def training_period(data: Data, store: Store) -> Period:
+def training_period(data: Data, store: States) -> Period:
     """``data.train``, or by default the first four fifths of the store's times."""
     return _periods(data, store).train
 
 
-def validation_period(data: Data, store: Store) -> Period | None:
+def validation_period(data: Data, store: States) -> Period | None:
     """``data.validation``, or by default a tenth of the store's times, where it has enough."""
     return _periods(data, store).validation
 
@@ -51,7 +51,7 @@ def windows(
 
 
 def require_windows(
-    store: Store, step_hours: float, length: int, period: Period, *, key: str
+    store: States, step_hours: float, length: int, period: Period, *, key: str
 ) -> NDArray[np.int64]:
     """``windows`` of a store; UserError, with what its times are like, where there are none.
 
@@ -129,7 +129,7 @@ def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.intp]:
     return np.argsort(np.random.PCG64([seed, epoch]).random_raw(size), kind="stable")
 
 
-def _periods(data: Data, store: Store) -> Periods:
+def _periods(data: Data, store: States) -> Periods:
     return periods(
         store.times,
         None if data.train is None else parse_period(data.train),

@@ -21,6 +21,7 @@ from weathermixer.data.channels import (
     implausibility,
     names,
 )
+from weathermixer.data.states import Indices
 from weathermixer.errors import UserError
 
 _SAME_COORDINATE_DEGREES = 1e-3
@@ -69,18 +70,26 @@ class Sources:
     def licences(self) -> list[str]:
         return sorted({archive.licence for archive in self._archives if archive.licence})
 
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+    def read(
+        self,
+        start: int,
+        stop: int,
+        channels: Indices = slice(None),
+        longitudes: slice = slice(None),
+    ) -> NDArray[np.float32]:
         """States ``(time, channel, latitude, longitude)`` of times ``start`` to before ``stop``.
 
         Raises UserError, naming archive, channel and time, where values cannot be read or are not
         plausible in SI units.
         """
-        states = np.empty((stop - start, len(self.channels), *self.grid), dtype=np.float32)
+        wanted = np.arange(len(self.channels))[channels]
+        columns = len(self.longitude[longitudes])
+        states = np.empty((stop - start, len(wanted), self.grid[0], columns), dtype=np.float32)
         while start < stop:
             end = self._end_of_run(start, stop)
             part = states[-(stop - start) :][: end - start]
-            for index in np.unique(self._owner[:, start]):
-                self._read_from(int(index), start, part)
+            for index in np.unique(self._owner[wanted, start]):
+                self._read_from(int(index), start, wanted, longitudes, part)
             start = end
         return states
 
@@ -94,20 +103,29 @@ class Sources:
             self._check(index, Channel(variable), fields[position], "")
         return fields
 
-    def _read_from(self, index: int, start: int, states: NDArray[np.float32]) -> None:
+    def _read_from(
+        self,
+        index: int,
+        start: int,
+        wanted: NDArray[np.intp],
+        longitudes: slice,
+        states: NDArray[np.float32],
+    ) -> None:
         """Fill in what one archive owns of consecutive states, variable by variable."""
         archive = self._archives[index]
         position = int(np.searchsorted(archive.times, self.times[start]))
-        owned = np.flatnonzero(self._owner[:, start] == index)
-        for variable in dict.fromkeys(self.channels[channel].variable for channel in owned):
-            places = [channel for channel in owned if self.channels[channel].variable == variable]
-            levels = [self.channels[channel].level_hpa for channel in places]
-            values = archive.read(variable, levels, position, position + len(states))
+        channels = [self.channels[channel] for channel in wanted]
+        owned = np.flatnonzero(self._owner[wanted, start] == index)
+        for variable in dict.fromkeys(channels[place].variable for place in owned):
+            places = [place for place in owned if channels[place].variable == variable]
+            levels = [channels[place].level_hpa for place in places]
+            stop = position + len(states)
+            values = archive.read(variable, levels, position, stop, longitudes)
             if self._turned[index]:
                 values = values[:, :, ::-1]
             for time, fields in enumerate(values, start=start):
                 for place, field in zip(places, fields, strict=True):
-                    self._check(index, self.channels[place], field, f" at {self.times[time]}")
+                    self._check(index, channels[place], field, f" at {self.times[time]}")
             states[:, places] = values
 
     def _check(self, index: int, channel: Channel, field: NDArray[np.float32], when: str) -> None:
@@ -144,7 +162,7 @@ class Sources:
         if lacking:
             raise UserError(
                 f"no source has {', '.join(names(lacking))}; {self._names()} offer "
-                f"{_summary(offered)}: add a source, or change data.variables and data.levels"
+                f"{summary(offered)}: add a source, or change data.variables and data.levels"
             )
         return tuple(wanted)
 
@@ -197,7 +215,7 @@ class Sources:
         if not whole.any():
             raise UserError(
                 f"no time {'in the wanted period ' if period else ''}has all of "
-                f"{_summary(set(self.channels))} in {self._names()}: add sources of the same "
+                f"{summary(set(self.channels))} in {self._names()}: add sources of the same "
                 "times, or prepare fewer variables"
             )
         self.times = every[whole]
@@ -241,7 +259,7 @@ def _grid_text(archive: Archive) -> str:
     )
 
 
-def _summary(channels: set[Channel]) -> str:
+def summary(channels: set[Channel]) -> str:
     """Variables with their levels, shorter than a list of channels."""
     parts = []
     for variable in PROGNOSTIC_VARIABLES:

@@ -16,7 +16,6 @@ one pass over the data serves any training period.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,28 +26,35 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from weathermixer.config import Period
+from weathermixer.config import Period, Reader
 from weathermixer.data.exact_store import ExactStore
 from weathermixer.data.reading_cost import ReadingCost, chunks_cost
+from weathermixer.data.states import Indices, Progress, digest, find_time
 from weathermixer.data.statistics import Statistics, merge_moments
+from weathermixer.data.tensorstore_reader import open_with_tensorstore
 from weathermixer.errors import UserError
 
 FORMAT = 1
 DAYS_IN_YEAR = 365  # of the climatology's circle; the 366th day counts as the 365th
 
-Indices = slice | Sequence[int]
-
 
 @dataclass(frozen=True)
 class Store:
-    """A whole store, open for reading. Reading is thread-safe."""
+    """A whole store, open for reading. Reading is thread-safe.
+
+    ``tensorstore`` is the array of states where that library shall read it, to the same bits.
+    """
 
     path: Path
     group: zarr.Group
+    tensorstore: Any = None
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
-        """Open a store; UserError where there is none, or only an unfinished one."""
+    def open(cls, path: Path | str, *, reader: Reader = "zarr") -> Store:
+        """Open a store; UserError where there is none, or only an unfinished one.
+
+        ``reader`` is the library that reads states, which may have to be installed (UserError).
+        """
         path = Path(path)
         if not path.exists():
             if partial_path(path).exists():
@@ -73,6 +79,8 @@ class Store:
             )
         if path.name.endswith(".partial"):
             raise UserError(f"{path} is only half prepared: run the command that prepares it again")
+        if reader == "tensorstore":
+            return cls(path, group, open_with_tensorstore(path / "state"))
         return cls(path, group)
 
     @cached_property
@@ -106,15 +114,10 @@ class Store:
 
     def fingerprint(self) -> str:
         """A short text that two stores share when they describe the same states."""
-        digest = hashlib.blake2b(digest_size=8)
-        for part in (self.channels, self.static_channels, self.grid):
-            digest.update(repr(part).encode())
-        for array in (self.times.astype(np.int64), self.latitude, self.longitude):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        if not self.has_statistics:
+            return digest(self)
         statistics = self.statistics
-        for values in (statistics.mean, statistics.std, statistics.step_std):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        return digest.hexdigest()
+        return digest(self, statistics.mean, statistics.std, statistics.step_std)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -140,9 +143,14 @@ class Store:
         start, stop = self.attributes["training_period"]
         return np.datetime64(start, "s"), np.datetime64(stop, "s")
 
-    def statistics_over(self, period: Period) -> Statistics:
-        """Statistics of any other period, merged from the moments of its times."""
+    def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+        """Statistics of any other period, merged at once from the moments of its times."""
         return merge_moments(self.array("moments"), self.times, period, self.step)
+
+    @cached_property
+    def _state(self) -> Any:
+        """The array of states; both libraries index it alike."""
+        return self.group["state"] if self.tensorstore is None else self.tensorstore
 
     def _require_training_period(self) -> None:
         if not self.has_statistics:
@@ -174,15 +182,7 @@ class Store:
 
     def index_of(self, time: np.datetime64) -> int:
         """The index of exactly this time; UserError, naming the nearest one, where it is absent."""
-        moment = time.astype("datetime64[s]")
-        found = int(np.searchsorted(self.times, moment))
-        if found == len(self.times) or self.times[found] != moment:
-            nearest = self.times[int(np.argmin(np.abs(self.times - moment)))]
-            raise UserError(
-                f"{self.path} has no state at {moment}; the nearest is {nearest}, and it spans "
-                f"{self.times[0]} to {self.times[-1]}"
-            )
-        return found
+        return find_time(self, time)
 
     def read(
         self, index: int, channels: Indices = slice(None), longitudes: slice = slice(None)
@@ -191,10 +191,11 @@ class Store:
 
         Raises UserError, naming the time, where the bytes are corrupt, truncated or missing.
         """
-        array: Any = self.group["state"]
         return self._checked(
-            lambda: array.oindex[index, channels, :, longitudes],
+            # Of a TensorStore, this is a view; reading it is converting it.
+            lambda: np.asarray(self._state.oindex[index, channels, :, longitudes]),
             f"state at {self.times[index]}",
+            np.array(self.channels)[channels].tolist(),
         )
 
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
@@ -215,7 +216,7 @@ class Store:
             return np.empty((0, *self.grid), dtype=np.float32)
         array: Any = self.group["static"]
         indices = [self.static_channels.index(name) for name in wanted]
-        return self._checked(lambda: array.oindex[indices], "static fields")
+        return self._checked(lambda: array.oindex[indices], "static fields", wanted)
 
     @property
     def has_climatology(self) -> bool:
@@ -245,9 +246,12 @@ class Store:
         return self._checked(
             lambda: array.oindex[hour_index, day_index, channels],
             f"climatology of day {days[day_index]}, hour {hours[hour_index]}",
+            np.array(self.channels)[channels].tolist(),
         )
 
-    def _checked(self, read: Callable[[], NDArray[np.float32]], what: str) -> NDArray[np.float32]:
+    def _checked(
+        self, read: Callable[[], NDArray[np.float32]], what: str, fields: Sequence[str]
+    ) -> NDArray[np.float32]:
         try:
             values = read()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -258,10 +262,10 @@ class Store:
         # One addition per value finds NaN and infinity more cheaply than a mask. Missing chunks
         # read as NaN, the fill value.
         if not np.isfinite(values.sum(dtype=np.float64)):
-            bad = np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0]
+            bad = int(np.argwhere(~np.isfinite(values).all(axis=(1, 2)))[0, 0])
             raise UserError(
-                f"{self.path}: the {what} has missing chunks or NaN, first in its channel number "
-                f"{bad}: copy or prepare the store again"
+                f"{self.path}: the {what} has missing chunks or NaN, first in {fields[bad]}: "
+                "copy or prepare the store again"
             )
         return values
 

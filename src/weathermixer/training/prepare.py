@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Config, Section
+from weathermixer.console import progress
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.normalise import Normalisation
 from weathermixer.data.samples import (
@@ -18,13 +20,16 @@ from weathermixer.data.samples import (
     validation_period,
     windows,
 )
+from weathermixer.data.states import States
 from weathermixer.data.store import Store
 from weathermixer.errors import UserError
 from weathermixer.model import checkpoint
 from weathermixer.run import Run
 
+_FREE = ("reader",)  # settings of the data and the network that do not change a run's numbers
 
-def begin_run(config: Config, out: Path, store: Store, *, resume: bool) -> Run:
+
+def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> Run:
     """The run in ``out``, new or continued, with its configuration written into it.
 
     A run without checkpoints starts over, whether or not it is resumed. Raises UserError where one
@@ -40,12 +45,16 @@ def begin_run(config: Config, out: Path, store: Store, *, resume: bool) -> Run:
     checkpoint.clean(run.checkpoints)
     if run.newest() is None:
         check_step(config, store)
-        normalisation = Normalisation.from_store(
-            store,
-            names(channels_of(config.data.variables, config.data.levels)),
-            config.data.static,
-            training_period(config.data, store),
-        )
+        # A prepared store has statistics; to estimate those of an archive takes a while.
+        estimating = f"estimating the statistics of {store.path}"
+        with nullcontext() if isinstance(store, Store) else progress(estimating) as update:
+            normalisation = Normalisation.from_store(
+                store,
+                names(channels_of(config.data.variables, config.data.levels)),
+                config.data.static,
+                training_period(config.data, store),
+                update,
+            )
         return Run.create(out, config, normalisation)
     begun = Run.open(out)
     _check_same(begun, config)
@@ -53,7 +62,7 @@ def begin_run(config: Config, out: Path, store: Store, *, resume: bool) -> Run:
     return Run.create(out, config, begun.normalisation)
 
 
-def training_windows(config: Config, store: Store) -> NDArray[np.int64]:
+def training_windows(config: Config, store: States) -> NDArray[np.int64]:
     """Every sample to learn from, as time indices ``(sample, longest rollout + 1)``."""
     return require_windows(
         store,
@@ -64,7 +73,7 @@ def training_windows(config: Config, store: Store) -> NDArray[np.int64]:
     )
 
 
-def validation_windows(config: Config, store: Store) -> NDArray[np.int64]:
+def validation_windows(config: Config, store: States) -> NDArray[np.int64]:
     """The samples of a validation, as time indices ``(sample, longest rollout + 1)``.
 
     A validation period that was asked for must hold some (UserError); the one by default may not.
@@ -81,7 +90,7 @@ def validation_windows(config: Config, store: Store) -> NDArray[np.int64]:
     return evenly_spaced(found, config.training.validation_samples)
 
 
-def check_step(config: Config, store: Store) -> None:
+def check_step(config: Config, store: States) -> None:
     """UserError where the store's increments were measured over another step."""
     hours = store.step / np.timedelta64(1, "h")
     if hours != config.data.step_hours:
@@ -109,7 +118,7 @@ def _differences(begun: Section, now: Section) -> list[str]:
     return [
         key
         for key in type(begun).model_fields
-        if _comparable(getattr(begun, key)) != _comparable(getattr(now, key))
+        if key not in _FREE and _comparable(getattr(begun, key)) != _comparable(getattr(now, key))
     ]
 
 

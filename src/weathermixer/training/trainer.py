@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -18,17 +19,20 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 from weathermixer.config import Config
-from weathermixer.data.reader import Batch, StateReader, read_ahead
+from weathermixer.data.opening import open_states
+from weathermixer.data.reader import Batch, StateReader, kept_states_bytes, read_ahead
 from weathermixer.data.samples import training_plan
-from weathermixer.data.store import Store
+from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.agree import agree, settings_of, versions
+from weathermixer.launch.place import place_in
 from weathermixer.model.cost import choose_layout
 from weathermixer.model.mixer import architecture_of
+from weathermixer.model.reading import REMEDY, reads_too_much
 from weathermixer.run import Run, build_model, state_dtype
 from weathermixer.training.finite import find_cause, not_finite
 from weathermixer.training.interrupt import StopRequest
@@ -60,7 +64,7 @@ def train(
     where a run would be overwritten, where the store is damaged or the disk full, and at the first
     NaN or infinity; LayoutError where the mesh does not fit the ranks or the network.
     """
-    store = Store.open(config.data.store)
+    store = open_states(config.data.store, config.data)
     agree(settings_of(config) | {"the store": store.fingerprint()} | versions())
     samples = training_windows(config, store)
     held_out = validation_windows(config, store)
@@ -78,6 +82,11 @@ def train(
     meshes.wait_for_all()
     run = Run.open(out)
     console = console or Console(stderr=True)
+    if meshes.is_first_rank():
+        architecture = architecture_of(config, store.grid)
+        advice = reads_too_much(store, run.normalisation.channels, architecture, mesh.layout)
+        if advice is not None:
+            console.print(f"{advice}: {REMEDY}", highlight=False, soft_wrap=True)
     trainer = _Trainer(config, run, store, mesh, samples, held_out)
     newest = run.newest()
     if newest is not None:
@@ -108,7 +117,7 @@ class _Trainer:
         self,
         config: Config,
         run: Run,
-        store: Store,
+        store: States,
         mesh: Mesh,
         samples: NDArray[np.int64],
         held_out: NDArray[np.int64],
@@ -131,6 +140,7 @@ class _Trainer:
             dtype,
             num_states=len(np.union1d(samples, held_out)),
             longitudes=self.part.longitudes,
+            memory_bytes=kept_states_bytes(place_in(os.environ).local_world_size),
         )
         self.history = _History()
 

@@ -1,0 +1,111 @@
+"""What training and forecasting ask of atmospheric states, wherever they are kept.
+
+A prepared store (``store.py``) and an archive that is read as it is (``direct.py``) both answer;
+``opening.py`` picks the one that is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.config import Period
+from weathermixer.data.reading_cost import ReadingCost
+from weathermixer.data.statistics import Statistics
+from weathermixer.errors import UserError
+
+Indices = slice | Sequence[int]
+Progress = Callable[[int, int], None]
+
+
+class States(Protocol):
+    """States at increasing ``times (time,)`` on one grid, of which parts can be read.
+
+    ``path`` is where they are, for messages. ``latitude`` and ``longitude`` are in degrees, and
+    ``grid`` their lengths. Increments are measured over ``step``. Reading is thread-safe.
+    """
+
+    @property
+    def path(self) -> Path | str: ...
+
+    @property
+    def channels(self) -> tuple[str, ...]: ...
+
+    @property
+    def static_channels(self) -> tuple[str, ...]: ...
+
+    @property
+    def times(self) -> NDArray[np.datetime64]: ...
+
+    @property
+    def latitude(self) -> NDArray[np.float64]: ...
+
+    @property
+    def longitude(self) -> NDArray[np.float64]: ...
+
+    @property
+    def grid(self) -> tuple[int, int]: ...
+
+    @property
+    def step(self) -> np.timedelta64: ...
+
+    def fingerprint(self) -> str:
+        """A short text that two share when they describe the same states."""
+
+    def channel_indices(self, wanted: Sequence[str]) -> Indices:
+        """Where the wanted channels stand; UserError naming those that are lacking."""
+
+    def index_of(self, time: np.datetime64) -> int:
+        """The index of exactly this time; UserError, naming the nearest one, where it is absent."""
+
+    def read(
+        self, index: int, channels: Indices = slice(None), longitudes: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """The state at a time index, ``(channel, latitude, longitude)``, or a part of it.
+
+        Raises UserError, naming the time, where values are missing or cannot be read.
+        """
+
+    def read_static(self, wanted: Sequence[str]) -> NDArray[np.float32]:
+        """Static fields ``(static_channel, latitude, longitude)`` under the wanted names.
+
+        Raises UserError naming those that are lacking.
+        """
+
+    def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
+        """The cost of reading this part of one state."""
+
+    def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+        """Statistics of a period (inclusive) of every one of ``channels``.
+
+        ``progress(done, total)`` is called where states must be read for them. Raises UserError
+        where the period holds no two times that are one step apart.
+        """
+
+
+def find_time(states: States, time: np.datetime64) -> int:
+    """The index of exactly this time; UserError, naming the nearest one, where it is absent."""
+    times, moment = states.times, time.astype("datetime64[s]")
+    found = int(np.searchsorted(times, moment))
+    if found == len(times) or times[found] != moment:
+        nearest = times[int(np.argmin(np.abs(times - moment)))]
+        raise UserError(
+            f"{states.path} has no state at {moment}; the nearest is {nearest}, and it spans "
+            f"{times[0]} to {times[-1]}"
+        )
+    return found
+
+
+def digest(states: States, *further: NDArray[np.float64]) -> str:
+    """A short text of what states are there, on which grid, and of further numbers of them."""
+    result = hashlib.blake2b(digest_size=8)
+    for part in (states.channels, states.static_channels, states.grid):
+        result.update(repr(part).encode())
+    for values in (states.times.astype(np.int64), states.latitude, states.longitude, *further):
+        result.update(np.ascontiguousarray(values).tobytes())
+    return result.hexdigest()

@@ -1,0 +1,42 @@
+"""What the ranks of a mesh read of every state, against the share of it that they own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from weathermixer.data.states import States
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.mixer import Architecture
+
+REMEDY = "make a store for this mesh with 'weathermixer data prepare --config' or '--ways'"
+
+_WORTH_SAYING = 1.02
+
+
+def amplification(
+    states: States, channels: Sequence[str], architecture: Architecture, layout: Layout
+) -> float:
+    """How many times its share the rank reads that reads most beyond it, because of chunks.
+
+    ``channels`` are those of the network, all of which the states must have.
+    """
+    worst = 1.0
+    for rank in range(layout.ways):
+        part = architecture.part(Mesh.describe(layout.at(rank)))
+        own = states.channel_indices(channels[part.channels])
+        worst = max(worst, states.reading_cost(own, part.longitudes).amplification)
+    return worst
+
+
+def reads_too_much(
+    states: States, channels: Sequence[str], architecture: Architecture, layout: Layout
+) -> str | None:
+    """A sentence's worth of warning where ranks read noticeably more than their share."""
+    factor = amplification(states, channels, architecture, layout)
+    if factor <= _WORTH_SAYING:
+        return None
+    return (
+        f"the chunks of {states.path} make a rank of the mesh domain {layout.domain} × tensor "
+        f"{layout.tensor} read up to {factor:.3g} times its share of each state"
+    )
