@@ -10,13 +10,23 @@ from waves import wave_config
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.normalise import Normalisation
 from weathermixer.data.store import Store
+from weathermixer.errors import UserError
+from weathermixer.forecast.forecast import forecast
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.checkpoint import checkpoint_path, save
 from weathermixer.run import Run, build_model, model_tensors
 
 
-def write_run(path: Path, waves: Path, *, scale: float, dtype: str = "float32") -> Path:
+def write_run(
+    path: Path,
+    waves: Path,
+    *,
+    scale: float,
+    dtype: str = "float32",
+    patch: tuple[int, int] = (4, 4),
+) -> Path:
     """Save a run with normally distributed weights of this standard deviation."""
-    config = wave_config(waves, training={"dtype": dtype})
+    config = wave_config(waves, training={"dtype": dtype}, model={"patch": patch})
     store = Store.open(waves)
     channels = names(channels_of(config.data.variables, config.data.levels))
     normalisation = Normalisation.from_store(
@@ -31,3 +41,14 @@ def write_run(path: Path, waves: Path, *, scale: float, dtype: str = "float32") 
             parameter.add_(scale * noise.to(parameter.dtype))
     save(checkpoint_path(run.checkpoints, 7), model_tensors(model))
     return path
+
+
+def forecast_on(mesh: Mesh, run: Path, store: Path, out: Path, init: str, steps: int) -> str | None:
+    """What a rank does: the forecast on this mesh, or the sentence that refuses it."""
+    layout = mesh.layout
+    sizes = [f"parallel.{axis}={getattr(layout, axis)}" for axis in ("data", "domain", "tensor")]
+    try:
+        forecast(run, store, init, steps, out, overrides=sizes)
+    except UserError as error:
+        return str(error)
+    return None

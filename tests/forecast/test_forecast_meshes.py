@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from forecast_runs import write_run
+from forecast_runs import forecast_on, write_run
 from ranks import Pool
 from waves import write_waves
 from weathermixer.errors import UserError
@@ -19,6 +19,7 @@ from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 
 INIT, STEPS = "2001-01-02/2001-01-04/12h", 5
+ASKED = (INIT, STEPS)
 MESHES = [
     Layout(domain=3),
     Layout(domain=2),
@@ -37,17 +38,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_run(folder / "run", waves, scale=0.05, dtype="float64"), waves
 
 
-def forecast_on(mesh: Mesh, run: Path, store: Path, out: Path, init: str = INIT) -> str | None:
-    """What a rank does: the forecast on this mesh, or the sentence that refuses it."""
-    layout = mesh.layout
-    sizes = [f"parallel.{axis}={getattr(layout, axis)}" for axis in ("data", "domain", "tensor")]
-    try:
-        forecast(run, store, init, STEPS, out, overrides=sizes)
-    except UserError as error:
-        return str(error)
-    return None
-
-
 def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, batches: int) -> None:
     """The same, stopped after some batches of two initial times were written."""
     meet, met = module.total_over, 0
@@ -63,7 +53,7 @@ def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, batches: int) 
         patch.setattr(module, "_LARGEST_BATCH", 2)
         patch.setattr(module, "total_over", meet_or_stop)
         with pytest.raises(KeyboardInterrupt):
-            forecast_on(mesh, run, store, out)
+            forecast_on(mesh, run, store, out, *ASKED)
 
 
 @pytest.mark.parametrize("layout", MESHES, ids=str)
@@ -71,7 +61,10 @@ def test_a_forecast_is_the_same_on_every_mesh(
     pool: Pool, layout: Layout, run: tuple[Path, Path], tmp_path: Path
 ) -> None:
     forecast(*run, INIT, STEPS, tmp_path / "one.zarr")
-    assert pool.run(forecast_on, layout, *run, tmp_path / "many.zarr") == [None] * layout.world_size
+    assert (
+        pool.run(forecast_on, layout, *run, tmp_path / "many.zarr", *ASKED)
+        == [None] * layout.world_size
+    )
     one = xr.open_zarr(tmp_path / "one.zarr").load()
     many = xr.open_zarr(tmp_path / "many.zarr").load()
     for name, values in one.data_vars.items():
@@ -88,7 +81,7 @@ def test_ranks_continue_with_the_initial_times_that_are_missing(
     assert not out.exists()
     marks = tmp_path / "f.zarr.partial" / ".progress"
     assert {path.name for path in marks.iterdir()} == {"0", "1", "description.json"}
-    assert pool.run(forecast_on, layout, *run, out) == [None, None]
+    assert pool.run(forecast_on, layout, *run, out, *ASKED) == [None, None]
     forecast(*run, INIT, STEPS, tmp_path / "one.zarr")
     xr.testing.assert_allclose(xr.open_zarr(out), xr.open_zarr(tmp_path / "one.zarr"), rtol=1.2e-7)
 

@@ -44,12 +44,18 @@ def test_no_gradients_are_kept_and_the_caller_keeps_its_own() -> None:
 
 
 def test_earlier_states_are_released() -> None:
-    alive: list[weakref.ref[Tensor]] = []
+    first = torch.ones(1, 1, 2, 3).double()
+    alive = [weakref.ref(first)]
 
     def step(state: Tensor, static: Tensor) -> Tensor:
         result = _step(state, static)
         alive.append(weakref.ref(result))
         return result
 
-    for _ in rollout(step, torch.ones(1, 1, 2, 3).double(), STATIC, 20):
-        assert sum(reference() is not None for reference in alive) <= 2
+    steps = rollout(step, first, STATIC, 20)
+    del first
+    for _ in steps:
+        assert [reference() is not None for reference in alive] == [False] * (len(alive) - 1) + [
+            True
+        ]
+    assert len(alive) == 21

@@ -81,6 +81,41 @@ def test_plain_xarray_opens_it_with_times_and_durations_decoded(tmp_path: Path) 
     assert set(dataset.data_vars) == {"temperature", "2m_temperature", "geopotential"}
 
 
+def test_fields_are_found_by_name_level_and_lead_time_without_renaming(tmp_path: Path) -> None:
+    _write(tmp_path / "f.zarr")
+    dataset = xr.open_zarr(tmp_path / "f.zarr")
+    field = dataset["temperature"].sel(time="2020-01-03T06", prediction_timedelta="18h", level=500)
+    np.testing.assert_array_equal(field, STATES[1, 2, CHANNELS.index("temperature_500")])
+    nearest = dataset["2m_temperature"].sel(latitude=1.0, longitude=170.0, method="nearest")
+    np.testing.assert_array_equal(nearest, STATES[:, :, CHANNELS.index("2m_temperature"), 1, 2])
+
+
+def test_variables_and_coordinates_describe_themselves_as_cf_asks(tmp_path: Path) -> None:
+    _write(tmp_path / "f.zarr")
+    dataset = xr.open_zarr(tmp_path / "f.zarr")
+    described = {
+        name: {
+            # What xarray decodes, it keeps with the encoding.
+            **{key: array.encoding[key] for key in ("units", "calendar") if key in array.encoding},
+            **array.attrs,
+        }
+        for name, array in dataset.variables.items()
+    }
+    assert described["time"]["units"].startswith("seconds since 1970-01-01")
+    assert described["time"]["calendar"] == "proleptic_gregorian"
+    assert described["time"]["standard_name"] == "forecast_reference_time"
+    assert described["prediction_timedelta"]["standard_name"] == "forecast_period"
+    assert described["latitude"]["units"] == "degrees_north"
+    assert described["longitude"]["units"] == "degrees_east"
+    assert described["level"] == {
+        "units": "hPa", "positive": "down", "standard_name": "air_pressure",
+    }  # fmt: skip
+    assert described["geopotential"]["units"] == "m2 s-2"
+    assert described["2m_temperature"]["standard_name"] == "air_temperature"
+    for name in dataset.data_vars:
+        assert set(described[name]) >= {"units", "standard_name", "long_name"}
+
+
 @pytest.mark.parametrize("leads_per_chunk", [1, 2, 5])
 def test_every_channel_stands_under_its_variable_and_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leads_per_chunk: int

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from damaged import remove_chunk
 from meshed import (
     LEVELS,
     LONGITUDES,
@@ -308,6 +309,23 @@ def test_a_state_that_one_rank_cannot_read_ends_all_by_name(waves: Path, tmp_pat
     assert said.count("Error") == 1
     assert said.startswith("Error: ")
     assert str(Store.open(store).times[missing]) in said
+
+
+def test_a_chunk_that_one_rank_of_an_instance_lacks_ends_all_by_name(
+    waves: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "waves.zarr"
+    shutil.copytree(waves, store)
+    config = wave_config(store, parallel={"domain": 2, "tensor": 1}, training={"steps": 4})
+    missing = min(_times_read(config, Layout()))
+    remove_chunk(store, time=missing, channel=1, longitude=15)  # which is the second rank's
+    path = write_config(config, tmp_path / "config.yaml")
+    status, printed, said = run("train", path, "--out", tmp_path / "run", "--nproc", "2")
+    assert (status, printed) == (2, "")
+    assert said.count("Error") == 1
+    sentence = said.splitlines()[-1]
+    assert sentence.startswith("Error: ")
+    assert f"the state at {Store.open(store).times[missing]} has missing chunks" in sentence
 
 
 def _times_read(config: Config, layout: Layout) -> set[int]:

@@ -6,7 +6,7 @@ a time go through the model and into the writer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 import weathermixer
+from weathermixer.console import say
 from weathermixer.data.normalise import Normalisation
-from weathermixer.data.store import Store
+from weathermixer.data.opening import open_states
 from weathermixer.errors import UserError
 from weathermixer.forecast.initial_times import parse_initial_times
+from weathermixer.forecast.memory import give_back_freed, share_one_arena
 from weathermixer.forecast.rollout import rollout
 from weathermixer.forecast.writer import (
     ForecastDescription,
@@ -32,6 +34,7 @@ from weathermixer.jigsaw.exchange import total_over
 from weathermixer.launch.agree import agree, settings_of, versions
 from weathermixer.model.cost import choose_layout
 from weathermixer.model.mixer import architecture_of
+from weathermixer.model.reading import REMEDY, reads_too_much
 from weathermixer.run import Run
 
 Progress = Callable[[int, int], None]
@@ -39,7 +42,13 @@ Progress = Callable[[int, int], None]
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
 _LARGEST_BATCH = 8
 _BATCH_BYTES = 64 * 1024 * 1024
-_ADJUSTABLE = ("training.dtype", "parallel.data", "parallel.domain", "parallel.tensor")
+_ADJUSTABLE = (
+    "training.dtype",
+    "data.reader",
+    "parallel.data",
+    "parallel.domain",
+    "parallel.tensor",
+)
 _ANY_MESH = ("parallel.data=1", "parallel.domain=null", "parallel.tensor=null")
 
 
@@ -63,7 +72,7 @@ class ForecastResult:
 
 def forecast(
     run: Path,
-    store: Path,
+    store: Path | str,
     init: str,
     steps: int,
     out: Path,
@@ -73,21 +82,25 @@ def forecast(
 ) -> ForecastResult:
     """Forecast ``steps`` steps from each initial time and write them to the Zarr ``out``.
 
-    ``init`` is as :func:`parse_initial_times` reads it; ``store`` holds the states at these times,
-    and at least the run's channels on the run's grid. Interrupted, the same call goes on with the
-    initial times that are missing, and ends with the same values. ``overrides`` may change the
-    arithmetic, ``training.dtype``, and the mesh, ``parallel.*``. Each rank that was started calls
-    this, and holds, computes, reads and writes its own part of every state and no more.
+    ``init`` is as :func:`parse_initial_times` reads it; ``store``, anything that ``data.store`` may
+    name, holds the states at these times, and at least the run's channels on the run's grid.
+    Interrupted, the same call goes on with the initial times that are missing, and ends with the
+    same values. ``overrides`` may change the arithmetic, ``training.dtype``, the library that
+    reads, ``data.reader``, and the mesh, ``parallel.*``. Each rank that was started calls this, and
+    holds, computes, reads and writes its own part of every state and no more.
 
     Raises UserError for anything of this that does not hold, for an ``out`` that exists, for a disk
     that is full, and for a forecast that becomes NaN or infinite.
     """
     if steps < 1:
         raise UserError(f"--steps {steps} is impossible: forecast at least one step")
+    share_one_arena()
     _check_overrides(overrides)
     refuse_existing(out)
     opened = Run.open(run)
-    source = Store.open(store)
+    # What training had of a mesh does not bind a forecast.
+    config = opened.config_with([*_ANY_MESH, *overrides])
+    source = open_states(store, config.data)
     normalisation = opened.normalisation
     normalisation.check_grid(source)
     source.channel_indices(normalisation.channels)
@@ -97,8 +110,6 @@ def forecast(
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
 
-    # What training had of a mesh does not bind a forecast.
-    config = opened.config_with([*_ANY_MESH, *overrides])
     agree(
         {"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps), "the store": source.fingerprint()}
@@ -134,6 +145,9 @@ def forecast(
         levels_apart=mesh.tensor.size > 1,
     )
     if meshes.is_first_rank():
+        advice = reads_too_much(source, normalisation.channels, architecture, mesh.layout)
+        if advice is not None:
+            say(f"{advice}: {REMEDY}")
         ForecastWriter.create(out, description)
     meshes.wait_for_all()
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
@@ -141,17 +155,17 @@ def forecast(
     model = opened.load_model(config, mesh)
     own, total = part.of(normalisation), len(indices) * steps
     own_channels = source.channel_indices(own.channels)
+
+    def read(number: int) -> NDArray[np.float32]:
+        return source.read(indices[number], own_channels, part.longitudes)
+
     # The same batches whether or not some are done: rounding may depend on a batch's company.
     for number, batch in enumerate(_batches(len(indices), description)):
         if number % mesh.data.size != mesh.data.index:
             continue
         if not all(finished[position] for position in batch):
-            states = np.stack(
-                [source.read(indices[n], own_channels, part.longitudes) for n in batch]
-            )
-            forecasts = _forecast_batch(model, own, states, steps)
-            checked = _finite(forecasts, own.channels, description, batch)
-            for taken in writer.write(batch, checked):
+            forecasts = _forecast_batch(model, own, map(read, batch), description, batch)
+            for taken in writer.write(batch, forecasts):
                 if progress is not None:
                     progress(batch.start * steps + taken * len(batch), total)
             # Each rank of the instance has written its part when all have come here.
@@ -191,34 +205,54 @@ def _batches(count: int, description: ForecastDescription) -> Iterator[range]:
 
 
 def _forecast_batch(
-    model: nn.Module, normalisation: Normalisation, states: NDArray[np.float32], steps: int
+    model: nn.Module,
+    normalisation: Normalisation,
+    initial_states: Iterable[NDArray[np.float32]],
+    description: ForecastDescription,
+    batch: Sequence[int],
 ) -> Iterator[NDArray[np.float32]]:
-    """States in SI units ``(batch, channel, latitude, longitude)``, one lead time after another."""
+    """States in SI units ``(batch, channel, latitude, longitude)``, one lead time after another.
+
+    ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``. Nothing here
+    refers to a state longer than it is needed: at 0.25° each is a good part of a rank's memory.
+
+    Raises UserError at the first state that is NaN or infinite anywhere.
+    """
     like = next(model.parameters())
     static = torch.from_numpy(normalisation.static).to(like)
     # In the model's type before normalising, as in training.
     precision = np.float64 if like.dtype == torch.float64 else np.float32
-    state = torch.from_numpy(normalisation.normalise(states.astype(precision))).to(like)
-    for later in rollout(model, state, static, steps):
-        yield normalisation.restore(later.cpu().numpy()).astype(np.float32)
+    normalised = (
+        torch.from_numpy(normalisation.normalise(state.astype(precision, copy=False)))
+        for state in initial_states
+    )
+    steps = rollout(
+        model, torch.stack(list(normalised)).to(like), static, len(description.lead_times)
+    )
+    give_back_freed()
+    for step, state in enumerate(steps):
+        restored = normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)
+        _check_finite(restored, normalisation.channels, description, batch, step)
+        yield restored
+        del restored
+        give_back_freed()
 
 
-def _finite(
-    steps: Iterator[NDArray[np.float32]],
+def _check_finite(
+    states: NDArray[np.float32],
     channels: Sequence[str],
     description: ForecastDescription,
     batch: Sequence[int],
-) -> Iterator[NDArray[np.float32]]:
-    """The same states; UserError at the first that is NaN or infinite anywhere."""
-    for lead, states in enumerate(steps):
-        finite = np.isfinite(states).all(axis=(2, 3))
-        if not finite.all():
-            item, channel = np.argwhere(~finite)[0]
-            hours = description.lead_times[lead] / np.timedelta64(1, "h")
-            raise UserError(
-                f"the forecast from {description.initial_times[batch[item]]} is NaN or infinite at "
-                f"{hours:g} h, first in {channels[channel]}: the model is unstable "
-                "that far ahead, so forecast fewer steps, or train it longer or with a longer "
-                "training.rollout"
-            )
-        yield states
+    step: int,
+) -> None:
+    # A sum needs no memory of the states' size, and that of float32 cannot overflow float64.
+    finite = np.isfinite(states.sum(axis=(2, 3), dtype=np.float64))
+    if not finite.all():
+        item, channel = np.argwhere(~finite)[0]
+        hours = description.lead_times[step] / np.timedelta64(1, "h")
+        raise UserError(
+            f"the forecast from {description.initial_times[batch[item]]} is NaN or infinite at "
+            f"{hours:g} h, first in {channels[channel]}: the model is unstable "
+            "that far ahead, so forecast fewer steps, or train it longer or with a longer "
+            "training.rollout"
+        )

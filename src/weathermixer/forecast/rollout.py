@@ -10,7 +10,6 @@ from torch import Tensor
 Step = Callable[[Tensor, Tensor], Tensor]
 
 
-@torch.no_grad()
 def rollout(step: Step, state: Tensor, static: Tensor, num_steps: int) -> Iterator[Tensor]:
     """The states after 1, 2, ... ``num_steps`` steps, each handed out before the next is made.
 
@@ -19,5 +18,7 @@ def rollout(step: Step, state: Tensor, static: Tensor, num_steps: int) -> Iterat
     is rounded on the way, and no more than two states are alive at a time.
     """
     for _ in range(num_steps):
-        state = step(state, static)
+        # As a decorator it would keep the first state to the end.
+        with torch.no_grad():
+            state = step(state, static)
         yield state

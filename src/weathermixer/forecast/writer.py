@@ -42,9 +42,11 @@ _STANDARD_NAMES = {
     "10m_v_component_of_wind": "northward_wind",
     "2m_temperature": "air_temperature",
 }
-# Small fields share a chunk with their neighbours in lead time, so that a forecast on a coarse grid
-# is not a hundred thousand files; from about 2° on a chunk holds one lead time.
+# Small fields share a chunk with those of other levels and lead times, so that a forecast on a
+# coarse grid is not a hundred thousand files; finer than about half a degree each has its own.
 _LARGEST_CHUNK_BYTES = 1024 * 1024
+# Zarr compresses several chunks at once and holds each of them three times over.
+_BYTES_AT_ONCE = 16 * 1024 * 1024
 _PROGRESS = ".progress"
 
 
@@ -77,7 +79,10 @@ class ForecastDescription:
 
     @property
     def levels_per_chunk(self) -> int:
-        return 1 if self.levels_apart else max(len(self.levels), 1)
+        together = 4 * max(len(self.levels), 1) * math.prod(self.chunk_grid)
+        if self.levels_apart or together > _LARGEST_CHUNK_BYTES:
+            return 1
+        return max(len(self.levels), 1)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -91,8 +96,17 @@ class ForecastDescription:
 
     @property
     def leads_per_chunk(self) -> int:
-        largest = 4 * self.levels_per_chunk * math.prod(self.chunk_grid)
-        return max(1, min(_LARGEST_CHUNK_BYTES // largest, len(self.lead_times)))
+        return max(1, min(_LARGEST_CHUNK_BYTES // self._lead_bytes, len(self.lead_times)))
+
+    @property
+    def chunks_at_once(self) -> int:
+        """How many chunks may be in the making."""
+        return max(1, _BYTES_AT_ONCE // (self.leads_per_chunk * self._lead_bytes))
+
+    @property
+    def _lead_bytes(self) -> int:
+        """Of one lead time in a chunk."""
+        return 4 * self.levels_per_chunk * math.prod(self.chunk_grid)
 
     def fingerprint(self) -> str:
         return json.dumps(
@@ -195,15 +209,17 @@ class ForecastWriter:
         held than share a chunk. The forecasts are finished once ``mark`` says so.
         """
         size = self.description.leads_per_chunk
-        num_leads = len(self.description.lead_times)
+        num_leads, taken = len(self.description.lead_times), 0
         held: list[NDArray[np.float32]] = []
-        for lead, states in enumerate(steps):
+        for states in steps:
             held.append(states)
-            if len(held) == size or lead + 1 == num_leads:
-                self._write_leads(indices, lead + 1 - len(held), np.stack(held, axis=1))
+            del states  # or it would be kept while the next is made
+            taken += 1
+            if len(held) == size or taken == num_leads:
+                self._write_leads(indices, taken - len(held), held)
                 held.clear()
-            yield lead + 1
-        assert not held
+            yield taken
+        assert taken == num_leads
 
     def mark(self, indices: Sequence[int]) -> None:
         """Remember that every part of the forecasts from these initial times is on disk."""
@@ -213,20 +229,32 @@ class ForecastWriter:
         except OSError as error:
             raise write_error(self.partial, error) from error
 
-    def _write_leads(self, indices: Sequence[int], start: int, states: NDArray[np.float32]) -> None:
-        """Write ``states (time, lead, channel, latitude, longitude)`` from lead ``start`` on."""
-        stop = start + states.shape[1]
+    def _write_leads(
+        self, indices: Sequence[int], start: int, held: Sequence[NDArray[np.float32]]
+    ) -> None:
+        """Write the states of some lead times, from ``start`` on."""
+        leads = slice(start, start + len(held))
+        most = min(zarr.config.get("async.concurrency"), self.description.chunks_at_once)
         try:
-            for name, (levels, channels) in self._targets.items():
-                fields = states[:, :, channels]
-                for index, values in zip(indices, fields, strict=True):
-                    array, leads = self._arrays[name], slice(start, stop)
-                    if name in PRESSURE_VARIABLES:
-                        array.oindex[index, leads, levels, :, self._longitudes] = values
-                    else:
-                        array[index, leads, :, self._longitudes] = values[:, 0]
+            with zarr.config.set({"async.concurrency": most}):
+                self._write_variables(indices, leads, held)
         except OSError as error:
             raise write_error(self.partial, error) from error
+
+    def _write_variables(
+        self, indices: Sequence[int], leads: slice, held: Sequence[NDArray[np.float32]]
+    ) -> None:
+        """One after another, so that no more than one of them is copied at a time."""
+        for name, (levels, channels) in self._targets.items():
+            array = self._arrays[name]
+            for place, index in enumerate(indices):
+                fields = np.empty((len(held), len(channels), *held[0].shape[2:]), np.float32)
+                for states, own in zip(held, fields, strict=True):
+                    states[place].take(channels, axis=0, out=own, mode="clip")  # unbuffered
+                if name in PRESSURE_VARIABLES:
+                    array.oindex[index, leads, levels, :, self._longitudes] = fields
+                else:
+                    array[index, leads, :, self._longitudes] = fields[:, 0]
 
     def finish(self) -> None:
         """Give the forecast its name; every initial time must be finished."""

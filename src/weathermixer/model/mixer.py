@@ -293,10 +293,7 @@ class WeatherMixer(nn.Module):
         longitude)``, both normalised; the result has the shape and type of ``state``. Per rank,
         variables are divided by ``tensor`` and longitudes, patch columns whole, by ``domain``.
         """
-        patch = self.architecture.patch
-        fields = torch.cat([state, static.expand(len(state), -1, -1, -1)], dim=1)
-        encoded = self.encoder(to_patches(fields, patch)).to(self.arithmetic)
-        x = encoded
+        x = encoded = self._encode(state, static)
         for _ in range(applications):
             for block in self.blocks:
                 # Dropout keeps no state of a generator, so there is none to restore.
@@ -305,9 +302,16 @@ class WeatherMixer(nn.Module):
                     if self.recompute
                     else block(x)
                 )
-        decoded = self.decoder(x, encoded).to(state.dtype)
+        # No name for what the decoder makes, as large as the state: it is gone before the head's.
         grid = (state.shape[2], state.shape[3])
-        return self.head(from_patches(decoded, patch, grid), state)
+        return self.head(
+            from_patches(self.decoder(x, encoded).to(state.dtype), self.architecture.patch, grid),
+            state,
+        )
+
+    def _encode(self, state: Tensor, static: Tensor) -> Tensor:
+        fields = torch.cat([state, static.expand(len(state), -1, -1, -1)], dim=1)
+        return self.encoder(to_patches(fields, self.architecture.patch)).to(self.arithmetic)
 
     def set_dropout_key(self, seed: int, step: int) -> None:
         """Fix what dropout zeroes in the next passes: the same for the same seed and step."""

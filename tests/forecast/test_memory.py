@@ -1,0 +1,64 @@
+"""The memory of a rank: it has room for a few states, however many are forecast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from forecast_runs import forecast_on, write_run
+from ranks import Pool
+from waves import write_waves
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
+
+TIMES = 72
+LONGITUDES = 32768
+PART_BYTES = 4 * 2 * 8 * LONGITUDES // 2  # of a state, on each of two ranks
+ONE, ALL = "2001-01-01", "2001-01-01/2001-01-18T18/6h"
+EIGHT = "2001-01-01/2001-01-02T18/6h"  # which are forecast together
+
+
+def peak_bytes(mesh: Mesh, run: Path, store: Path, out: Path, init: str, steps: int) -> int:
+    """The most that this rank's process held, as the system counts it, while it forecast."""
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    assert forecast_on(mesh, run, store, out, init, steps) is None
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("wide")
+    waves = write_waves(folder / "waves.zarr", times=TIMES, longitudes=LONGITUDES)
+    return write_run(folder / "run", waves, scale=0.01, patch=(8, LONGITUDES // 16)), waves
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from Linux's /proc")
+@pytest.mark.parametrize(
+    ("layout", "few", "many", "more_states"),
+    [
+        (Layout(domain=2), (ONE, 2), (ONE, 66), 64),
+        (Layout(tensor=2), (EIGHT, 1), (ALL, 1), TIMES - 8),
+    ],
+    ids=["lead times", "initial times"],
+)
+def test_it_grows_with_neither_lead_times_nor_initial_times(
+    layout: Layout,
+    few: tuple[str, int],
+    many: tuple[str, int],
+    more_states: int,
+    run: tuple[Path, Path],
+    tmp_path: Path,
+    pool: Pool,
+) -> None:
+    """Holding one more state for each would take twice what is allowed for the system's noise."""
+    pool.run(peak_bytes, layout, *run, tmp_path / "first.zarr", *few)  # what is loaded only once
+    peaks = [
+        pool.run(peak_bytes, layout, *run, tmp_path / f"{number}.zarr", *asked)
+        for number, asked in enumerate((few, many))
+    ]
+    for before, after in zip(*peaks, strict=True):
+        assert after - before < more_states * PART_BYTES // 2, (before, after)
