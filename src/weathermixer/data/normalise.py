@@ -95,10 +95,13 @@ class Normalisation:
         """The standard deviation of the change over one step of a normalised state, (channel,)."""
         return self.step_std / self.std
 
-    def normalise(self, state: NDArray[Any]) -> NDArray[Any]:
-        """``(state − mean) / std`` of ``(..., channel, latitude, longitude)``, in its own type."""
-        mean, std = self._aligned(state.dtype)
-        result: NDArray[Any] = state - mean
+    def normalise(self, state: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """``(state − mean) / std`` of ``(..., channel, latitude, longitude)``.
+
+        It is computed in the type of ``out``, and put there, or of the state itself.
+        """
+        mean, std = self._aligned(state.dtype if out is None else out.dtype)
+        result: NDArray[Any] = np.subtract(state, mean, out=out)
         result /= std
         return result
 

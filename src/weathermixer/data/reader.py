@@ -85,7 +85,7 @@ class StateReader:
                 if self._free > 0 and index not in self._kept:
                     self._kept[index] = state
                     self._free -= 1
-        slot[...] = self.normalisation.normalise(state.astype(slot.dtype, copy=False))
+        self.normalisation.normalise(state, out=slot)
         return state.nbytes
 
 
@@ -109,10 +109,10 @@ def read_ahead(
 
 
 def buffer_bytes(batch_bytes: int, state_bytes: int) -> int:
-    """The most that reading ahead holds: batches, and in each thread a state in the making.
+    """The most that reading ahead holds: batches, and what its threads are reading.
 
     Another batch is begun while the last one is still used. ``state_bytes`` are those of one state
-    of a batch, which a thread holds as it was read, as it was converted and as it was normalised.
+    of a batch, which a thread holds compressed, as chunks and put together.
     """
     return (AHEAD + 2) * batch_bytes + 3 * THREADS * state_bytes
 

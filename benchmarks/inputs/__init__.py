@@ -1,0 +1,1 @@
+"""How ``loading.py`` measures the reading of samples beside a real training step."""
