@@ -7,16 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
+from numpy.typing import NDArray
 
 from forecast_runs import forecast_on, write_run
 from ranks import Pool
 from waves import write_waves
+from weathermixer.data.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast import forecast as module
 from weathermixer.forecast.forecast import forecast
+from weathermixer.forecast.rollout import rollout
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.mixer import Part, architecture_of
+from weathermixer.run import Run
 
 INIT, STEPS = "2001-01-02/2001-01-04/12h", 5
 ASKED = (INIT, STEPS)
@@ -38,6 +44,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_run(folder / "run", waves, scale=0.05, dtype="float64"), waves
 
 
+def roll_out(mesh: Mesh, run: Path, store: Path) -> tuple[Part, NDArray[np.float64]]:
+    """A rank's part of the states after each step, normalised, before anything is rounded."""
+    opened, source = Run.open(run), Store.open(store)
+    part = architecture_of(opened.config, source.grid).part(mesh)
+    own = part.of(opened.normalisation)
+    model = opened.load_model(opened.config, mesh)
+    initial = source.read(9, source.channel_indices(own.channels), part.longitudes)
+    state = torch.from_numpy(own.normalise(initial.astype(np.float64)))[None]
+    static = torch.from_numpy(own.static).to(torch.float64)
+    states = [later[0].numpy() for later in rollout(model, state, static, STEPS)]
+    return part, np.stack(states)
+
+
 def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, batches: int) -> None:
     """The same, stopped after some batches of two initial times were written."""
     meet, met = module.total_over, 0
@@ -54,6 +73,16 @@ def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, batches: int) 
         patch.setattr(module, "total_over", meet_or_stop)
         with pytest.raises(KeyboardInterrupt):
             forecast_on(mesh, run, store, out, *ASKED)
+
+
+@pytest.mark.parametrize("layout", [m for m in MESHES if m.ways > 1], ids=str)
+def test_states_are_those_of_one_rank_before_they_are_rounded(
+    pool: Pool, layout: Layout, run: tuple[Path, Path]
+) -> None:
+    _, whole = roll_out(Mesh.describe(), *run)
+    for part, states in pool.run(roll_out, layout, *run):
+        expected = whole[:, part.channels, :, part.longitudes]
+        assert np.abs(states - expected).max() <= 1e-10 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize("layout", MESHES, ids=str)
