@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
+import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weathermixer.config import Config
 from weathermixer.data.chunks import Planned, choose_chunk
+from weathermixer.data.prepare import prepare
 from weathermixer.jigsaw.layout import Dimension, shard
+
+Archive = Callable[..., xr.Dataset]
+Saved = Callable[..., str]
 
 
 def touched(size: int, chunk: int, part: range) -> int:
@@ -73,3 +81,28 @@ def test_without_a_plan_any_grid_has_chunks(channels: int, rows: int, columns: i
     over_channels, over_columns = choose_chunk(channels, (rows, columns))
     assert 1 <= over_channels <= channels
     assert 1 <= over_columns <= columns
+
+
+def test_chunks_are_made_for_the_ranks_that_are_planned(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    source = saved(archive(times=4), "wb2.zarr")
+    store = prepare(tmp_path / "store.zarr", [source], ways=2)
+    channels, longitudes = len(store.channels), store.grid[1]
+    for cut in (channels // 2 + channels % 2, channels):
+        assert store.reading_cost(slice(0, cut), slice(None)).amplification == 1.0
+    assert store.reading_cost(slice(None), slice(0, longitudes // 2)).amplification == 1.0
+
+
+def test_chunks_are_made_for_the_mesh_that_is_configured(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    source = saved(archive(times=4), "wb2.zarr")
+    configured = Config.model_validate(
+        {
+            "data": {"store": "unused.zarr", "variables": ["2m_temperature"], "static": []},
+            "parallel": {"domain": 2, "tensor": 1},
+        }
+    )
+    store = prepare(tmp_path / "store.zarr", [source], config=configured)
+    assert store.reading_cost(slice(None), slice(0, store.grid[1] // 2)).amplification == 1.0

@@ -165,31 +165,6 @@ def test_training_period_without_times_is_refused_before_anything_is_written(
     assert not partial_path(tmp_path / "store.zarr").exists()
 
 
-def test_chunks_are_made_for_the_ranks_that_are_planned(
-    archive: Archive, saved: Saved, tmp_path: Path
-) -> None:
-    source = saved(archive(times=4), "wb2.zarr")
-    store = prepare(tmp_path / "store.zarr", [source], ways=2)
-    channels, longitudes = len(store.channels), store.grid[1]
-    for cut in (channels // 2 + channels % 2, channels):
-        assert store.reading_cost(slice(0, cut), slice(None)).amplification == 1.0
-    assert store.reading_cost(slice(None), slice(0, longitudes // 2)).amplification == 1.0
-
-
-def test_chunks_are_made_for_the_mesh_that_is_configured(
-    archive: Archive, saved: Saved, tmp_path: Path
-) -> None:
-    source = saved(archive(times=4), "wb2.zarr")
-    configured = Config.model_validate(
-        {
-            "data": {"store": "unused.zarr", "variables": ["2m_temperature"], "static": []},
-            "parallel": {"domain": 2, "tensor": 1},
-        }
-    )
-    store = prepare(tmp_path / "store.zarr", [source], config=configured)
-    assert store.reading_cost(slice(None), slice(0, store.grid[1] // 2)).amplification == 1.0
-
-
 def test_existing_store_is_not_overwritten(archive: Archive, saved: Saved, tmp_path: Path) -> None:
     source = saved(archive(times=3), "wb2.zarr")
     prepare(tmp_path / "store.zarr", [source])

@@ -1,4 +1,4 @@
-"""Another library reads a store to the same bits, and is as honest about damage."""
+"""Another library reads a store to the same bits; damage is in ``test_store.py``, for both."""
 
 from __future__ import annotations
 
@@ -44,39 +44,6 @@ def test_any_part_is_bit_for_bit_what_was_written(
     assert part.dtype == np.float32
     np.testing.assert_array_equal(part, state(index, channels=4)[channels][..., longitudes])
     np.testing.assert_array_equal(part, Store.open(folder).read(index, channels, longitudes))
-
-
-@pytest.mark.parametrize("damage", ["cut", "flip", "remove", "empty"])
-def test_a_damaged_state_is_named_as_the_usual_reader_names_it(tmp_path: Path, damage: str) -> None:
-    folder = write_waves(tmp_path / "s.zarr", times=8)
-    (file,) = [file for file in (folder / "state" / "c" / "4").rglob("*") if file.is_file()]
-    content = bytearray(file.read_bytes())
-    if damage == "remove":
-        file.unlink()
-    else:
-        content[len(content) // 3] ^= 0x10
-        file.write_bytes({"cut": content[:200], "flip": content, "empty": b""}[damage])
-    for reader in ("zarr", "tensorstore"):
-        store = Store.open(folder, reader=reader)
-        with pytest.raises(
-            UserError, match=r"the state at 2001-01-02T00:00:00 .*store again$"
-        ) as e:
-            store.read(4)
-        assert "\n" not in str(e.value)
-        np.testing.assert_array_equal(store.read(5), state(5))
-
-
-def test_no_flipped_bit_is_taken_for_weather(tmp_path: Path) -> None:
-    folder = write_waves(tmp_path / "s.zarr", times=8)
-    store = Store.open(folder, reader="tensorstore")
-    (file,) = [file for file in (folder / "state" / "c" / "4").rglob("*") if file.is_file()]
-    content = file.read_bytes()
-    for at in np.random.default_rng(0).integers(0, len(content), size=60):
-        flipped = bytearray(content)
-        flipped[at] ^= 1 << (at % 8)
-        file.write_bytes(flipped)
-        with pytest.raises(UserError, match="the state at 2001-01-02T00"):
-            store.read(4)
 
 
 def test_the_configuration_chooses_the_reader(folder: Path) -> None:

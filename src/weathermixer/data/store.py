@@ -5,7 +5,6 @@ Layout (Zarr v3; plain xarray opens it)::
     state        (time, channel, latitude, longitude)  float32, one shard per time
     static       (static_channel, latitude, longitude) float32
     mean, std, step_std                 (channel)      float64, of the training period
-    static_mean, static_std             (static_channel)
     moments      (time, moment, channel)               float64, per time: see ``statistics.py``
     climatology  (hour, dayofyear, channel, latitude, longitude)  float32, optional
 

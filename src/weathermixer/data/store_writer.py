@@ -264,12 +264,6 @@ def _create_arrays(partial: Path, description: Description) -> None:
     if static is None:
         static = np.empty((0, *description.grid), dtype=np.float32)
     write_array(group, "static", static, ("static_channel", "latitude", "longitude"))
-    weights = cell_area_weights(description.latitude)[:, None] / len(description.longitude)
-    static_mean = (static * weights).sum(axis=(1, 2), dtype=np.float64)
-    anomaly = static - static_mean[:, None, None]
-    static_std = np.sqrt((anomaly**2 * weights).sum(axis=(1, 2), dtype=np.float64))
-    write_array(group, "static_mean", static_mean, ("static_channel",))
-    write_array(group, "static_std", static_std, ("static_channel",))
 
     shape = (len(description.times), len(description.channels), *description.grid)
     channels, longitudes = choose_chunk(shape[1], description.grid, description.planned)
