@@ -30,7 +30,7 @@ class FeedForward(nn.Module):
         self.down = ChannelLinear(HIDDEN, WIDTH, mesh, rows=TOKENS, scheme=down)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(F.gelu(self.up(self.norm(x))))
+        return x + self.down(F.gelu(self.up(x, self.norm)))
 
 
 def train(mesh: Mesh) -> list[float]:

@@ -22,8 +22,8 @@ from weathermixer.jigsaw.layers import (
     prefetch_in_order,
 )
 from weathermixer.jigsaw.layout import Dimension, Layout
-from weathermixer.jigsaw.matmul import Scheme
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.product import Scheme
 
 # Every shape of a mesh that differs from the others in what its ranks do.
 MESHES = [
@@ -123,8 +123,8 @@ class Block(nn.Module):
                 self.add_module(f"{prefix}_{name}", linear)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.token_contract(F.gelu(self.token_expand(self.token_norm(x))))
-        return x + self.channel_contract(F.gelu(self.channel_expand(self.channel_norm(x))))
+        x = x + self.token_contract(F.gelu(self.token_expand(x, self.token_norm)))
+        return x + self.channel_contract(F.gelu(self.channel_expand(x, self.channel_norm)))
 
 
 class Network(nn.Module):

@@ -10,8 +10,8 @@ from scipy import stats
 from weathermixer.jigsaw.initial import derive_key, fill_uniform
 from weathermixer.jigsaw.layers import ChannelLinear, Dropout, LayerNorm, Linear, TokenLinear
 from weathermixer.jigsaw.layout import Layout
-from weathermixer.jigsaw.matmul import Scheme
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.product import Scheme
 
 MASK = (1 << 64) - 1
 

@@ -31,8 +31,8 @@ from ranks import Pool
 from weathermixer.jigsaw.cost import PAIRS
 from weathermixer.jigsaw.layers import ChannelLinear, LayerNorm, Linear, TokenLinear
 from weathermixer.jigsaw.layout import Dimension, Layout
-from weathermixer.jigsaw.matmul import Scheme
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.product import Scheme
 
 
 # Tests of one mesh follow one another, so that its ranks are started once.

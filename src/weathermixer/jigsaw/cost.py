@@ -15,8 +15,8 @@ from torch import nn
 
 from weathermixer.jigsaw.layers import LayerNorm, Linear
 from weathermixer.jigsaw.layout import Dimension, Layout
-from weathermixer.jigsaw.matmul import Product, Scheme, Side
 from weathermixer.jigsaw.mesh import Axis, Mesh
+from weathermixer.jigsaw.product import Product, Scheme, Side
 
 Pair = tuple[Scheme, Scheme]
 

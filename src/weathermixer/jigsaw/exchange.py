@@ -110,7 +110,7 @@ class ReduceScatter:
     """Sums over an axis, of which each rank keeps one block.
 
     Give the blocks for the peers as they are ready, nearest following rank first, with ``send``;
-    ``finish`` adds to this rank's own block what the others made for it. Each rank sends
+    ``finish`` adds what the others made for it to this rank's own block. Each rank sends
     everything but its own block.
     """
 
@@ -125,9 +125,11 @@ class ReduceScatter:
         self._rounds.append(Round(self._axis, distance, block, receive))
 
     def finish(self, own: Tensor) -> Tensor:
-        """``own``, in place, with the others' contributions."""
+        """The sum of ``own`` and the others' contributions, in the memory that these came in."""
         for round_ in self._rounds:
-            own += round_.wait()
+            received = round_.wait()
+            # The gradient of a weight may be of a wider type than what travels.
+            own = received.add_(own) if received.dtype == own.dtype else own + received
         return own
 
 

@@ -3,8 +3,8 @@
 With tokens in front, mixing tokens is one matrix product from the left and mixing channels one from
 the right, for any batch: neither needs a transpose or a copy. A rank at ``(i, j)`` of the mesh has
 tokens block ``i`` and channels block ``j`` of every activation, except between the two halves of a
-pair in which the weights stay (:mod:`~weathermixer.jigsaw.matmul`). A layer computes in the type of
-its input and casts its weights to it, so that the weights can stay in a wider one.
+pair in which the weights stay (:mod:`~weathermixer.jigsaw.product`). A layer computes in the type
+of its input and casts its weights to it, so that the weights can stay in a wider one.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.exchange import AllReduce, all_gather
 from weathermixer.jigsaw.gradients import shared
 from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
 from weathermixer.jigsaw.layout import Block, Dimension
-from weathermixer.jigsaw.matmul import Product, Scheme, multiply
+from weathermixer.jigsaw.matmul import multiply, multiply_normalised
 from weathermixer.jigsaw.mesh import Axis, Mesh
+from weathermixer.jigsaw.normalise import EPSILON, Channels, NormGradient, Statistics, normalise
+from weathermixer.jigsaw.product import Product, Scheme
 from weathermixer.jigsaw.weights import WeightGather, link
-
-_EPSILON = 1e-5
 
 
 class Linear(nn.Module):
@@ -80,15 +79,19 @@ class Linear(nn.Module):
             features_first=cls.over_tokens,
         )
 
-    def apply_to(self, matrix: Tensor) -> Tensor:
-        """The map of this rank's matrix, stored as the product says."""
-        return multiply(
-            matrix.contiguous(),
-            self.weight,
-            shared(self.bias, self.summed_over["bias"]),
-            self.gathered.get(matrix.dtype),
-            self.product,
-        )
+    def apply_to(self, x: Tensor, norm: LayerNorm | None = None) -> Tensor:
+        """The map of ``norm(x)``, or of ``x`` itself, as the matrix that the product makes.
+
+        With the norm given to it, its sums travel in the backward pass while this map computes.
+        """
+        weight, bias = self.gathered.get(x.dtype), shared(self.bias, self.summed_over["bias"])
+        if norm is not None and norm.axis.size > 1:
+            gain, shift = norm.affine()
+            return multiply_normalised(
+                x.contiguous(), gain, shift, norm.channels, weight, bias, self.product
+            )
+        matrix = self.product.stored(x if norm is None else norm(x)).contiguous()
+        return multiply(matrix, weight, bias, self.product)
 
     @torch.no_grad()
     def initialise(self, seed: int, name: str) -> None:
@@ -112,13 +115,14 @@ class ChannelLinear(Linear):
     ``x (..., in_channels)``, ``weight (out_channels, in_channels)``, ``y (..., out_channels)``,
     where ``...`` starts with the rows: tokens, or what stands for them. Per rank, ``x (tokens /
     domain, batch, in_channels / tensor)`` and ``y (tokens / domain, batch, out_channels /
-    tensor)``; after ``turn`` and before ``fold``, ``(tokens, batch, channels / ways)``.
+    tensor)``; after ``turn`` and before ``fold``, ``(tokens, batch, channels / ways)``. With a
+    ``norm``, ``x`` is normalised first.
     """
 
     over_tokens = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.apply_to(x.flatten(0, -2))
+    def forward(self, x: Tensor, norm: LayerNorm | None = None) -> Tensor:
+        y = self.apply_to(x, norm)
         if self.product.scheme in ("reduce", "gather"):
             return y.view(*x.shape[:-1], y.shape[-1])
         rows = y.shape[0] // x.shape[1:-1].numel()
@@ -131,13 +135,13 @@ class TokenLinear(Linear):
     ``x (in_tokens, batch, channels)``, ``weight (out_tokens, in_tokens)``,
     ``y (out_tokens, batch, channels)``. Per rank, ``x (in_tokens / domain, batch, channels /
     tensor)`` and ``y (out_tokens / domain, batch, channels / tensor)``; after ``turn`` and before
-    ``fold``, ``(tokens / ways, 1, batch · channels)``.
+    ``fold``, ``(tokens / ways, 1, batch · channels)``. With a ``norm``, ``x`` is normalised first.
     """
 
     over_tokens = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.apply_to(x.flatten(1))
+    def forward(self, x: Tensor, norm: LayerNorm | None = None) -> Tensor:
+        y = self.apply_to(x, norm)
         if self.product.scheme in ("reduce", "gather"):
             return y.view(-1, *x.shape[1:])
         if self.product.scheme == "turn":
@@ -170,17 +174,23 @@ class LayerNorm(nn.Module):
         ranges = dimension.ranges(self.axis.size, self.axis.index)
         block = Block((dimension.size,), (ranges,))
         self.blocks = {"weight": block, "bias": block}
-        self.sizes = dimension.sizes(self.axis.size)
+        self.channels = Channels(self.axis, dimension.sizes(self.axis.size))
         self.weight = nn.Parameter(torch.empty(block.local_shape, device=device))
         self.bias = nn.Parameter(torch.empty(block.local_shape, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        gain = shared(self.weight, self.summed_over["weight"])
-        bias = shared(self.bias, self.summed_over["bias"])
+        gain, bias = self.affine()
         if self.axis.size == 1:
-            return F.layer_norm(x, gain.shape, gain.to(x.dtype), bias.to(x.dtype), eps=_EPSILON)
-        y: Tensor = _Normalise.apply(x, gain, bias, self.axis, self.sizes)  # type: ignore[no-untyped-call]
+            return F.layer_norm(x, gain.shape, gain.to(x.dtype), bias.to(x.dtype), eps=EPSILON)
+        y: Tensor = _Normalise.apply(x, gain, bias, self.channels)  # type: ignore[no-untyped-call]
         return y
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Gain and bias, whose gradients will be summed over the ranks that share them."""
+        return (
+            shared(self.weight, self.summed_over["weight"]),
+            shared(self.bias, self.summed_over["bias"]),
+        )
 
     @torch.no_grad()
     def initialise(self, seed: int, name: str) -> None:
@@ -189,66 +199,18 @@ class LayerNorm(nn.Module):
 
 
 class _Normalise(torch.autograd.Function):
-    """``y = γ x̂ + β``, ``x̂ = (x − μ) r``, ``r = 1 / √(variance + ε)``, over channels that are cut.
-
-    Means and variances of the parts are merged as in Chan, Golub and LeVeque 1979; the exchange
-    is two numbers a token, and as many in the backward pass. There, with ``N`` channels,
-    ``dx = r (γ dy − (Σ γ dy + x̂ Σ γ dy x̂) / N)``, ``dγ = Σ dy x̂`` and ``dβ = Σ dy``, where ``dγ``
-    and ``dβ`` sum this rank's tokens. Fresh memory costs more than arithmetic does here, so each
-    pass makes one tensor and changes it in place.
-    """
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, channels: Channels) -> Tensor:
+        y, statistics = normalise(x, gain, bias, channels)
+        ctx.save_for_backward(x, gain, statistics.mean, statistics.scale)
+        ctx.channels = channels
+        return y
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, axis: Axis, sizes: tuple[int, ...]
-    ) -> Tensor:
-        rows = _wide(x).flatten(0, -2)
-        gamma, beta = gain.to(rows.dtype), bias.to(rows.dtype)
-        # The fused kernel normalises by this rank's own channels, which is then made good.
-        y, mean, scale = torch.native_layer_norm(rows, gain.shape, gamma, beta, _EPSILON)
-        parts = all_gather(axis, torch.stack([mean, scale.pow(-2)]))
-        weights = [size / sum(sizes) for size in sizes]
-        total_mean = torch.zeros_like(mean)
-        for weight, part in zip(weights, parts, strict=True):
-            total_mean += weight * part[0]
-        # variance + ε, since the weights add up to one
-        variance = torch.zeros_like(mean)
-        for weight, part in zip(weights, parts, strict=True):
-            variance += weight * (part[1] + (part[0] - total_mean).square())
-        total_scale = variance.rsqrt()
-        # y − β is this rank's x̂ times γ: rescale it, and shift it by the difference of the means.
-        y.lerp_(beta, 1.0 - total_scale / scale).addcmul_((mean - total_mean) * total_scale, gamma)
-        ctx.save_for_backward(x, gain, total_mean, total_scale)
-        ctx.axis, ctx.channels = axis, sum(sizes)
-        return y.view(x.shape).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, gain, mean, scale = ctx.saved_tensors
-        rows, dy = _wide(x).flatten(0, -2), _wide(gradient).flatten(0, -2)
-        gamma = gain.to(rows.dtype)
-        mean, scale = mean.squeeze(-1), scale.squeeze(-1)
-        product = dy * rows
-        total = dy.mv(gamma)
-        sums = AllReduce(ctx.axis, torch.stack([total, (product.mv(gamma) - mean * total) * scale]))
-        dgain = product.t().mv(scale) - dy.t().mv(mean * scale)
-        dbias = dy.sum(0)
-        dx = torch.mul(dy, gamma, out=product).mul_(scale[:, None])
-        total, slope = sums.wait() / ctx.channels
-        slope *= -scale.square()
-        dx.addcmul_(rows, slope[:, None]).sub_((total * scale + mean * slope)[:, None])
-        return (
-            dx.view(x.shape).to(x.dtype),
-            dgain.to(gain.dtype),
-            dbias.to(gain.dtype),
-            None,
-            None,
-        )
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """In a type that statistics can be computed in."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+        gradient = NormGradient(dy, x, gain, Statistics(mean, scale), ctx.channels)
+        return gradient.finish(), gradient.gain, gradient.bias, None
 
 
 class Dropout(nn.Module):

@@ -53,8 +53,6 @@ class Replicas:
         for member in self._arrived:
             member.finish_gather()
         self._arrived = []
-        for member in self._members:
-            member.hand_over()
 
     @torch.no_grad()
     def finish_step(self) -> None:
@@ -132,19 +130,15 @@ class _Member:
         own = self._rows[self._data.index]
         mine = self._sums.finish(self._gradient[own.start : own.stop])
         self._sums = None
-        if not self._is_sharded:
+        if self._is_sharded:
+            self.owned.grad, self.parameter.grad = mine, None
+        else:
             self._gather = self._spread(mine, self._gradient)
 
     def finish_gather(self) -> None:
         if self._gather is not None:
             self._gather.wait()
             self._gather = None
-
-    def hand_over(self) -> None:
-        """Give the optimizer's part its gradient."""
-        if self._is_sharded:
-            own = self._rows[self._data.index]
-            self.owned.grad = self._gradient[own.start : own.stop]
 
     def begin_share(self) -> None:
         if self._is_sharded:

@@ -1,8 +1,12 @@
-"""Weights gathered before they are needed: they do not depend on what is being computed."""
+"""Weights gathered before they are needed: they do not depend on what is being computed.
+
+Their gradients go back the same way, one product later than they are made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -11,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.weak import TensorWeakRef
 
-from weathermixer.jigsaw.exchange import Gather
-from weathermixer.jigsaw.matmul import Product
+from weathermixer.jigsaw.exchange import Gather, ReduceScatter
+from weathermixer.jigsaw.product import Product
 
 _Version = tuple[int, int]
 
@@ -38,6 +42,20 @@ class HoldsWeight(Protocol):
     weight: nn.Parameter
 
 
+@dataclass(frozen=True)
+class Weight:
+    """A weight as one product uses it.
+
+    ``own`` is the parameter, or stands for it in the graph; ``whole (outputs, inputs)`` is what the
+    product uses, in the type of the computation. The backward pass leaves in ``returning`` what the
+    other ranks' parts of the gradient of ``own`` arrive in.
+    """
+
+    own: Tensor
+    whole: Tensor
+    returning: list[ReduceScatter]
+
+
 class WeightGather:
     """A weight's rows from all ranks of ``product.weight_axis``, in the type of a computation.
 
@@ -50,6 +68,7 @@ class WeightGather:
         self._following: WeightGather | None = None
         self._begun: tuple[Gather, Tensor, _Version] | None = None
         self._kept: tuple[TensorWeakRef, _Version] | None = None
+        self._way_back: tuple[Tensor, list[ReduceScatter]] | None = None
 
     @property
     def moves(self) -> bool:
@@ -63,11 +82,30 @@ class WeightGather:
         """Begin ``following`` whenever this one has been asked for."""
         self._following = following
 
-    @torch.no_grad()
-    def get(self, dtype: torch.dtype) -> Tensor:
-        """The whole weight ``(outputs, inputs)`` that this rank's product uses."""
+    def get(self, dtype: torch.dtype) -> Weight:
+        """The weight for one use of this rank's product."""
         if not self.moves:
-            return self._layer.weight.detach().to(dtype)
+            return Weight(self._layer.weight, self._layer.weight.detach().to(dtype), [])
+        whole = self._wait(dtype)
+        own, returning = self._take_way_back()
+        # A block that is computed again in the backward pass is the last that needs its weights.
+        if self._following is not None and torch._C._current_graph_task_id() == -1:
+            self._following._prepare(dtype)
+        return Weight(own, whole, returning)
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        """Begin to gather, and make the way back: before the product that comes before this one."""
+        self._begin(dtype)
+        self._way_back = _way_back(self._layer.weight)
+
+    def _take_way_back(self) -> tuple[Tensor, list[ReduceScatter]]:
+        found, self._way_back = self._way_back, None
+        # What was made under no_grad, for a pass that never came here, leads nowhere.
+        if found is None or found[0].requires_grad != torch.is_grad_enabled():
+            return _way_back(self._layer.weight)
+        return found
+
+    def _wait(self, dtype: torch.dtype) -> Tensor:
         whole = self._held(dtype)
         if whole is None:
             self._begin(dtype)
@@ -76,9 +114,6 @@ class WeightGather:
             gather.wait()
             self._begun = None
             self._kept = (TensorWeakRef(whole), version)
-        # A block that is computed again in the backward pass is the last that needs its weights.
-        if self._following is not None and torch._C._current_graph_task_id() == -1:
-            self._following._begin(dtype)
         return whole
 
     def _begin(self, dtype: torch.dtype) -> None:
@@ -109,6 +144,31 @@ class WeightGather:
             return None
         held: Tensor = whole
         return held
+
+
+def _way_back(weight: nn.Parameter) -> tuple[Tensor, list[ReduceScatter]]:
+    """What stands for a weight in one use of it, and where parts of its gradient will arrive."""
+    returning: list[ReduceScatter] = []
+    own: Tensor = _Return.apply(weight, returning)  # type: ignore[no-untyped-call]
+    return own, returning
+
+
+class _Return(torch.autograd.Function):
+    """The weight itself, whose gradient is complete when the other ranks' parts have arrived.
+
+    Of the nodes that are ready, the backward pass takes the one that was made last. This one is
+    made before the product that comes before the weight's own, and so waits after it: the parts
+    travel meanwhile.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, returning: list[ReduceScatter]) -> Tensor:
+        ctx.returning = returning
+        return weight.detach()
+
+    @staticmethod
+    def backward(ctx: Any, own: Tensor) -> tuple[Tensor, None]:
+        return ctx.returning.pop().finish(own), None
 
 
 def link(gathers: Iterable[WeightGather]) -> None:

@@ -178,7 +178,7 @@ class Mixing(nn.Module):
         self.dropout = Dropout(architecture.dropout, mesh)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.contract(self.dropout(F.gelu(self.expand(self.norm(x)))))
+        return x + self.contract(self.dropout(F.gelu(self.expand(x, self.norm))))
 
 
 class Decoder(nn.Module):

@@ -1,0 +1,193 @@
+"""Distributed products ``Y = W X``: which rank holds, gathers and makes what.
+
+Features are what a product contracts, rows what it leaves alone; a rank holds some features of some
+rows of each activation. *Along* is the axis that features are cut over, *across* the one that rows
+are cut over, of ``A`` and ``O`` ranks. Four schemes differ in what moves:
+
+========  =====================  ==========================  ====================
+scheme    gathered beforehand    reduce-scattered afterwards  where the output lies
+========  =====================  ==========================  ====================
+reduce    weight, across         output features, along       as the input
+gather    weight, across;        nothing                      as the input
+          input features, along
+turn      input rows, across     output features, along       turned: all rows
+fold      input features, along  output rows, across          as before the turn
+========  =====================  ==========================  ====================
+
+In ``turn`` and ``fold`` no weight moves. A *turned* activation, which only ``turn`` makes and only
+``fold`` takes, has all rows, and its features are cut over both axes. The gradient of the input is
+the same kind of product with transposed weight, gather and reduce-scatter exchanged; that of the
+weight is reduce-scattered to where the weight is held. Per product and rank, with ``F`` input
+and ``G`` output features and ``R`` rows, the forward pass multiplies ``F G R / (A O)`` numbers in
+each scheme, and so do both of the backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+from torch import Tensor
+
+from weathermixer.jigsaw.layout import Block, Dimension, LayoutError, shard
+from weathermixer.jigsaw.mesh import Axis
+
+Scheme = Literal["reduce", "gather", "turn", "fold"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """An activation on one side of a product: what each rank of an axis holds of it.
+
+    Rank ``q`` holds ``features[q]`` features of ``rows[q]`` rows (per sample). ``by_rows`` says
+    that the ranks hold different rows of the same features, and not the other way round.
+    """
+
+    axis: Axis
+    features: tuple[int, ...]
+    rows: tuple[int, ...]
+    by_rows: bool = False
+
+
+@dataclass(frozen=True)
+class Product:
+    """One linear map as this rank takes part in it: its scheme, and who holds what.
+
+    ``inputs`` and ``outputs`` are features, ``rows`` is what they are features of, each cut as the
+    dimension says. ``features_first`` tells whether activations are stored ``(features, rows)``
+    or ``(rows, features)``. The hidden dimension between ``turn`` and ``fold`` has single elements
+    in one section, as ``outputs`` has whenever output features are scattered.
+    """
+
+    scheme: Scheme
+    inputs: Dimension
+    outputs: Dimension
+    rows: Dimension
+    along: Axis
+    across: Axis
+    features_first: bool
+
+    def __post_init__(self) -> None:
+        """Raise LayoutError for a cut that the scheme cannot follow."""
+        turned = {"turn": self.outputs, "fold": self.inputs}.get(self.scheme)
+        if turned is not None and (len(turned.sections) > 1 or turned.unit > 1):
+            raise LayoutError(
+                f"the scheme {self.scheme} turns a hidden dimension of single elements in one "
+                f"section, but this one is {turned}: choose another scheme"
+            )
+        if self.scheme in ("reduce", "gather") and len(self.outputs.sections) > 1:
+            raise LayoutError(
+                f"the scheme {self.scheme} makes outputs of one section, but these are "
+                f"{self.outputs}: apply one layer for each section"
+            )
+
+    @cached_property
+    def source(self) -> Side:
+        """The input, and the axis that it is gathered over."""
+        own_rows, own_features = self._own_rows, self._own(self.inputs)
+        if self.scheme == "reduce":
+            return Side(_alone(self.along), (own_features,), (own_rows,))
+        if self.scheme == "gather":
+            sizes = self.inputs.sizes(self.along.size)
+            return Side(self.along, sizes, (own_rows,) * self.along.size)
+        if self.scheme == "turn":
+            rows = self.rows.sizes(self.across.size)
+            return Side(self.across, (own_features,) * self.across.size, rows, by_rows=True)
+        return Side(self.along, self._turned(self.inputs), (self.rows.size,) * self.along.size)
+
+    @cached_property
+    def target(self) -> Side:
+        """The output, and the axis that partial sums of it are reduce-scattered over."""
+        own_rows, own_features = self._own_rows, self._own(self.outputs)
+        if self.scheme == "reduce":
+            sizes = self.outputs.sizes(self.along.size)
+            return Side(self.along, sizes, (own_rows,) * self.along.size)
+        if self.scheme == "gather":
+            return Side(_alone(self.along), (own_features,), (own_rows,))
+        if self.scheme == "turn":
+            return Side(self.along, self._turned(self.outputs), (self.rows.size,) * self.along.size)
+        rows = self.rows.sizes(self.across.size)
+        return Side(self.across, (own_features,) * self.across.size, rows, by_rows=True)
+
+    @cached_property
+    def weight_axis(self) -> Axis:
+        """The axis that the weight is gathered over, and its gradient reduce-scattered."""
+        if self.scheme in ("reduce", "gather"):
+            return self.across.in_background()
+        return _alone(self.across)
+
+    @cached_property
+    def weight_rows(self) -> tuple[int, ...]:
+        """Rows of the weight that each rank of ``weight_axis`` holds of what is used here."""
+        if self.scheme == "reduce":
+            total = self.outputs.size
+        elif self.scheme == "gather":
+            total = self._own(self.outputs)
+        else:
+            return (self.weight.local_shape[0],)
+        return tuple(
+            len(shard(total, self.across.size, place)) for place in range(self.across.size)
+        )
+
+    @cached_property
+    def weight(self) -> Block:
+        """The block of the weight ``(outputs, inputs)`` that this rank holds."""
+        shape = (self.outputs.size, self.inputs.size)
+        parts, place = self.across.size, self.across.index
+        own_inputs = self.inputs.ranges(self.along.size, self.along.index)
+        if self.scheme in ("reduce", "turn"):
+            return Block(shape, ((shard(self.outputs.size, parts, place),), own_inputs))
+        own_outputs = self.outputs.ranges(self.along.size, self.along.index)
+        if self.scheme == "gather":
+            (outputs,) = own_outputs
+            part = shard(len(outputs), parts, place)
+            columns = tuple(
+                piece
+                for owner in range(self.along.size)
+                for piece in self.inputs.ranges(self.along.size, owner)
+            )
+            return Block(shape, ((outputs[part.start : part.stop],), columns))
+        return Block(shape, (own_outputs, (shard(self.inputs.size, parts, place),)))
+
+    @cached_property
+    def bias(self) -> Block:
+        """The part of the bias ``(outputs,)`` that this rank adds."""
+        if self.scheme == "turn":
+            hidden = shard(self.outputs.size, self.across.size, self.across.index)
+            part = shard(len(hidden), self.along.size, self.along.index)
+            return Block((self.outputs.size,), ((hidden[part.start : part.stop],),))
+        ranges = self.outputs.ranges(self.along.size, self.along.index)
+        return Block((self.outputs.size,), (ranges,))
+
+    @property
+    def bias_axes(self) -> tuple[Axis, ...]:
+        """Axes whose ranks hold the same part of the bias, each seeing a part of its gradient."""
+        return () if self.scheme == "turn" else (self.across,)
+
+    def matrix(self, stored: Tensor) -> Tensor:
+        """``(features, rows)`` of an activation's matrix as stored."""
+        return stored if self.features_first else stored.t()
+
+    def stored(self, activation: Tensor) -> Tensor:
+        """An activation ``(tokens, batch, channels)`` as the matrix that this multiplies."""
+        return activation.flatten(1) if self.features_first else activation.flatten(0, -2)
+
+    def stored_shape(self, features: int, rows: int) -> tuple[int, int]:
+        return (features, rows) if self.features_first else (rows, features)
+
+    @property
+    def _own_rows(self) -> int:
+        return self.rows.sizes(self.across.size)[self.across.index]
+
+    def _own(self, features: Dimension) -> int:
+        return features.sizes(self.along.size)[self.along.index]
+
+    def _turned(self, hidden: Dimension) -> tuple[int, ...]:
+        own = len(shard(hidden.size, self.across.size, self.across.index))
+        return tuple(len(shard(own, self.along.size, place)) for place in range(self.along.size))
+
+
+def _alone(axis: Axis) -> Axis:
+    """The axis of this rank and no other, over which nothing moves."""
+    return replace(axis, ranks=(axis.ranks[axis.index],), index=0, group=None)

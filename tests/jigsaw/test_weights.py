@@ -1,0 +1,93 @@
+"""Weights that move: fetched before their product; their gradients come after the one before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ranks import Pool
+from weathermixer.jigsaw.layers import TokenLinear, prefetch_in_order
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
+
+TOKENS, CHANNELS = 5, 6
+# Rows of a token-mixing product are channels: cut over tensor, so the weights are gathered over it.
+MOVING = Layout(tensor=2)
+
+
+def two_layers(mesh: Mesh) -> torch.nn.Sequential:
+    layers = torch.nn.Sequential(
+        *(TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS) for _ in range(2))
+    ).double()
+    for name, layer in layers.named_children():
+        layer.initialise(0, name)
+    prefetch_in_order(layers)
+    return layers
+
+
+def own_channels(mesh: Mesh, whole: Tensor) -> Tensor:
+    start = mesh.tensor.index * CHANNELS // 2
+    return whole[..., start : start + CHANNELS // 2].contiguous()
+
+
+def draw() -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(TOKENS, 1, CHANNELS, generator=generator, dtype=torch.float64)
+
+
+def order_of_the_backward_pass(mesh: Mesh) -> list[str]:
+    first, second = layers = two_layers(mesh)
+    events: list[str] = []
+    for name, layer in layers.named_children():
+        layer.weight.register_post_accumulate_grad_hook(
+            lambda _, name=name: events.append(f"gradient of weight {name}")
+        )
+    between = first(own_channels(mesh, draw()))
+    between.register_hook(lambda _: events.append("product 0"))
+    second(between).sum().backward()
+    return events
+
+
+def test_parts_of_a_gradient_travel_while_the_product_before_computes(pool: Pool) -> None:
+    for events in pool.run(order_of_the_backward_pass, MOVING):
+        assert events[0] == "product 0"
+        assert sorted(events[1:]) == ["gradient of weight 0", "gradient of weight 1"]
+
+
+def gradients(mesh: Mesh, case: str) -> tuple[Tensor, Tensor | None]:
+    """Of the input and of the second weight, where the case is out of the ordinary."""
+    first, second = two_layers(mesh)
+    x = own_channels(mesh, draw()).requires_grad_()
+    if case == "frozen":
+        second.weight.requires_grad_(False)
+        second(first(x)).sum().backward()
+    else:
+        # What was begun for the second layer without gradients must not serve a pass with them.
+        with torch.no_grad():
+            between = first(x)
+        second(between + x).sum().backward()
+    return x.grad, second.weight.grad
+
+
+@pytest.mark.parametrize("case", ["frozen", "without gradients first"])
+def test_a_pass_out_of_the_ordinary_has_the_gradients_of_one_process(pool: Pool, case: str) -> None:
+    outcomes = pool.run(gradients, MOVING, case)
+    first, second = (layer.weight.detach() for layer in two_layers(Mesh.describe()))
+    x = draw().requires_grad_()
+    weight = second.clone().requires_grad_(case != "frozen")
+
+    def mix(matrix: Tensor, tokens: Tensor) -> Tensor:
+        return torch.einsum("ot,tbc->obc", matrix, tokens)
+
+    if case == "frozen":
+        mix(weight, mix(first, x)).sum().backward()
+    else:
+        mix(weight, mix(first, x).detach() + x).sum().backward()
+    found = torch.cat([of_input for of_input, _ in outcomes], dim=-1)
+    torch.testing.assert_close(found, x.grad, rtol=1e-12, atol=1e-12)
+    rows = [of_weight for _, of_weight in outcomes]
+    if case == "frozen":
+        assert rows == [None, None]
+    else:
+        torch.testing.assert_close(torch.cat(rows), weight.grad, rtol=1e-12, atol=1e-12)
