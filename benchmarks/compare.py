@@ -5,7 +5,8 @@
     python benchmarks/compare.py --memory                    # peak memory
     torchrun --nproc-per-node 4 benchmarks/compare.py        # ranks that torchrun starts
 
-The schemes take turns: one step each in every round, the ranks meeting before and after. Seconds
+The schemes take turns: one step each in every round, in an order drawn anew (the same in every
+run), the ranks meeting before and after. Seconds
 are per sample: a step of ``fsdp2`` and ``ddp`` takes one sample per rank, and its time is divided
 by that. Bytes and memory are per rank and step, as the rank with the most has them. Without a GPU
 each rank computes in one thread.
@@ -18,6 +19,7 @@ import functools
 import json
 import os
 import platform
+import random
 import statistics
 import sys
 import tempfile
@@ -220,9 +222,10 @@ def time_schemes(
         sizes = sizes_of(arguments, block)
         steps = {name: SCHEMES[name](sizes, rank, world_size, device) for name in arguments.schemes}
         measured: dict[str, list[Measurement]] = {name: [] for name in steps}
-        for _ in range(1 + arguments.rounds):
-            for name, step in steps.items():
-                measured[name].append(measure(step, meeting, device, counted=counted))
+        for number in range(1 + arguments.rounds):
+            # No scheme always follows the same one, nor the ranks' rest while one computes alone.
+            for name in random.Random(number).sample(list(steps), len(steps)):
+                measured[name].append(measure(steps[name], meeting, device, counted=counted))
         counted_steps = {name: count(step, meeting) for name, step in steps.items()}
         medians = {
             name: statistics.median(m.seconds / steps[name].samples for m in measurements[1:])

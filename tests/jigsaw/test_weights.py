@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ranks import Pool
-from weathermixer.jigsaw.layers import TokenLinear, prefetch_in_order
+from weathermixer.jigsaw.layers import ChannelLinear, TokenLinear, prefetch_in_order
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 
@@ -16,10 +16,14 @@ TOKENS, CHANNELS = 5, 6
 MOVING = Layout(tensor=2)
 
 
-def two_layers(mesh: Mesh) -> torch.nn.Sequential:
-    layers = torch.nn.Sequential(
-        *(TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS) for _ in range(2))
-    ).double()
+def two_layers(mesh: Mesh, *, first_moves: bool = True) -> torch.nn.Sequential:
+    first = (
+        TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS)
+        if first_moves
+        else ChannelLinear(CHANNELS, CHANNELS, mesh, rows=TOKENS)
+    )
+    second = TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS)
+    layers = torch.nn.Sequential(first, second).double()
     for name, layer in layers.named_children():
         layer.initialise(0, name)
     prefetch_in_order(layers)
@@ -36,8 +40,8 @@ def draw() -> Tensor:
     return torch.randn(TOKENS, 1, CHANNELS, generator=generator, dtype=torch.float64)
 
 
-def order_of_the_backward_pass(mesh: Mesh) -> list[str]:
-    first, second = layers = two_layers(mesh)
+def order_of_the_backward_pass(mesh: Mesh, first_moves: bool) -> list[str]:
+    first, second = layers = two_layers(mesh, first_moves=first_moves)
     events: list[str] = []
     for name, layer in layers.named_children():
         layer.weight.register_post_accumulate_grad_hook(
@@ -49,10 +53,26 @@ def order_of_the_backward_pass(mesh: Mesh) -> list[str]:
     return events
 
 
-def test_parts_of_a_gradient_travel_while_the_product_before_computes(pool: Pool) -> None:
-    for events in pool.run(order_of_the_backward_pass, MOVING):
+@pytest.mark.parametrize("first_moves", [True, False])
+def test_parts_of_a_gradient_travel_while_the_product_before_computes(
+    pool: Pool, first_moves: bool
+) -> None:
+    for events in pool.run(order_of_the_backward_pass, MOVING, first_moves):
         assert events[0] == "product 0"
         assert sorted(events[1:]) == ["gradient of weight 0", "gradient of weight 1"]
+
+
+def fetches_of_the_second_begun_with_the_first(mesh: Mesh) -> int:
+    first, second = two_layers(mesh, first_moves=False)
+    before = mesh.counter.copy()
+    first.gathered.get(torch.float64)
+    begun = mesh.counter.since(before).messages
+    second(own_channels(mesh, draw()))  # what was begun has to be waited for
+    return begun
+
+
+def test_the_first_weight_that_moves_travels_beside_the_layers_before_it(pool: Pool) -> None:
+    assert pool.run(fetches_of_the_second_begun_with_the_first, MOVING) == [1, 1]
 
 
 def gradients(mesh: Mesh, case: str) -> tuple[Tensor, Tensor | None]:

@@ -291,4 +291,4 @@ def prefetch_in_order(model: nn.Module) -> None:
 
     The order is that in which the layers were registered, which must be the one they are used in.
     """
-    link(module.gathered for module in model.modules() if isinstance(module, Linear))
+    link([module.gathered for module in model.modules() if isinstance(module, Linear)])

@@ -5,7 +5,7 @@ Their gradients go back the same way, one product later than they are made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -79,19 +79,21 @@ class WeightGather:
         return self._layer.weight._version, _steps.taken
 
     def follow(self, following: WeightGather) -> None:
-        """Begin ``following`` whenever this one has been asked for."""
+        """Begin ``following``, which moves, whenever this one has been asked for."""
         self._following = following
 
     def get(self, dtype: torch.dtype) -> Weight:
         """The weight for one use of this rank's product."""
-        if not self.moves:
-            return Weight(self._layer.weight, self._layer.weight.detach().to(dtype), [])
-        whole = self._wait(dtype)
-        own, returning = self._take_way_back()
+        if self.moves:
+            whole = self._wait(dtype)
+            own, returning = self._take_way_back()
+            weight = Weight(own, whole, returning)
+        else:
+            weight = Weight(self._layer.weight, self._layer.weight.detach().to(dtype), [])
         # A block that is computed again in the backward pass is the last that needs its weights.
         if self._following is not None and torch._C._current_graph_task_id() == -1:
             self._following._prepare(dtype)
-        return Weight(own, whole, returning)
+        return weight
 
     def _prepare(self, dtype: torch.dtype) -> None:
         """Begin to gather, and make the way back: before the product that comes before this one."""
@@ -171,8 +173,12 @@ class _Return(torch.autograd.Function):
         return ctx.returning.pop().finish(own), None
 
 
-def link(gathers: Iterable[WeightGather]) -> None:
-    """Let each gather begin when the one before it is used, in the order in which they are used."""
-    moving = [gather for gather in gathers if gather.moves]
-    for gather, following in pairwise(moving):
+def link(gathers: Sequence[WeightGather]) -> None:
+    """Let each weight that moves begin when the one that moves before it is used.
+
+    ``gathers`` come in the order in which they are used. The first that moves begins when the first
+    of all is used, so that it too has products to travel beside.
+    """
+    moving = [gather for gather in gathers[1:] if gather.moves]
+    for gather, following in pairwise([*gathers[:1], *moving]):
         gather.follow(following)
