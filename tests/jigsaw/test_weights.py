@@ -90,16 +90,38 @@ def gradients(mesh: Mesh, case: str) -> tuple[Tensor, Tensor | None]:
     return x.grad, second.weight.grad
 
 
+def gradients_of_the_input_alone(mesh: Mesh) -> tuple[Tensor, Tensor | None]:
+    """Of the input, asked for twice, and of the second weight, in a pass after these."""
+    first, second = two_layers(mesh)
+    x = own_channels(mesh, draw()).requires_grad_()
+    for _ in range(2):
+        (of_input,) = torch.autograd.grad(second(first(x)).sum(), x)
+        assert second.weight.grad is None
+    second(first(x)).sum().backward()
+    return of_input, second.weight.grad
+
+
+def test_the_gradient_of_the_input_alone_leaves_nothing_on_the_way(pool: Pool) -> None:
+    outcomes = pool.run(gradients_of_the_input_alone, MOVING)
+    first, second = (layer.weight.detach() for layer in two_layers(Mesh.describe()))
+    x, weight = draw().requires_grad_(), second.clone().requires_grad_()
+    mix(weight, mix(first, x)).sum().backward()
+    found = torch.cat([of_input for of_input, _ in outcomes], dim=-1)
+    torch.testing.assert_close(found, x.grad, rtol=1e-12, atol=1e-12)
+    rows = [of_weight for _, of_weight in outcomes]
+    torch.testing.assert_close(torch.cat(rows), weight.grad, rtol=1e-12, atol=1e-12)
+
+
+def mix(matrix: Tensor, tokens: Tensor) -> Tensor:
+    return torch.einsum("ot,tbc->obc", matrix, tokens)
+
+
 @pytest.mark.parametrize("case", ["frozen", "without gradients first"])
 def test_a_pass_out_of_the_ordinary_has_the_gradients_of_one_process(pool: Pool, case: str) -> None:
     outcomes = pool.run(gradients, MOVING, case)
     first, second = (layer.weight.detach() for layer in two_layers(Mesh.describe()))
     x = draw().requires_grad_()
     weight = second.clone().requires_grad_(case != "frozen")
-
-    def mix(matrix: Tensor, tokens: Tensor) -> Tensor:
-        return torch.einsum("ot,tbc->obc", matrix, tokens)
-
     if case == "frozen":
         mix(weight, mix(first, x)).sum().backward()
     else:

@@ -132,6 +132,11 @@ class ReduceScatter:
             own = received.add_(own) if received.dtype == own.dtype else own + received
         return own
 
+    def drop(self) -> None:
+        """Wait for the others' contributions, which nobody wants."""
+        for round_ in self._rounds:
+            round_.wait()
+
 
 def all_gather(axis: Axis, tensor: Tensor) -> list[Tensor]:
     """The tensors of all ranks along an axis, in their order; each has the shape of this one."""

@@ -20,7 +20,7 @@ from weathermixer.jigsaw.layout import offsets
 from weathermixer.jigsaw.mesh import Axis
 from weathermixer.jigsaw.normalise import Channels, NormGradient, Statistics, normalise
 from weathermixer.jigsaw.product import Product, Side
-from weathermixer.jigsaw.weights import Weight
+from weathermixer.jigsaw.weights import WayBack, Weight
 
 
 def multiply(x: Tensor, weight: Weight, bias: Tensor, product: Product) -> Tensor:
@@ -30,7 +30,7 @@ def multiply(x: Tensor, weight: Weight, bias: Tensor, product: Product) -> Tenso
     rank's matrix of the output.
     """
     y: Tensor = _Multiply.apply(  # type: ignore[no-untyped-call]
-        x, weight.own, bias, weight.whole, weight.returning, product
+        x, weight.own, bias, weight.whole, weight.way_back, product
     )
     return y
 
@@ -51,7 +51,7 @@ def multiply_normalised(
     channels; the rest is as for :func:`multiply`.
     """
     y: Tensor = _MultiplyNormalised.apply(  # type: ignore[no-untyped-call]
-        x, gain, shift, channels, weight.own, bias, weight.whole, weight.returning, product
+        x, gain, shift, channels, weight.own, bias, weight.whole, weight.way_back, product
     )
     return y
 
@@ -64,12 +64,12 @@ class _Multiply(torch.autograd.Function):
         own: Tensor,
         bias: Tensor,
         whole: Tensor,
-        returning: list[ReduceScatter],
+        way_back: WayBack,
         product: Product,
     ) -> Tensor:
         y, pieces = _product(x, whole, bias, product)
         ctx.save_for_backward(whole, *pieces)
-        ctx.product, ctx.returning, ctx.bias_dtype = product, returning, bias.dtype
+        ctx.product, ctx.way_back, ctx.bias_dtype = product, way_back, bias.dtype
         return y
 
     @staticmethod
@@ -77,7 +77,7 @@ class _Multiply(torch.autograd.Function):
         whole, *pieces = ctx.saved_tensors
         adjoint = _Adjoint(ctx.product, dy, whole, pieces)
         dx = adjoint.input_gradient() if ctx.needs_input_grad[0] else None
-        dweight = adjoint.weight_gradient(ctx.returning) if ctx.needs_input_grad[1] else None
+        dweight = adjoint.weight_gradient(ctx.way_back) if ctx.needs_input_grad[1] else None
         return dx, dweight, adjoint.bias_gradient(ctx.bias_dtype), None, None, None
 
 
@@ -92,13 +92,13 @@ class _MultiplyNormalised(torch.autograd.Function):
         own: Tensor,
         bias: Tensor,
         whole: Tensor,
-        returning: list[ReduceScatter],
+        way_back: WayBack,
         product: Product,
     ) -> Tensor:
         n, statistics = normalise(x, gain, shift, channels)
         y, pieces = _product(product.stored(n), whole, bias, product)
         ctx.save_for_backward(x, gain, statistics.mean, statistics.scale, whole, *pieces)
-        ctx.product, ctx.returning, ctx.bias_dtype = product, returning, bias.dtype
+        ctx.product, ctx.way_back, ctx.bias_dtype = product, way_back, bias.dtype
         ctx.channels = channels
         return y
 
@@ -108,7 +108,7 @@ class _MultiplyNormalised(torch.autograd.Function):
         adjoint = _Adjoint(ctx.product, dy, whole, pieces)
         dn = adjoint.input_gradient().view(x.shape)
         norm = NormGradient(dn, x, gain, Statistics(mean, scale), ctx.channels)
-        dweight = adjoint.weight_gradient(ctx.returning) if ctx.needs_input_grad[4] else None
+        dweight = adjoint.weight_gradient(ctx.way_back) if ctx.needs_input_grad[4] else None
         dbias = adjoint.bias_gradient(ctx.bias_dtype)
         return norm.finish(), norm.gain, norm.bias, None, dweight, dbias, None, None, None
 
@@ -147,8 +147,8 @@ class _Adjoint:
         )
         return sums.finish(dx)
 
-    def weight_gradient(self, returning: list[ReduceScatter]) -> Tensor:
-        """That of the rank's own weight, but for what is on its way in ``returning``."""
+    def weight_gradient(self, way_back: WayBack) -> Tensor:
+        """That of the rank's own weight, but for what comes on the ``way_back``."""
         product, axis = self._product, self._product.weight_axis
         rows = offsets(product.weight_rows)
         whole = _weight_gradient(product, self._pieces.wait(), self._x, self._samples)
@@ -157,7 +157,7 @@ class _Adjoint:
             sums = ReduceScatter(axis)
             for place in axis.peers()[:-1]:
                 sums.send(whole[_slice(rows[place])], own.shape)
-            returning.append(sums)
+            way_back.begin(sums)
         return own
 
     def bias_gradient(self, dtype: torch.dtype) -> Tensor:

@@ -42,18 +42,42 @@ class HoldsWeight(Protocol):
     weight: nn.Parameter
 
 
+class WayBack:
+    """On which the other ranks' parts of a weight's gradient come, in one use of the weight."""
+
+    def __init__(self) -> None:
+        self._sums: ReduceScatter | None = None
+
+    def begin(self, sums: ReduceScatter) -> None:
+        """Called in a backward pass, with what has been sent to the others."""
+        self._sums = sums
+        torch.autograd.Variable._execution_engine.queue_callback(self._end)
+
+    def finish(self, own: Tensor) -> Tensor:
+        """This rank's gradient, given its own part."""
+        assert self._sums is not None
+        sums, self._sums = self._sums, None
+        return sums.finish(own)
+
+    def _end(self) -> None:
+        # torch.autograd.grad may want no gradient of the weight. The parts come all the same, and
+        # the next message must not find their place.
+        if self._sums is not None:
+            self._sums.drop()
+
+
 @dataclass(frozen=True)
 class Weight:
     """A weight as one product uses it.
 
     ``own`` is the parameter, or stands for it in the graph; ``whole (outputs, inputs)`` is what the
-    product uses, in the type of the computation. The backward pass leaves in ``returning`` what the
-    other ranks' parts of the gradient of ``own`` arrive in.
+    product uses, in the type of the computation. Where ``whole`` was gathered, the product begins
+    ``way_back`` in the backward pass.
     """
 
     own: Tensor
     whole: Tensor
-    returning: list[ReduceScatter]
+    way_back: WayBack
 
 
 class WeightGather:
@@ -68,7 +92,7 @@ class WeightGather:
         self._following: WeightGather | None = None
         self._begun: tuple[Gather, Tensor, _Version] | None = None
         self._kept: tuple[TensorWeakRef, _Version] | None = None
-        self._way_back: tuple[Tensor, list[ReduceScatter]] | None = None
+        self._way_back: tuple[Tensor, WayBack] | None = None
 
     @property
     def moves(self) -> bool:
@@ -86,10 +110,10 @@ class WeightGather:
         """The weight for one use of this rank's product."""
         if self.moves:
             whole = self._wait(dtype)
-            own, returning = self._take_way_back()
-            weight = Weight(own, whole, returning)
+            own, way_back = self._take_way_back()
+            weight = Weight(own, whole, way_back)
         else:
-            weight = Weight(self._layer.weight, self._layer.weight.detach().to(dtype), [])
+            weight = Weight(self._layer.weight, self._layer.weight.detach().to(dtype), WayBack())
         # A block that is computed again in the backward pass is the last that needs its weights.
         if self._following is not None and torch._C._current_graph_task_id() == -1:
             self._following._prepare(dtype)
@@ -100,7 +124,7 @@ class WeightGather:
         self._begin(dtype)
         self._way_back = _way_back(self._layer.weight)
 
-    def _take_way_back(self) -> tuple[Tensor, list[ReduceScatter]]:
+    def _take_way_back(self) -> tuple[Tensor, WayBack]:
         found, self._way_back = self._way_back, None
         # What was made under no_grad, for a pass that never came here, leads nowhere.
         if found is None or found[0].requires_grad != torch.is_grad_enabled():
@@ -148,11 +172,11 @@ class WeightGather:
         return held
 
 
-def _way_back(weight: nn.Parameter) -> tuple[Tensor, list[ReduceScatter]]:
-    """What stands for a weight in one use of it, and where parts of its gradient will arrive."""
-    returning: list[ReduceScatter] = []
-    own: Tensor = _Return.apply(weight, returning)  # type: ignore[no-untyped-call]
-    return own, returning
+def _way_back(weight: nn.Parameter) -> tuple[Tensor, WayBack]:
+    """What stands for a weight in one use of it, and the way back of its gradient."""
+    way_back = WayBack()
+    own: Tensor = _Return.apply(weight, way_back)  # type: ignore[no-untyped-call]
+    return own, way_back
 
 
 class _Return(torch.autograd.Function):
@@ -164,13 +188,13 @@ class _Return(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, returning: list[ReduceScatter]) -> Tensor:
-        ctx.returning = returning
+    def forward(ctx: Any, weight: Tensor, way_back: WayBack) -> Tensor:
+        ctx.way_back = way_back
         return weight.detach()
 
     @staticmethod
     def backward(ctx: Any, own: Tensor) -> tuple[Tensor, None]:
-        return ctx.returning.pop().finish(own), None
+        return ctx.way_back.finish(own), None
 
 
 def link(gathers: Sequence[WeightGather]) -> None:
