@@ -6,10 +6,9 @@
     torchrun --nproc-per-node 4 benchmarks/compare.py        # ranks that torchrun starts
 
 The schemes take turns: one step each in every round, in an order drawn anew (the same in every
-run), the ranks meeting before and after. Seconds
-are per sample: a step of ``fsdp2`` and ``ddp`` takes one sample per rank, and its time is divided
-by that. Bytes and memory are per rank and step, as the rank with the most has them. Without a GPU
-each rank computes in one thread.
+run), the ranks meeting before and after. Seconds are per sample: a step of ``fsdp2`` and ``ddp``
+takes one sample per rank, and its time is divided by that. Bytes and memory are per rank and step,
+as the rank with the most has them. Without a GPU each rank computes in one thread.
 """
 
 from __future__ import annotations
