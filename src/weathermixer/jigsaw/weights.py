@@ -64,6 +64,7 @@ class WayBack:
         # the next message must not find their place.
         if self._sums is not None:
             self._sums.drop()
+            self._sums = None
 
 
 @dataclass(frozen=True)
