@@ -22,8 +22,8 @@ from pathlib import Path
 from rich.console import Console
 
 from weathermixer.config import Config
-from weathermixer.data.store import Store
-from weathermixer.data.synthetic import write_synthetic
+from weathermixer.data.making.synthetic import write_synthetic
+from weathermixer.data.store.store import Store
 from weathermixer.forecast.forecast import forecast
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.launch.ranks import ranks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ranks import POOL, Pool
+from support.ranks import POOL, Pool
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from waves import write_waves
+from support.waves import write_waves
 from weathermixer import check as checking
 from weathermixer.check import check
 from weathermixer.errors import UserError

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from weathermixer import demo
+from weathermixer.data.making.synthetic import write_synthetic
 from weathermixer.data.periods import periods
-from weathermixer.data.store import Store
-from weathermixer.data.synthetic import write_synthetic
+from weathermixer.data.store.store import Store
 
 
 def test_forecasts_start_where_training_never_was_and_end_with_the_truth() -> None:
@@ -35,7 +35,7 @@ def test_the_demonstration_continues_where_it_was_interrupted(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("weathermixer.data.planet.write_planet", waves)
+    monkeypatch.setattr("weathermixer.data.making.planet.write_planet", waves)
     monkeypatch.setattr(demo, "FORECAST_STEPS", 4)
     monkeypatch.setattr(demo, "GRID", (8, 16))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -20,7 +20,7 @@ from weathermixer.launch.agree import disagreement, settings_of
 from weathermixer.launch.place import Place, own_gpu, place_in, threads_per_rank
 from weathermixer.launch.start import starts_ranks
 
-SCRIPT = Path(__file__).with_name("ranked.py")
+SCRIPT = Path(__file__).parent / "support" / "ranked.py"
 DEADLINE_SECONDS = 120
 NOTHING: Mapping[str, str] = MappingProxyType({})
 

@@ -12,9 +12,9 @@ import torch
 
 from inputs.training import Training, configuration
 from weathermixer.config import Config
-from weathermixer.data.reader import Batch, StateReader, read_ahead
-from weathermixer.data.store import Store
-from weathermixer.data.synthetic import write_synthetic
+from weathermixer.data.feeding.read_ahead import Batch, StateReader, read_ahead
+from weathermixer.data.making.synthetic import write_synthetic
+from weathermixer.data.store.store import Store
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.layout import Layout
 

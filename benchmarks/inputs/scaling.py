@@ -22,14 +22,14 @@ import torch
 from inputs.throttle import BURST_SECONDS, Link, open_throttled
 from inputs.training import Training, configuration
 from weathermixer.config import Config
-from weathermixer.data.reader import AHEAD, read_ahead
-from weathermixer.data.store import Store
-from weathermixer.data.synthetic import write_synthetic
+from weathermixer.data.feeding.read_ahead import AHEAD, read_ahead
+from weathermixer.data.making.synthetic import write_synthetic
+from weathermixer.data.store.store import Store
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.cost import step_cost
 from weathermixer.model.mixer import WeatherMixer, architecture_of
+from weathermixer.planning.step_cost import step_cost
 
 MESHES = {1: Layout(), 2: Layout(domain=2), 4: Layout(domain=2, tensor=2)}
 GRID = (181, 360)

@@ -14,7 +14,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
-from weathermixer.data.store import Store
+from weathermixer.data.store.store import Store
 
 # What a link may have saved up while nothing was asked for: several requests' worth of the
 # milliseconds by which timers wake late, a small part of the time that a sample takes.

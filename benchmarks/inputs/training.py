@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from weathermixer.config import Config
-from weathermixer.data.normalise import Normalisation
-from weathermixer.data.reader import AHEAD, Batch, StateReader, read_ahead
-from weathermixer.data.store import Store
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.feeding.read_ahead import AHEAD, Batch, StateReader, read_ahead
+from weathermixer.data.store.store import Store
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.layout import Layout
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
+from weathermixer.training.beginning import begin_run, training_windows
 from weathermixer.training.interrupt import StopRequest
-from weathermixer.training.prepare import begin_run, training_windows
 from weathermixer.training.trainer import _Trainer
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from weathermixer.config import Config, Problem, parse_config
 from weathermixer.data.channels import STATIC_VARIABLES, channels_of, names
+from weathermixer.data.feeding.read_ahead import buffer_bytes, kept_states_bytes
 from weathermixer.data.opening import open_states
-from weathermixer.data.reader import buffer_bytes, kept_states_bytes
 from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Architecture, architecture_of
-from weathermixer.model.reading import REMEDY, reads_too_much
-from weathermixer.run import state_dtype
-from weathermixer.training.prepare import check_step, training_windows, validation_windows
+from weathermixer.planning.reading_share import REMEDY, reads_too_much
+from weathermixer.runs.run import state_dtype
+from weathermixer.training.beginning import check_step, training_windows, validation_windows
 
 
 @dataclass(frozen=True)

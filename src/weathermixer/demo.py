@@ -15,7 +15,7 @@ import numpy as np
 from weathermixer.config import Checkpoint, Config, Data, Model, Training, write_config
 from weathermixer.console import progress, say
 from weathermixer.data.periods import periods
-from weathermixer.data.store import Store
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.launch.start import start_ranks
 
@@ -49,7 +49,7 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     ``days`` of weather and ``steps`` of training default to what takes about a quarter of an
     hour on two cores. Raises UserError where ``out`` holds a demonstration of other settings.
     """
-    from weathermixer.data.planet import write_planet
+    from weathermixer.data.making.planet import write_planet
     from weathermixer.forecast.forecast import forecast
     from weathermixer.report.report import report
     from weathermixer.verification.verify import verify

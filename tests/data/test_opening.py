@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from waves import CHANNELS, state, write_waves
-from weatherbench import as_dataset, write_archive
+from support.waves import CHANNELS, state, write_waves
+from support.weatherbench import as_dataset, write_archive
 from weathermixer.config import Data
-from weathermixer.data.direct import DirectStates
+from weathermixer.data.archives.direct import DirectStates
 from weathermixer.data.opening import open_states
-from weathermixer.data.store import Store
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 
 

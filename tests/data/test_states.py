@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from waves import write_waves
-from weatherbench import as_dataset, write_archive
+from support.waves import write_waves
+from support.weatherbench import as_dataset, write_archive
 from weathermixer.config import Data
+from weathermixer.data.making.preparation import prepare
 from weathermixer.data.opening import open_states
-from weathermixer.data.prepare import prepare
 from weathermixer.data.states import States
-from weathermixer.data.store import Store
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from forecast_runs import write_run
-from waves import write_waves
+from support.forecast_runs import write_run
+from support.waves import write_waves
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from waves import write_waves
+from support.waves import write_waves
 from weathermixer.cli import main
 from weathermixer.forecast.forecast import forecast
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from damaged import remove_chunk
-from forecast_runs import forecast_on
-from ranks import Pool
+from support.damaged import remove_chunk
+from support.forecast_runs import forecast_on
+from support.ranks import Pool
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.launch.start import RankFailed, start_ranks
@@ -62,7 +62,7 @@ def test_what_was_written_is_kept_and_the_same_command_continues(
     out, partial = tmp_path / "f.zarr", tmp_path / "f.zarr.partial"
     monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=":")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = [sys.executable, str(TESTS / "forecast" / "failing.py"), how, *words(out)]
+    command = [sys.executable, str(TESTS / "support" / "failing_forecasts.py"), how, *words(out)]
     with pytest.raises(RankFailed, match=said) as failure:
         start_ranks(command, MESH.world_size, remedy="continue with the same command")
     assert failure.value.status == status

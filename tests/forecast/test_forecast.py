@@ -9,12 +9,12 @@ import pytest
 import torch
 import xarray as xr
 
-from forecast_runs import write_run
-from waves import START, write_waves
-from weathermixer.data.store import Store
+from support.forecast_runs import write_run
+from support.waves import START, write_waves
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
 
 INITS = "2001-01-02/2001-01-04T12/6h"
 NUM_INITS = 11  # more than one batch

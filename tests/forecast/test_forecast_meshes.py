@@ -11,10 +11,10 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from forecast_runs import forecast_on, write_run
-from ranks import Pool
-from waves import write_waves
-from weathermixer.data.store import Store
+from support.forecast_runs import forecast_on, write_run
+from support.ranks import Pool
+from support.waves import write_waves
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast import forecast as module
 from weathermixer.forecast.forecast import forecast
@@ -22,7 +22,7 @@ from weathermixer.forecast.rollout import rollout
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Part, architecture_of
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
 
 INIT, STEPS = "2001-01-02/2001-01-04/12h", 5
 ASKED = (INIT, STEPS)

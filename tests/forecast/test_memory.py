@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from forecast_runs import forecast_on, write_run
-from ranks import Pool
-from waves import write_waves
+from support.forecast_runs import forecast_on, write_run
+from support.ranks import Pool
+from support.waves import write_waves
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from networks import (
+from support.networks import (
     ALL_SCHEMES,
     EVEN,
     MESHES,
@@ -21,7 +21,7 @@ from networks import (
     run_step,
     whole_parameters,
 )
-from ranks import Pool
+from support.ranks import Pool
 from weathermixer.jigsaw.cost import Cost, layers_cost, shared_cost
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh

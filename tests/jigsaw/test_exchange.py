@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import UNEVEN, Network, Sample, errors, whole_parameters
 from oracles.layers import Held, cut, join, mixer
-from ranks import Lost, Pool, RankFailed
+from support.networks import UNEVEN, Network, Sample, errors, whole_parameters
+from support.ranks import Lost, Pool, RankFailed
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.cost import product_cost
 from weathermixer.jigsaw.exchange import (

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from networks import (
+from oracles.layers import Held, cut, join, layer_norm, over_channels, over_tokens
+from support.networks import (
     ALL_SCHEMES,
     MESHES,
     UNEVEN,
@@ -26,8 +27,7 @@ from networks import (
     run_step,
     whole_parameters,
 )
-from oracles.layers import Held, cut, join, layer_norm, over_channels, over_tokens
-from ranks import Pool
+from support.ranks import Pool
 from weathermixer.jigsaw.cost import PAIRS
 from weathermixer.jigsaw.layers import ChannelLinear, LayerNorm, Linear, TokenLinear
 from weathermixer.jigsaw.layout import Dimension, Layout

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import UNEVEN, Network, Sample, errors, mesh_name, whole_parameters
 from oracles.layers import Held, join, mixer
-from ranks import Pool
+from support.networks import UNEVEN, Network, Sample, errors, mesh_name, whole_parameters
+from support.ranks import Pool
 from weathermixer.jigsaw.cost import layers_cost, shared_cost
 from weathermixer.jigsaw.layers import LayerNorm
 from weathermixer.jigsaw.layout import Layout

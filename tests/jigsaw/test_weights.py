@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ranks import Pool
+from support.ranks import Pool
 from weathermixer.jigsaw.layers import ChannelLinear, TokenLinear, prefetch_in_order
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh

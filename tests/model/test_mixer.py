@@ -10,13 +10,12 @@ from torch import Tensor
 
 from oracles.layers import Held, cut, join, part
 from oracles.mixer import next_state
-from ranks import Pool
+from support.ranks import Pool
 from weathermixer.config import Config
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.layout import Dimension, Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.cost import step_cost
 from weathermixer.model.mixer import (
     Architecture,
     WeatherMixer,
@@ -24,6 +23,7 @@ from weathermixer.model.mixer import (
     build,
     count_parameters,
 )
+from weathermixer.planning.step_cost import step_cost
 
 Prediction = Literal["increment", "state"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forecast_runs import write_run
-from waves import START, write_waves
+from support.forecast_runs import write_run
+from support.waves import START, write_waves
 from weathermixer.forecast.forecast import forecast
 from weathermixer.report.report import report
 from weathermixer.verification.verify import verify

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from waves import write_waves
+from support.waves import write_waves
 
 
 @pytest.fixture(scope="session")

@@ -10,18 +10,18 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from meshed import Job, mesh_settings, train_all
-from ranks import Pool
-from waves import wave_config, write_waves
-from weatherbench import LAYOUTS, as_dataset, write_archive
+from support.meshed import Job, mesh_settings, train_all
+from support.ranks import Pool
+from support.waves import wave_config, write_waves
+from support.weatherbench import LAYOUTS, as_dataset, write_archive
 from weathermixer.config import Config
-from weathermixer.data.prepare import prepare
-from weathermixer.data.store import Store
+from weathermixer.data.making.preparation import prepare
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
 from weathermixer.training.trainer import train
 
 ONE = Layout()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from disk import full_disk
+from support.disk import full_disk
 from weathermixer.errors import UserError
 from weathermixer.training.log import ProgressLine, RunLog
 

@@ -6,7 +6,7 @@ import torch
 
 from oracles.loss import PUBLISHED, PUBLISHED_LEVELS, increment_loss, published_loss
 from weathermixer.data.channels import Channel
-from weathermixer.data.normalise import Normalisation
+from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.training.loss import loss_weights, published_factor, rollout_loss, weighted_mse
 
 CHANNELS = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from meshed import (
+from support.meshed import (
     EVEN_LEVELS,
     EVEN_LONGITUDES,
     LEVELS,
@@ -26,14 +26,14 @@ from meshed import (
     train_all,
     uneven_config,
 )
-from networks import mesh_name
-from ranks import Pool
-from waves import write_waves
+from support.networks import mesh_name
+from support.ranks import Pool
+from support.waves import write_waves
 from weathermixer.config import Config
 from weathermixer.jigsaw.layout import Layout, shard
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.cost import step_cost
-from weathermixer.run import Run, build_model
+from weathermixer.planning.step_cost import step_cost
+from weathermixer.runs.run import Run, build_model
 
 ONE = Layout()
 # Where arithmetic is narrower than float64, one mesh of each kind is enough.

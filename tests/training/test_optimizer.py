@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oracles.loss import adamw_step
-from waves import wave_config
+from support.waves import wave_config
 from weathermixer.config import Training
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import WeatherMixer, architecture_of, build

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
-from damaged import remove_chunk
-from meshed import (
+from support.damaged import remove_chunk
+from support.meshed import (
     LEVELS,
     LONGITUDES,
     Job,
@@ -28,15 +28,15 @@ from meshed import (
     train_stopped_late,
     uneven_config,
 )
-from ranks import Pool
-from waves import wave_config, write_waves
+from support.ranks import Pool
+from support.waves import wave_config, write_waves
 from weathermixer.config import Config
-from weathermixer.data.samples import training_plan
-from weathermixer.data.store import Store
+from weathermixer.data.feeding.samples import training_plan
+from weathermixer.data.store.store import Store
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.run import Run
-from weathermixer.training.prepare import training_windows
+from weathermixer.runs.run import Run
+from weathermixer.training.beginning import training_windows
 
 DEADLINE_SECONDS = 120
 PER_RANK = (

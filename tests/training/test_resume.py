@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from dying import start_training
-from waves import wave_config
+from support.dying import start_training
+from support.waves import wave_config
 from weathermixer.config import Config
 from weathermixer.errors import UserError
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
 from weathermixer.training import trainer as trainer_module
 from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train

@@ -13,14 +13,14 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from oracles.loss import increment_loss
-from waves import LATITUDE, state, wave_config, write_waves
+from support.waves import LATITUDE, state, wave_config, write_waves
 from weathermixer.config import Config
-from weathermixer.data.store import Store
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Architecture, build
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
 from weathermixer.training import trainer as trainer_module
 from weathermixer.training.loss import rollout_loss
 from weathermixer.training.result import TrainResult

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from oracles.loss import increment_loss
-from weathermixer.data.normalise import Normalisation
-from weathermixer.data.reader import Batch
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Part
 from weathermixer.training.loss import loss_weights

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from planets import Planet, write_planet
+from support.planets import Planet, write_planet
 
 
 @pytest.fixture

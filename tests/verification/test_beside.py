@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from planets import CHANNELS, Planet, write_forecast
-from verification.noise import LEADS, noisy
+from support.noise import LEADS, noisy
+from support.planets import CHANNELS, Planet, write_forecast
 from weathermixer.errors import UserError
 from weathermixer.verification.verify import Verification, verify
 

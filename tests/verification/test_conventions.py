@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from planets import LATITUDES, Planet, write_forecast, write_planet
-from verification.noise import LEADS, noisy
+from support.noise import LEADS, noisy
+from support.planets import LATITUDES, Planet, write_forecast, write_planet
 from weathermixer.errors import UserError
 from weathermixer.verification.verify import Verification, verify
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from oracles import scores as oracle
-from planets import LATITUDES
+from support.planets import LATITUDES
 from weathermixer.data.statistics import cell_area_weights
 from weathermixer.verification.metrics import METRICS, STATISTICS, Sums, metric_of, statistics
 from weathermixer.verification.regions import BOUNDS, GLOBAL, Regions

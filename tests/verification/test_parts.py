@@ -14,8 +14,8 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from planets import Planet, write_forecast
-from verification.noise import LEADS, noisy
+from support.noise import LEADS, noisy
+from support.planets import Planet, write_forecast
 from weathermixer.verification import accumulate
 from weathermixer.verification.accumulate import Part, sum_part, sum_up
 from weathermixer.verification.comparison import Comparison

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from oracles import scores as oracle
-from planets import LATITUDES
-from weathermixer.verification.grid import Grid
+from support.planets import LATITUDES
+from weathermixer.data.grid import Grid
 from weathermixer.verification.regions import BOUNDS, Regions
 from weathermixer.verification.spectrum import EARTH_RADIUS_M, ZonalSpectrum
 

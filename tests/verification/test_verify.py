@@ -13,8 +13,8 @@ import pytest
 import xarray as xr
 
 from oracles import scores as oracle
-from planets import CHANNELS, LATITUDES, Planet, write_forecast, write_planet
-from verification.noise import LEADS, noisy
+from support.noise import LEADS, noisy
+from support.planets import CHANNELS, LATITUDES, Planet, write_forecast, write_planet
 from weathermixer.errors import UserError
 from weathermixer.verification.verify import verify
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from weathermixer.config import Data
-from weathermixer.data.archives import is_store
-from weathermixer.data.direct import DirectStates
-from weathermixer.data.store import Store
+from weathermixer.data.archives.archive import is_store
+from weathermixer.data.archives.direct import DirectStates
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 
 

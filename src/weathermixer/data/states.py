@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
-from weathermixer.data.reading_cost import ReadingCost
 from weathermixer.data.statistics import Statistics
+from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.errors import UserError
 
 Indices = slice | Sequence[int]

@@ -18,7 +18,7 @@ from torch import nn
 
 import weathermixer
 from weathermixer.console import say
-from weathermixer.data.normalise import Normalisation
+from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.opening import open_states
 from weathermixer.errors import UserError
 from weathermixer.forecast.initial_times import parse_initial_times
@@ -32,10 +32,10 @@ from weathermixer.forecast.writer import (
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.launch.agree import agree, settings_of, versions
-from weathermixer.model.cost import choose_layout
 from weathermixer.model.mixer import architecture_of
-from weathermixer.model.reading import REMEDY, reads_too_much
-from weathermixer.run import Run
+from weathermixer.planning.reading_share import REMEDY, reads_too_much
+from weathermixer.planning.step_cost import choose_layout
+from weathermixer.runs.run import Run
 
 Progress = Callable[[int, int], None]
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from weathermixer.data.channels import PRESSURE_VARIABLES, VARIABLES, Channel, parse_channel
-from weathermixer.data.store import partial_path, write_error
+from weathermixer.data.store.store import partial_path, write_error
 from weathermixer.errors import UserError
 
 # Names of the CF standard name table, version 90.

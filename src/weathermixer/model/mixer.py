@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from weathermixer.config import Config
 from weathermixer.data.channels import channels_of
-from weathermixer.data.normalise import Normalisation
+from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.cost import cheapest_pair, cheapest_scheme
 from weathermixer.jigsaw.initial import derive_key

@@ -15,7 +15,7 @@ from typing import Any
 import zarr
 
 from weathermixer.errors import UserError
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
 
 _CONFIG = "config.yaml"
 _SCORES = "scores.json"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from weathermixer.config import Config, settings
-from weathermixer.data.normalise import Normalisation
+from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.model.mixer import architecture_of, count_parameters
 from weathermixer.report import curves
 from weathermixer.report.numbers import count, short
-from weathermixer.run import Run
+from weathermixer.runs.run import Run
 
 
 @dataclass(frozen=True)

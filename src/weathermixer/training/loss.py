@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weathermixer.data.channels import Channel, parse_channel
-from weathermixer.data.normalise import Normalisation
+from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.statistics import cell_area_weights
 
 # arXiv 2507.05753, the factors by which an error is multiplied before it is squared.

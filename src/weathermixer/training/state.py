@@ -14,10 +14,10 @@ from torch import Tensor
 from weathermixer.config import Training
 from weathermixer.jigsaw.mesh import Mesh, is_first_rank
 from weathermixer.jigsaw.replicas import Replicas
-from weathermixer.model import checkpoint
-from weathermixer.model.checkpoint import Shard
 from weathermixer.model.mixer import WeatherMixer
-from weathermixer.run import Run, model_tensors
+from weathermixer.runs import checkpoint
+from weathermixer.runs.checkpoint import Shard
+from weathermixer.runs.run import Run, model_tensors
 from weathermixer.training.optimizer import build_optimizer, optimizer_tensors, restart_at
 
 

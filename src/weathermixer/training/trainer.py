@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 from weathermixer.config import Config
+from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
+from weathermixer.data.feeding.samples import training_plan
 from weathermixer.data.opening import open_states
-from weathermixer.data.reader import Batch, StateReader, kept_states_bytes, read_ahead
-from weathermixer.data.samples import training_plan
 from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
@@ -30,16 +30,16 @@ from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.agree import agree, settings_of, versions
 from weathermixer.launch.place import place_in
-from weathermixer.model.cost import choose_layout
 from weathermixer.model.mixer import architecture_of
-from weathermixer.model.reading import REMEDY, reads_too_much
-from weathermixer.run import Run, build_model, state_dtype
+from weathermixer.planning.reading_share import REMEDY, reads_too_much
+from weathermixer.planning.step_cost import choose_layout
+from weathermixer.runs.run import Run, build_model, state_dtype
+from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.finite import find_cause, not_finite
 from weathermixer.training.interrupt import StopRequest
 from weathermixer.training.log import ProgressLine, RunLog
 from weathermixer.training.loss import loss_weights, rollout_loss
 from weathermixer.training.optimizer import optimizer_tensors, set_step, total_bytes
-from weathermixer.training.prepare import begin_run, training_windows, validation_windows
 from weathermixer.training.result import TrainResult, peak_memory_bytes
 from weathermixer.training.schedule import learning_rate
 from weathermixer.training.state import TrainingState

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weathermixer.data.normalise import Normalisation
-from weathermixer.data.reader import Batch
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.data.statistics import cell_area_weights
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.mesh import Mesh

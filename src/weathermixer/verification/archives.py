@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.data.store import DAYS_IN_YEAR, Store
+from weathermixer.data.grid import Grid
+from weathermixer.data.store.store import DAYS_IN_YEAR, Store
 from weathermixer.errors import UserError
 from weathermixer.verification.fields import Fields, open_zarr
-from weathermixer.verification.grid import Grid
 
 State = NDArray[np.float32]
 

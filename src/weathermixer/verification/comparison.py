@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.data.grid import Grid, common_grid, placement
 from weathermixer.errors import UserError
 from weathermixer.verification.archives import State
-from weathermixer.verification.grid import Grid, common_grid, placement
 from weathermixer.verification.reader import Forecast
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, TRUTH
 from weathermixer.verification.truth import Truth

@@ -25,9 +25,9 @@ from weathermixer.data.channels import (
     parse_channel,
     units_accepted,
 )
-from weathermixer.data.store import partial_path
+from weathermixer.data.grid import Grid, as_slice
+from weathermixer.data.store.store import partial_path
 from weathermixer.errors import UserError
-from weathermixer.verification.grid import Grid, as_slice
 
 _SYNONYMS = {
     "lat": "latitude",

@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from weathermixer.verification.grid import Grid
+from weathermixer.data.grid import Grid
 from weathermixer.verification.regions import Regions
 
 Values = NDArray[np.float64]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.data.grid import Grid, common_grid, placement
 from weathermixer.errors import UserError
 from weathermixer.verification.archives import (
     Climate,
@@ -22,7 +23,6 @@ from weathermixer.verification.archives import (
     open_climate,
     open_states,
 )
-from weathermixer.verification.grid import Grid, common_grid, placement
 
 # Of states, and as much again of the climatology.
 CACHE_BYTES = 256 * 1024 * 1024

@@ -1,0 +1,55 @@
+"""What several commands share: types of arguments, options, and how a result is printed."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+PATH = click.Path(path_type=Path)
+OVERRIDES = {"ignore_unknown_options": True}
+
+
+class GridShape(click.ParamType):
+    """Latitude × longitude, such as 32x64."""
+
+    name = "LATxLON"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        rows, cross, columns = value.lower().replace("×", "x").partition("x")
+        if not (cross and rows.isdecimal() and columns.isdecimal() and int(rows) * int(columns)):
+            self.fail(f"{value!r} is not latitude × longitude, such as 32x64")
+        return int(rows), int(columns)
+
+
+class WithSettings(click.Command):
+    """A command whose help ends with every setting of the configuration."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from weathermixer.config import settings
+
+        with formatter.section("Settings, as --section.key=value or in CONFIG"):
+            formatter.write_dl(
+                [(key, f"{meaning} [{default}]") for key, default, meaning in settings()]
+            )
+
+
+as_json = click.option("--json", "json", is_flag=True, help="Print the result as one JSON object.")
+config_argument = click.argument("config", type=PATH)
+nproc_option = click.option(
+    "--nproc", type=click.IntRange(1), help="Ranks to start on this machine."
+)
+overrides_argument = click.argument(
+    "overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--section.key=value]..."
+)
+
+
+def print_result(result: Any) -> None:
+    """Print text as it is, and anything else as one line of JSON, on standard output."""
+    if isinstance(result, dict):
+        result = json_module.dumps(result)
+    click.echo(result)

@@ -1,0 +1,60 @@
+"""The command ``weathermixer``: its commands, and how each of them ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from weathermixer import __version__
+from weathermixer.cli.run_commands import check, demo, forecast, train
+from weathermixer.cli.score_commands import report, verify
+from weathermixer.cli.store_commands import data
+from weathermixer.console import say
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import LayoutError
+from weathermixer.launch.ranks import end
+from weathermixer.launch.start import RankFailed
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="weathermixer")
+def commands() -> None:
+    """Train, run and verify WeatherMixer, an MLP-Mixer for the atmosphere.
+
+    Any command takes --traceback, to show where in the program an error arose.
+    """
+
+
+for _command in (demo, data, check, train, forecast, verify, report):
+    commands.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit with 0, with 2 for a user's mistake, or with 1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    show_traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    try:
+        commands.main(words, prog_name="weathermixer", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt) as error:
+        end(error, "Interrupted.", 1)
+    except RankFailed as error:
+        if show_traceback:
+            say(error.details)
+        say(str(error))
+        sys.exit(error.status)
+    except (UserError, LayoutError) as error:
+        end(error, f"Error: {error}", 2, show_traceback=show_traceback)
+    except Exception as error:  # noqa: BLE001 - the last place where anything can be said
+        sentence = (
+            f"{type(error).__name__}: {error} (an error of the program; --traceback shows where)"
+        )
+        end(error, f"Error: {sentence}", 1, show_traceback=show_traceback)

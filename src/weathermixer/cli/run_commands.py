@@ -1,0 +1,142 @@
+"""The commands that train, and what comes before and after: ``demo, check, train, forecast``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from weathermixer.cli.arguments import (
+    OVERRIDES,
+    PATH,
+    WithSettings,
+    as_json,
+    config_argument,
+    nproc_option,
+    overrides_argument,
+    print_result,
+)
+from weathermixer.console import progress, say, size_text
+from weathermixer.launch.ranks import ranks
+from weathermixer.launch.start import start_ranks, starts_ranks
+
+
+@click.command()
+@click.option("--out", type=PATH, default=Path("demo-run"), show_default=True)
+@click.option("--days", type=click.IntRange(60), help="Days of simulated weather.")
+@click.option("--steps", type=click.IntRange(20), help="Steps of training.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def demo(out: Path, days: int | None, steps: int | None, seed: int) -> None:
+    """Simulate a planet, learn its weather, forecast it and score the forecast."""
+    from weathermixer.demo import run_demo
+
+    run_demo(out, days=days, steps=steps, seed=seed)
+
+
+@click.command(context_settings=OVERRIDES)
+@config_argument
+@overrides_argument
+@as_json
+def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
+    """Name every problem of a configuration and its store, with a remedy; run nothing."""
+    from weathermixer.check import check as check_config
+
+    findings = check_config(config, overrides)
+    if json:
+        print_result(findings.to_json())
+    else:
+        for problem in findings.problems:
+            print_result(f"{problem.severity}: {problem.sentence()}")
+        if not findings.problems:
+            print_result(f"{config}: no problems found")
+        if findings.buffer_bytes is not None and findings.kept_bytes is not None:
+            print_result(
+                f"reading ahead holds at most {size_text(findings.buffer_bytes)} on a rank; the "
+                f"ranks of a machine keep states in at most {size_text(findings.kept_bytes)}"
+            )
+    if findings.has_errors:
+        raise SystemExit(2)
+
+
+@click.command(cls=WithSettings, context_settings=OVERRIDES)
+@config_argument
+@overrides_argument
+@click.option("--out", type=PATH, required=True, help="Folder of the run.")
+@click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
+@nproc_option
+@as_json
+def train(
+    config: Path,
+    overrides: tuple[str, ...],
+    out: Path,
+    resume: bool,
+    nproc: int | None,
+    json: bool,
+) -> None:
+    """Train a model as CONFIG says, on one rank or on those that torchrun or srun starts."""
+    from weathermixer.config import read_config
+
+    settings = read_config(config, overrides)
+    words = ["train", str(config), *overrides, "--out", str(out)]
+    words += ["--resume"] * resume + ["--json"] * json
+    if start_if_asked(nproc, words, remedy="continue with --resume"):
+        return
+    with ranks() as place:
+        from rich.console import Console
+
+        from weathermixer.training.trainer import train as run_training
+
+        result = run_training(
+            settings,
+            out,
+            resume=resume or settings.checkpoint.resume,
+            console=Console(stderr=True, quiet=not place.is_first),
+        )
+        if place.is_first and json:
+            print_result(result.to_json())
+        elif place.is_first:
+            say(f"wrote {out}")
+
+
+@click.command(context_settings=OVERRIDES)
+@click.argument("run", type=PATH)
+@overrides_argument
+@click.option("--store", required=True, help="Initial states: a store, or WeatherBench 2's Zarr.")
+@click.option(
+    "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
+)
+@click.option("--steps", type=click.IntRange(1), required=True, help="Steps to forecast.")
+@click.option("--out", type=PATH, required=True, help="Zarr store to write.")
+@nproc_option
+def forecast(
+    run: Path,
+    overrides: tuple[str, ...],
+    store: str,
+    init: str,
+    steps: int,
+    out: Path,
+    nproc: int | None,
+) -> None:
+    """Forecast from states of a store with a trained model, on one rank or several."""
+    words = ["forecast", str(run), *overrides, "--store", store, "--init", init]
+    words += ["--steps", str(steps), "--out", str(out)]
+    if start_if_asked(nproc, words, remedy="continue with the same command"):
+        return
+    with ranks() as place:
+        from weathermixer.forecast.forecast import forecast as run_forecast
+
+        with progress("forecasting") if place.is_first else nullcontext() as update:
+            run_forecast(run, store, init, steps, out, overrides=overrides, progress=update)
+        if place.is_first:
+            say(f"wrote {out}")
+
+
+def start_if_asked(nproc: int | None, words: Sequence[str], *, remedy: str) -> bool:
+    """Run a command as ranks of this machine, where ``--nproc`` asks for several."""
+    if not starts_ranks(nproc):
+        return False
+    start_ranks([sys.executable, "-m", "weathermixer", *words], nproc or 1, remedy=remedy)
+    return True

@@ -1,0 +1,103 @@
+"""The commands below ``data``: making stores of states, and looking into them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from weathermixer.cli.arguments import PATH, GridShape, as_json, print_result
+from weathermixer.console import progress, say
+
+
+@click.group()
+def data() -> None:
+    """Make stores of states, and look into them."""
+
+
+@data.command()
+@click.argument("out", type=PATH)
+@click.option("--days", type=click.IntRange(2), default=1460, show_default=True)
+@click.option("--grid", type=GridShape(), default="32x64", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def planet(out: Path, days: int, grid: tuple[int, int], seed: int) -> None:
+    """Simulate the weather of an Earth (SPEEDY physics, real land and orography)."""
+    from weathermixer.data.making.planet import write_planet
+
+    with progress("simulating") as update:
+        write_planet(out, days=days, grid=grid, seed=seed, progress=update)
+    say(f"wrote {out}")
+
+
+@data.command()
+@click.argument("out", type=PATH)
+@click.option("--times", type=click.IntRange(3), default=200, show_default=True)
+@click.option("--grid", type=GridShape(), default="181x360", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def synthetic(out: Path, times: int, grid: tuple[int, int], seed: int) -> None:
+    """Write analytic waves whose future is known exactly; takes seconds."""
+    from weathermixer.data.making.synthetic import write_synthetic
+
+    with progress("writing") as update:
+        write_synthetic(out, times=times, grid=grid, seed=seed, progress=update)
+    say(f"wrote {out}")
+
+
+@data.command()
+@click.argument("out", type=PATH)
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--config", "config_path", type=PATH, help="Take the section 'data' from this file.")
+@click.option("--member", type=int, help="Ensemble member, where a source has several.")
+@click.option("--step-hours", type=float, help="Interval of the increments.  [default: 6]")
+@click.option("--no-climatology", is_flag=True, help="Leave out the climatology.")
+@click.option(
+    "--ways",
+    type=click.IntRange(1),
+    help="Make chunks for up to so many ranks that share a sample.  [default: the mesh of CONFIG, "
+    "if it names one, else 8, fewer where chunks would be small]",
+)
+@click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores]")
+def prepare(
+    out: Path,
+    sources: tuple[str, ...],
+    config_path: Path | None,
+    member: int | None,
+    step_hours: float | None,
+    no_climatology: bool,
+    ways: int | None,
+    processes: int | None,
+) -> None:
+    """Make a store of ERA5 or of other analyses: Zarr, NetCDF or GRIB, local or remote.
+
+    Several sources are merged: other times, other variables, static fields. A command that was
+    interrupted continues when it is run again.
+    """
+    from weathermixer.config import read_config
+    from weathermixer.data.making.preparation import prepare as prepare_store
+
+    with progress("preparing") as update:
+        prepare_store(
+            out,
+            sources,
+            config=None if config_path is None else read_config(config_path),
+            member=member,
+            step_hours=step_hours,
+            climatology=not no_climatology,
+            ways=ways,
+            processes=processes,
+            progress=update,
+        )
+    say(f"wrote {out}")
+
+
+@data.command("inspect")
+@click.argument("store", type=PATH)
+@click.option("--full", is_flag=True, help="Read every state, and name those that are damaged.")
+@as_json
+def inspect_command(store: Path, full: bool, json: bool) -> None:
+    """Say what a store holds: grid, times, channels and their statistics."""
+    from weathermixer.data.store.inspection import inspect_store
+
+    with progress("reading") as update:
+        inspection = inspect_store(store, full=full, progress=update)
+    print_result(inspection.to_json() if json else inspection.render())

@@ -1,0 +1,1 @@
+"""Archives that others wrote: opening, naming and reading them, and several of them as one."""

@@ -1,0 +1,1 @@
+"""From states to what a network is fed: samples, reading ahead, normalisation."""

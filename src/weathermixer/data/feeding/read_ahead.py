@@ -1,0 +1,155 @@
+"""Reading samples ahead of the step that needs them, on background threads.
+
+Decoding a chunk holds Python's lock for milliseconds, which a small model would feel; states of a
+small data set therefore stay in memory once they were read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.states import States
+
+AHEAD = 2  # batches that are being read, or wait, while one is used
+THREADS = 2
+
+_MEMORY_SHARE = 8  # of the machine's memory, one part in so many is for states that were read
+
+_WORTH_KEEPING = 0.1  # of the states; visited in random order, a smaller part is rarely hit
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive normalised states of several samples.
+
+    ``states (batch, rollout + 1, channel, latitude, longitude)``; ``indices (batch, rollout + 1)``
+    are their places among the store's times. ``bytes_read`` is what reading them takes, as decoded
+    from the store, whether or not some were still in memory.
+    """
+
+    states: Tensor
+    indices: NDArray[np.int64]
+    bytes_read: int
+
+
+class StateReader:
+    """Reads, checks and normalises single states of a store, from any thread.
+
+    It reads the channels and longitudes of ``normalisation`` alone, the latter at ``longitudes``
+    in the store. ``num_states`` is how many different states will be asked for; where a good part
+    of them fits in ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
+    """
+
+    def __init__(
+        self,
+        store: States,
+        normalisation: Normalisation,
+        dtype: torch.dtype,
+        *,
+        num_states: int,
+        longitudes: slice = slice(None),
+        memory_bytes: int,
+    ) -> None:
+        self.store = store
+        self.normalisation = normalisation
+        self.dtype = dtype
+        self._channels = store.channel_indices(normalisation.channels)
+        self._longitudes = longitudes
+        state_bytes = 4 * len(normalisation.channels) * math.prod(normalisation.grid)
+        fitting = memory_bytes // state_bytes
+        self._free = fitting if fitting >= _WORTH_KEEPING * num_states else 0
+        self._kept: dict[int, NDArray[np.float32]] = {}
+        self._lock = threading.Lock()
+
+    def fill(self, slot: NDArray[np.floating], index: int) -> int:
+        """Write the normalised state at a time index into ``slot (channel, latitude, longitude)``.
+
+        Returns the bytes that reading it takes. Raises UserError where the store is damaged there.
+        """
+        state = self._kept.get(index)
+        if state is None:
+            state = self.store.read(index, self._channels, self._longitudes)
+            with self._lock:
+                if self._free > 0 and index not in self._kept:
+                    self._kept[index] = state
+                    self._free -= 1
+        self.normalisation.normalise(state, out=slot)
+        return state.nbytes
+
+
+def read_ahead(
+    reader: StateReader,
+    plan: Iterable[NDArray[np.int64]],
+    *,
+    ahead: int = AHEAD,
+    threads: int = THREADS,
+) -> Generator[Batch, None, None]:
+    """The batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
+
+    While one batch is used, ``ahead`` others are being read, or wait. Close the generator
+    (``contextlib.closing``) to stop early; errors of the threads are raised in their batch's turn.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
+    try:
+        yield from _in_order((_submit(pool, reader, indices) for indices in plan), ahead)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def buffer_bytes(batch_bytes: int, state_bytes: int) -> int:
+    """The most that reading ahead holds: batches, and what its threads are reading.
+
+    Another batch is begun while the last one is still used. ``state_bytes`` are those of one state
+    of a batch, which a thread holds compressed, as chunks and put together.
+    """
+    return (AHEAD + 2) * batch_bytes + 3 * THREADS * state_bytes
+
+
+def kept_states_bytes(ranks: int) -> int:
+    """Memory for states that were read, of each of so many ranks that share this machine's."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return memory // _MEMORY_SHARE // ranks
+
+
+@dataclass(frozen=True)
+class _Pending:
+    states: Tensor
+    indices: NDArray[np.int64]
+    reads: list[Future[int]]
+
+    def batch(self) -> Batch:
+        return Batch(self.states, self.indices, sum(read.result() for read in self.reads))
+
+
+def _submit(pool: ThreadPoolExecutor, reader: StateReader, indices: NDArray[np.int64]) -> _Pending:
+    channels, grid = len(reader.normalisation.channels), reader.normalisation.grid
+    # Allocated by torch: NumPy aligns to 16 bytes only, and vectorised sums may depend on that.
+    states = torch.empty((*indices.shape, channels, *grid), dtype=reader.dtype)
+    slots = states.view(-1, channels, *grid).numpy()
+    reads = [
+        pool.submit(reader.fill, slot, int(index))
+        for slot, index in zip(slots, indices.ravel(), strict=True)
+    ]
+    return _Pending(states, indices, reads)
+
+
+def _in_order(batches: Iterator[_Pending], ahead: int) -> Iterator[Batch]:
+    waiting: deque[_Pending] = deque()
+    for pending in batches:
+        waiting.append(pending)
+        if len(waiting) > ahead:
+            yield waiting.popleft().batch()
+    while waiting:
+        yield waiting.popleft().batch()

@@ -1,0 +1,1 @@
+"""Making stores: from archives, from a simulated planet, from analytic waves."""

@@ -1,0 +1,1 @@
+"""The prepared store: what is on disk, writing it, reading it, looking into it."""

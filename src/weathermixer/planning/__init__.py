@@ -1,0 +1,1 @@
+"""What a step costs, and which mesh to choose, known before anything runs."""

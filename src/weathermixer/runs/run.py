@@ -1,0 +1,148 @@
+"""A run: the folder in which training leaves what forecasting needs.
+
+::
+
+    config.yaml           the configuration as run
+    normalisation.npz     channels, their statistics, static fields, grid
+    checkpoints/step-N    weights, and what else a training needs to go on
+    log.jsonl             what training said, and TensorBoard's events beside it
+
+What is in a checkpoint besides weights is for ``training`` to know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from weathermixer.config import Config, read_config, write_config
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layers import local_parameters
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.mixer import WeatherMixer, architecture_of, build
+from weathermixer.runs import checkpoint
+from weathermixer.runs.checkpoint import Shard
+
+_CONFIG = "config.yaml"
+_NORMALISATION = "normalisation.npz"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder of a run. Make one with ``create``, look into one with ``open``."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: Config, normalisation: Normalisation) -> Run:
+        """Begin a run, or renew the configuration of one that goes on.
+
+        Raises UserError where the folder cannot be written.
+        """
+        try:
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            # Each is renamed into place, so that none is ever there in part.
+            _replace(path / _NORMALISATION, normalisation.save)
+            _replace(path / _CONFIG, lambda file: write_config(config, file))
+        except OSError as error:
+            raise UserError(
+                f"the run {path} cannot be written ({error.strerror or error}): choose another "
+                "place, free some space, or make the folder writable"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """An existing run; UserError where the folder holds none."""
+        run = cls(Path(path))
+        if not (run.path / _CONFIG).is_file():
+            raise UserError(
+                f"{run.path} is not a run (it has no {_CONFIG}): give the folder that "
+                "'weathermixer train --out' wrote"
+            )
+        return run
+
+    @cached_property
+    def config(self) -> Config:
+        return read_config(self.path / _CONFIG)
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        return Normalisation.load(self.path / _NORMALISATION)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint, where there is one."""
+        found = checkpoint.checkpoints(self.checkpoints)
+        return found[-1] if found else None
+
+    def config_with(self, overrides: Sequence[str]) -> Config:
+        """The configuration with ``section.key=value`` on top, such as another dtype."""
+        return read_config(self.path / _CONFIG, overrides)
+
+    def load_model(self, config: Config | None = None, mesh: Mesh | None = None) -> WeatherMixer:
+        """The network with the newest checkpoint's weights, in eval mode; a rank's part of it.
+
+        ``config`` is the run's own by default. Raises UserError where no checkpoint fits it.
+        """
+        newest = self.newest()
+        if newest is None:
+            raise UserError(f"{self.path} has no checkpoint yet: train it first")
+        model = build_model(config or self.config, self.normalisation, mesh=mesh)
+        checkpoint.load(newest, model_tensors(model))
+        return model.eval()
+
+
+def build_model(
+    config: Config,
+    normalisation: Normalisation,
+    *,
+    mesh: Mesh | None = None,
+) -> WeatherMixer:
+    """The network that a configuration describes, with its initial weights; a rank's part of it."""
+    mesh = mesh or Mesh.describe()
+    architecture = architecture_of(config, normalisation.grid)
+    own = architecture.part(mesh)
+    return build(
+        architecture,
+        mesh,
+        seed=config.training.seed,
+        increment_scale=torch.from_numpy(normalisation.increment_scale[own.channels]),
+        samples=config.training.instance_batch,
+        dtype=state_dtype(config),
+        arithmetic=getattr(torch, config.training.dtype),
+        recompute=config.training.recompute,
+    )
+
+
+def state_dtype(config: Config) -> torch.dtype:
+    """The type of states and weights, which is float32 even where products are bfloat16."""
+    return torch.float64 if config.training.dtype == "float64" else torch.float32
+
+
+def model_tensors(model: nn.Module) -> dict[str, Shard]:
+    """A network's parameters under the names that they have in a checkpoint."""
+    return {
+        f"model.{name}": Shard(parameter, block)
+        for name, parameter, block, _ in local_parameters(model)
+    }
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    partial.replace(path)

@@ -1,0 +1,126 @@
+"""From a configuration and a folder to a run that can be trained: what is checked and made once."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.config import Config, Section
+from weathermixer.console import progress
+from weathermixer.data.channels import channels_of, names
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.feeding.samples import (
+    evenly_spaced,
+    require_windows,
+    training_period,
+    validation_period,
+    windows,
+)
+from weathermixer.data.states import States
+from weathermixer.data.store.store import Store
+from weathermixer.errors import UserError
+from weathermixer.runs import checkpoint
+from weathermixer.runs.run import Run
+
+_FREE = ("reader",)  # settings of the data and the network that do not change a run's numbers
+
+
+def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> Run:
+    """The run in ``out``, new or continued, with its configuration written into it.
+
+    A run without checkpoints starts over, whether or not it is resumed. Raises UserError where one
+    with checkpoints is not resumed, or is resumed with another network or other data.
+    """
+    run = Run(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another --out for the run")
+    if run.newest() is not None and not resume:
+        raise UserError(
+            f"the run {out} has checkpoints: continue it with --resume, or choose another --out"
+        )
+    checkpoint.clean(run.checkpoints)
+    if run.newest() is None:
+        check_step(config, store)
+        # A prepared store has statistics; to estimate those of an archive takes a while.
+        estimating = f"estimating the statistics of {store.path}"
+        with nullcontext() if isinstance(store, Store) else progress(estimating) as update:
+            normalisation = Normalisation.from_store(
+                store,
+                names(channels_of(config.data.variables, config.data.levels)),
+                config.data.static,
+                training_period(config.data, store),
+                update,
+            )
+        return Run.create(out, config, normalisation)
+    begun = Run.open(out)
+    _check_same(begun, config)
+    begun.normalisation.check_grid(store)
+    return Run.create(out, config, begun.normalisation)
+
+
+def training_windows(config: Config, store: States) -> NDArray[np.int64]:
+    """Every sample to learn from, as time indices ``(sample, longest rollout + 1)``."""
+    return require_windows(
+        store,
+        config.data.step_hours,
+        config.training.longest_rollout,
+        training_period(config.data, store),
+        key="data.train",
+    )
+
+
+def validation_windows(config: Config, store: States) -> NDArray[np.int64]:
+    """The samples of a validation, as time indices ``(sample, longest rollout + 1)``.
+
+    A validation period that was asked for must hold some (UserError); the one by default may not.
+    """
+    period = validation_period(config.data, store)
+    hours, length = config.data.step_hours, config.training.longest_rollout
+    if config.data.validation is not None:
+        assert period is not None
+        found = require_windows(store, hours, length, period, key="data.validation")
+    elif period is not None:
+        found = windows(store.times, hours, length, period)
+    else:
+        found = np.empty((0, length + 1), dtype=np.int64)
+    return evenly_spaced(found, config.training.validation_samples)
+
+
+def check_step(config: Config, store: States) -> None:
+    """UserError where the store's increments were measured over another step."""
+    hours = store.step / np.timedelta64(1, "h")
+    if hours != config.data.step_hours:
+        raise UserError(
+            f"data.step_hours is {config.data.step_hours:g}, but the increments of {store.path} "
+            f"were measured over {hours:g} h: set data.step_hours={hours:g}, or prepare the store "
+            "again with the other step"
+        )
+
+
+def _check_same(run: Run, config: Config) -> None:
+    changed = [
+        f"{name}.{key}"
+        for name in ("model", "data")
+        for key in _differences(getattr(run.config, name), getattr(config, name))
+    ]
+    if changed:
+        raise UserError(
+            f"the run {run.path} was begun with other values of {', '.join(changed)}: continue it "
+            f"with those in its config.yaml, or choose another --out"
+        )
+
+
+def _differences(begun: Section, now: Section) -> list[str]:
+    return [
+        key
+        for key in type(begun).model_fields
+        if key not in _FREE and _comparable(getattr(begun, key)) != _comparable(getattr(now, key))
+    ]
+
+
+def _comparable(value: Any) -> Any:
+    return value.absolute() if isinstance(value, Path) else value

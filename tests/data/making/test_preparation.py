@@ -1,0 +1,441 @@
+"""Preparing a store: exact values and statistics, interruptions, full disks, users' slips."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr.storage._local as local_storage
+
+from oracles.store_statistics import area_weights, increments, mean_and_std
+from weathermixer.config import Config
+from weathermixer.data.making.preparation import prepare
+from weathermixer.data.making.synthetic import write_synthetic
+from weathermixer.data.store.store import Store, partial_path
+from weathermixer.errors import UserError
+from weathermixer.worker_processes import default_processes
+
+Archive = Callable[..., xr.Dataset]
+Saved = Callable[..., str]
+
+
+def config(**data: Any) -> Config:
+    return Config.model_validate({"data": {"store": "unused.zarr", **data}})
+
+
+def assert_statistics_agree(store: Store, channels: dict[str, Any], times: list[datetime]) -> None:
+    """Against the oracle, from fields ``(time, latitude, longitude)`` of the training period."""
+    step_hours = store.step / np.timedelta64(1, "h")
+    for index, name in enumerate(store.channels):
+        fields = channels[name].astype(np.float64)
+        mean, std = mean_and_std(fields, store.latitude)
+        _, step_std = mean_and_std(increments(fields, times, step_hours), store.latitude)
+        assert store.statistics.mean[index] == pytest.approx(mean, rel=1e-6, abs=1e-6 * std)
+        assert store.statistics.std[index] == pytest.approx(std, rel=1e-6)
+        assert store.statistics.step_std[index] == pytest.approx(step_std, rel=1e-6)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(store)): file.read_bytes()
+        for file in sorted(store.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_states_and_statistics_are_those_of_the_source(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    dataset = archive(times=40, static=("land_sea_mask",))
+    store = prepare(tmp_path / "store.zarr", [saved(dataset, "wb2.zarr")])
+
+    np.testing.assert_array_equal(store.times, dataset.time.values)
+    for index in (0, 17, 39):
+        state = store.read(index)
+        np.testing.assert_array_equal(state[0], dataset.geopotential.values[index, 0])
+        np.testing.assert_array_equal(state[-1], dataset["2m_temperature"].values[index])
+    np.testing.assert_array_equal(
+        store.read_static(["land_sea_mask"])[0], dataset.land_sea_mask.values
+    )
+    train = slice(0, 32)  # the first four fifths
+    fields = {
+        f"{name}_{level}": dataset[name].sel(level=level).values[train]
+        for name in ("geopotential", "temperature")
+        for level in (500, 850)
+    } | {"2m_temperature": dataset["2m_temperature"].values[train]}
+    assert_statistics_agree(store, fields, store.times[train].tolist())
+
+
+def test_plain_xarray_opens_the_store(archive: Archive, saved: Saved, tmp_path: Path) -> None:
+    dataset = archive(times=4)
+    prepare(tmp_path / "store.zarr", [saved(dataset, "wb2.zarr")])
+    opened = xr.open_zarr(tmp_path / "store.zarr", consolidated=False)
+    np.testing.assert_array_equal(opened.time.values, dataset.time.values)
+    field = opened.state.sel(time="2020-01-01T12", channel="2m_temperature")
+    np.testing.assert_array_equal(field.values, dataset["2m_temperature"].values[2])
+
+
+def test_processes_change_nothing_in_the_store(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    source = saved(archive(times=40), "wb2.zarr")
+    reported: list[tuple[int, int]] = []
+    prepare(tmp_path / "one.zarr", [source], processes=1)
+    prepare(
+        tmp_path / "two.zarr", [source], processes=2, climatology=False,
+        progress=lambda done, total: reported.append((done, total)),
+    )  # fmt: skip
+    one, two = contents(tmp_path / "one.zarr"), contents(tmp_path / "two.zarr")
+    for name in two:
+        assert one[name] == two[name], name
+    assert reported[-1] == (40, 40)
+
+
+def test_configuration_chooses_channels_step_and_training_period(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    dataset = archive(times=24)
+    chosen = config(
+        variables=["2m_temperature", "temperature"], levels=[850], static=[], step_hours=12,
+        train="2020-01-02/2020-01-03",
+    )  # fmt: skip
+    store = prepare(tmp_path / "store.zarr", [saved(dataset, "wb2.zarr")], config=chosen)
+    assert store.channels == ("2m_temperature", "temperature_850")
+    train = slice(4, 12)
+    fields = {
+        "2m_temperature": dataset["2m_temperature"].values[train],
+        "temperature_850": dataset.temperature.values[train, 1],
+    }
+    assert_statistics_agree(store, fields, store.times[train].tolist())
+
+
+def test_uneven_times_are_paired_only_where_the_step_is_exact(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    kept = [0, 1, 2, 4, 5, 9, 10, 11, 12, 20]
+    dataset = archive(times=24, variables=("2m_temperature",)).isel(time=kept)
+    store = prepare(tmp_path / "store.zarr", [saved(dataset, "gaps.zarr")])
+    train = slice(0, 8)
+    times = store.times[train].tolist()
+    fields = {"2m_temperature": dataset["2m_temperature"].values[train]}
+    assert len(increments(fields["2m_temperature"], times, 6)) == 5
+    assert_statistics_agree(store, fields, times)
+
+
+def test_single_time_is_prepared_without_statistics(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    store = prepare(tmp_path / "now.zarr", [saved(archive(times=1), "now.nc")])
+    assert not store.has_statistics
+    assert not store.has_climatology
+    assert np.isfinite(store.read(0)).all()
+    with pytest.raises(UserError, match="has no statistics, being of a single time"):
+        _ = store.statistics
+
+
+def test_times_without_an_exact_pair_name_the_usual_spacing(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    source = saved(archive(times=5, spacing_hours=12), "twelve.zarr")
+    with pytest.raises(UserError, match=r"exactly 6 h apart.*try 12 h \(--step-hours"):
+        prepare(tmp_path / "store.zarr", [source])
+    assert not partial_path(tmp_path / "store.zarr").exists()
+    store = prepare(tmp_path / "store.zarr", [source], step_hours=12)
+    assert store.step == np.timedelta64(12, "h")
+
+
+def test_training_period_without_times_is_refused_before_anything_is_written(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    chosen = config(variables=["2m_temperature"], static=[], train="1979-01-01/1979-12-31")
+    with pytest.raises(UserError, match="no two of the 0 times from 1979-01-01"):
+        prepare(tmp_path / "store.zarr", [saved(archive(), "wb2.zarr")], config=chosen)
+    assert not partial_path(tmp_path / "store.zarr").exists()
+
+
+def test_existing_store_is_not_overwritten(archive: Archive, saved: Saved, tmp_path: Path) -> None:
+    source = saved(archive(times=3), "wb2.zarr")
+    prepare(tmp_path / "store.zarr", [source])
+    with pytest.raises(UserError, match="exists already"):
+        prepare(tmp_path / "store.zarr", [source])
+
+
+def test_implausible_state_is_named_and_leaves_no_store(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    dataset = archive(times=40)
+    dataset["2m_temperature"].values[37, 3, 3] = np.nan
+    with pytest.raises(UserError, match=r"2m_temperature at 2020-01-10T06:00:00: 1 of 128 values"):
+        prepare(tmp_path / "store.zarr", [saved(dataset, "nan.zarr")])
+    with pytest.raises(UserError, match="only half prepared"):
+        Store.open(tmp_path / "store.zarr")
+
+
+def test_unfinished_store_of_other_sources_is_not_continued(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    first, second = saved(archive(times=3), "a.zarr"), saved(archive(times=4), "b.zarr")
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "store.zarr", [first], progress=interrupt)
+    with pytest.raises(UserError, match="unfinished store of other sources"):
+        prepare(tmp_path / "store.zarr", [second])
+    with pytest.raises(UserError, match="unfinished store of other sources or settings"):
+        prepare(tmp_path / "store.zarr", [first], ways=3)
+
+
+def test_full_disk_is_named_and_the_same_call_continues(
+    archive: Archive, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(archive(times=40), "wb2.zarr")
+    prepare(tmp_path / "reference.zarr", [source])
+    with monkeypatch.context() as patched, pytest.raises(UserError) as error:
+        fill_disk_after(30, patched)
+        prepare(tmp_path / "store.zarr", [source])
+    assert "store.zarr.partial (No space left on device): free some space" in str(error.value)
+    with pytest.raises(UserError, match="only half prepared"):
+        Store.open(tmp_path / "store.zarr")
+    prepare(tmp_path / "store.zarr", [source])
+    assert contents(tmp_path / "store.zarr") == contents(tmp_path / "reference.zarr")
+
+
+def test_limit_on_file_sizes_is_named(archive: Archive, saved: Saved, tmp_path: Path) -> None:
+    source = saved(archive(times=3, columns=512), "wb2.zarr")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(
+            UserError, match=r"cannot write to .*store.zarr.partial \(File too large"
+        ):
+            prepare(tmp_path / "store.zarr", [source])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_read_only_folder_is_named(
+    archive: Archive, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(archive(times=3), "wb2.zarr")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"cannot write to .* \(Read-only file system\)"):
+        prepare(tmp_path / "store.zarr", [source])
+
+
+_PREPARE_SLOWLY = """
+import multiprocessing, sys, time
+from pathlib import Path
+from weathermixer.data.making.preparation import prepare
+
+def progress(done, total):
+    print(done, *(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(0.02)
+
+if __name__ == "__main__":
+    prepare(Path(sys.argv[1]), [sys.argv[2]], processes=int(sys.argv[3]), progress=progress)
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_preparation_continues_to_an_identical_store(
+    archive: Archive, saved: Saved, tmp_path: Path, processes: int
+) -> None:
+    source = saved(archive(times=100), "wb2.zarr")
+    prepare(tmp_path / "reference.zarr", [source], processes=1)
+    script = tmp_path / "prepare_slowly.py"
+    script.write_text(_PREPARE_SLOWLY)
+    out = tmp_path / "store.zarr"
+    command = [sys.executable, str(script), str(out), source, str(processes)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            done, *workers = map(int, line.split())
+            if done >= 40:
+                break
+        running.send_signal(signal.SIGKILL)
+    assert running.returncode == -signal.SIGKILL
+    for worker in workers:
+        wait_until_gone(worker)
+
+    with pytest.raises(UserError, match="only half prepared"):
+        Store.open(out)
+    remaining: list[int] = []
+    prepare(out, [source], processes=1, progress=lambda _, total: remaining.append(total))
+    assert remaining[0] < 100, "finished blocks are not prepared again"
+    assert contents(out) == contents(tmp_path / "reference.zarr")
+
+
+def test_kill_between_renaming_and_tidying_leaves_a_whole_store(
+    archive: Archive, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def rename_and_die(self: Path, target: Path) -> Path:
+        rename(self, target)
+        if target.name == "store.zarr":
+            raise KeyboardInterrupt
+        return target
+
+    monkeypatch.setattr(Path, "rename", rename_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(tmp_path / "store.zarr", [saved(archive(times=3), "wb2.zarr")])
+    assert Store.open(tmp_path / "store.zarr").read(2).shape == (5, 8, 16)
+
+
+def test_killed_worker_is_reported_as_want_of_memory(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    source = saved(archive(times=200), "wb2.zarr")
+    script = tmp_path / "lose_a_worker.py"
+    kill_one = "[child.kill() for child in multiprocessing.active_children()[:1]]"
+    script.write_text(_PREPARE_SLOWLY.replace("time.sleep(0.02)", kill_one))
+    command = [sys.executable, str(script), str(tmp_path / "store.zarr"), source, "2"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "run the same command again with a smaller --processes" in ended.stderr
+
+
+def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
+    script = tmp_path / "measure.py"
+    script.write_text("""
+import resource, sys
+from pathlib import Path
+import dask.array, numpy as np, xarray as xr
+from weathermixer.data.making.preparation import prepare
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+shape = (64, 720, 1440)
+hours = np.arange(shape[0]) * np.timedelta64(6, "h")
+field = dask.array.full(shape, 280.0, chunks=(1, -1, -1), dtype="float32")
+xr.Dataset(
+    {"2m_temperature": (("time", "latitude", "longitude"), field)},
+    {"time": np.datetime64("2020-01-01", "ns") + hours,
+     "latitude": 90 - (np.arange(720) + 0.5) / 4, "longitude": np.arange(1440) / 4},
+).to_zarr(sys.argv[1], zarr_format=2)
+before = peak()
+prepare(Path(sys.argv[2]), [sys.argv[1]], processes=1, climatology=False)
+print(peak() - before, field.nbytes // 1024**2)
+""")
+    paths = [str(tmp_path / name) for name in ("source.zarr", "store.zarr")]
+    ended = subprocess.run(
+        [sys.executable, str(script), *paths], capture_output=True, text=True, check=True
+    )
+    growth, source = map(int, ended.stdout.split())
+    assert source > 250
+    assert growth < 190, f"grew by {growth} MiB on a source of {source} MiB"
+
+
+def test_processes_by_default_fit_into_memory() -> None:
+    assert default_processes(2**60) == 1
+    assert default_processes(1) >= 1
+
+
+def test_sources_are_recorded(archive: Archive, saved: Saved, tmp_path: Path) -> None:
+    dataset = archive(times=3, latitude=np.linspace(90, -90, 9))
+    dataset.attrs["licence"] = "CC-BY 4.0"
+    source = saved(dataset, "poles.zarr")
+    store = prepare(tmp_path / "store.zarr", [source])
+    assert store.attributes["sources"] == [source]
+    assert store.attributes["dropped_row"] == "latitude -90"
+    assert store.attributes["source_licences"] == ["CC-BY 4.0"]
+
+
+def test_remote_sources_are_prepared_as_local_ones(
+    archive: Archive, saved: Saved, served: str, tmp_path: Path
+) -> None:
+    dataset = archive(times=20)
+    saved(dataset[["geopotential", "temperature"]], "aloft.zarr")
+    saved(dataset[["2m_temperature"]], "surface.nc", engine="h5netcdf")
+    sources = [f"{served}/aloft.zarr", f"{served}/surface.nc"]
+    store = prepare(tmp_path / "store.zarr", sources)
+    np.testing.assert_array_equal(store.read(18)[-1], dataset["2m_temperature"].values[18])
+    np.testing.assert_array_equal(store.read(3)[0], dataset.geopotential.values[3, 0])
+
+
+# Real ERA5.
+
+
+def test_real_zarr_sample_has_statistics_of_its_exact_pairs(
+    test_data: Path, tmp_path: Path
+) -> None:
+    path = test_data / "era5_surface_1deg.zarr"
+    store = prepare(tmp_path / "store.zarr", [str(path)], step_hours=7)
+    plain = xr.open_zarr(path)
+    times = store.times[:20].tolist()
+    fields = {name: plain[name].values[:20, :-1] for name in store.channels}
+    assert_statistics_agree(store, fields, times)
+
+
+def test_real_netcdf_sample_is_prepared_and_another_grid_is_refused(
+    test_data: Path, tmp_path: Path
+) -> None:
+    path = test_data / "era5_64x32_19590102T00.nc"
+    plain = xr.open_dataset(path)
+    lender = write_synthetic(tmp_path / "lender.zarr", times=2, grid=(32, 64), levels=(500,))
+    with pytest.raises(UserError, match="is on another grid"):
+        prepare(tmp_path / "store.zarr", [str(path), str(lender.path)])
+    store = prepare(tmp_path / "store.zarr", [str(path)])
+    np.testing.assert_allclose(store.latitude, plain.latitude)
+    np.testing.assert_array_equal(
+        store.read(0)[store.channels.index("specific_humidity_850")],
+        plain.specific_humidity.sel(level=850).values.T,
+    )
+
+
+def test_real_grib_sample_is_prepared_by_member(test_data: Path, tmp_path: Path) -> None:
+    cfgrib = pytest.importorskip("cfgrib", reason="cfgrib is an optional extra")
+    path = test_data / "era5_z_t_3deg_members.grib"
+    store = prepare(tmp_path / "store.zarr", [str(path)], member=7, step_hours=12)
+    plain = cfgrib.open_dataset(str(path), backend_kwargs={"indexpath": ""}).sel(number=7)
+    fields = {
+        f"{name}_{level}": plain[short].sel(isobaricInhPa=level).values[:, :-1]
+        for name, short in (("geopotential", "z"), ("temperature", "t"))
+        for level in (500, 850)
+    }
+    assert store.attributes["member"] == 7
+    assert_statistics_agree(store, fields, store.times.tolist())
+    assert area_weights(store.latitude).sum() == pytest.approx(1.0)
+
+
+def fill_disk_after(count: int, patched: pytest.MonkeyPatch) -> None:
+    """Lets ``count`` states be written into Zarr stores, then fails as a full disk does."""
+    put, written = local_storage._put, 0
+
+    def put_or_fail(path: Path, *args: Any, **kwargs: Any) -> Any:
+        nonlocal written
+        written += "state" in path.parts
+        if written > count:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return put(path, *args, **kwargs)
+
+    patched.setattr(local_storage, "_put", put_or_fail)
+
+
+def wait_until_gone(pid: int) -> None:
+    for _ in range(300):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} outlives the one that started it")

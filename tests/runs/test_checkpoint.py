@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_plainly
+
+from support.disk import full_disk
+from weathermixer.errors import UserError
+from weathermixer.runs import checkpoint
+
+
+def _tensors(seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "model.weight": torch.randn(40, 30, generator=generator),
+        "model.bias": torch.randn(7, generator=generator, dtype=torch.float64),
+        "model.half": torch.randn(5, generator=generator).bfloat16(),
+        "progress.step": torch.tensor(12 + seed),
+    }
+
+
+def _empty() -> dict[str, Tensor]:
+    return {name: torch.zeros_like(tensor) for name, tensor in _tensors().items()}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    path = checkpoint.checkpoint_path(tmp_path, 12)
+    checkpoint.save(path, _tensors())
+    return path
+
+
+def test_what_is_saved_comes_back_bit_for_bit(saved: Path) -> None:
+    loaded = _empty()
+    checkpoint.load(saved, loaded)
+    for name, tensor in _tensors().items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+def test_parameters_are_filled_in_place(saved: Path) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(40, 30))
+    checkpoint.load(saved, {"model.weight": parameter, **_without("model.weight")})
+    assert torch.equal(parameter.detach(), _tensors()["model.weight"])
+
+
+def _without(name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in _empty().items() if key != name}
+
+
+def test_a_group_of_tensors_loads_without_the_others(saved: Path) -> None:
+    loaded = {name: tensor for name, tensor in _empty().items() if name.startswith("model.")}
+    checkpoint.load(saved, loaded)
+    assert torch.equal(loaded["model.bias"], _tensors()["model.bias"])
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_the_format_is_the_one_that_pytorch_reads(saved: Path) -> None:
+    loaded = _empty()
+    load_plainly(loaded, checkpoint_id=saved, no_dist=True)
+    assert torch.equal(loaded["model.weight"], _tensors()["model.weight"])
+
+
+def test_equal_tensors_make_equal_files(saved: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "step-00000012"
+    checkpoint.save(other, _tensors())
+    assert {f.name: f.read_bytes() for f in saved.iterdir()} == {
+        f.name: f.read_bytes() for f in other.iterdir()
+    }
+
+
+def test_another_shape_is_named_with_both(saved: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.weight has the shape \(40, 30\) .* \(3, 30\)"):
+        checkpoint.load(saved, {**_empty(), "model.weight": torch.zeros(3, 30)})
+
+
+def test_names_that_only_one_side_has_are_named(saved: Path) -> None:
+    with pytest.raises(UserError, match=r"another network: it has no model\.more"):
+        checkpoint.load(saved, {**_empty(), "model.more": torch.zeros(3)})
+    with pytest.raises(UserError, match=r"another network: this one has no model\.bias"):
+        checkpoint.load(saved, _without("model.bias"))
+
+
+def _write_index(path: Path, metadata: Any) -> None:
+    content = pickle.dumps(metadata)
+    (path / ".metadata").write_bytes(content)
+    (path / "metadata.sha256").write_text(hashlib.sha256(content).hexdigest())
+
+
+class _Evil:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, ran: Path, function: Any = Path.touch) -> None:
+        self.call = (function, (ran,))
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize("function", [Path.touch, os.mkdir, exec, eval, getattr, torch.load])
+def test_an_index_that_would_run_something_is_refused(
+    saved: Path, tmp_path: Path, function: Any
+) -> None:
+    ran = tmp_path / "ran"
+    metadata = Metadata({}, planner_data=_Evil(ran, function))
+    _write_index(saved, metadata)
+    with pytest.raises(UserError, match=r"\.metadata is not .* has no place in it"):
+        checkpoint.load(saved, _empty())
+    assert not ran.exists()
+
+
+def test_a_stored_tensor_that_would_run_something_is_refused(saved: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    index = pickle.loads((saved / ".metadata").read_bytes())
+    place = next(iter(index.storage_data.values()))
+    file = saved / place.relative_path
+    torch.save(_Evil(ran), file)
+    for part in index.storage_data.values():
+        part.offset, part.length = 0, file.stat().st_size
+    _write_index(saved, index)
+    with pytest.raises(UserError, match="holds something other than tensors"):
+        checkpoint.load(saved, _empty())
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_file_is_named(saved: Path, name: str, share: float) -> None:
+    file = saved / name
+    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    with pytest.raises(UserError, match=f"{name} .*remove {saved}"):
+        checkpoint.load(saved, _empty())
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "metadata.sha256"])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(UserError, match=f"{name} cannot be read .No such file"):
+        checkpoint.load(saved, _empty())
+
+
+def test_a_flipped_bit_in_a_weight_is_noticed(saved: Path) -> None:
+    file = saved / "__0_0.distcp"
+    content = bytearray(file.read_bytes())
+    weight = _tensors()["model.weight"].numpy().tobytes()
+    content[content.find(weight) + 1234] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"__0_0\.distcp is truncated or damaged"):
+        checkpoint.load(saved, _empty())
+
+
+def test_a_flipped_bit_in_the_index_is_noticed(saved: Path) -> None:
+    index = saved / ".metadata"
+    content = bytearray(index.read_bytes())
+    content[len(content) // 2] ^= 1
+    index.write_bytes(content)
+    with pytest.raises(UserError, match=r"\.metadata is truncated or damaged"):
+        checkpoint.load(saved, _empty())
+
+
+def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with (
+        full_disk(after_bytes=4000),
+        pytest.raises(UserError, match=r"step-00000003 cannot be written .File too large"),
+    ):
+        checkpoint.save(checkpoint.checkpoint_path(tmp_path, 3), _tensors())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="step-00000003 cannot be written"):
+        checkpoint.save(checkpoint.checkpoint_path(tmp_path / "file", 3), _tensors())
+
+
+def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
+    for step in (5, 10, 99999999, 123456789):
+        checkpoint.save(checkpoint.checkpoint_path(tmp_path, step), _tensors())
+    (tmp_path / "step-00000011.partial").mkdir()
+    (tmp_path / "step-00000002.removed").mkdir()
+    assert len(checkpoint.checkpoints(tmp_path)) == 4
+    checkpoint.remove_old(tmp_path, keep=2)
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [
+        "step-99999999",
+        "step-123456789",
+    ]
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,54 @@
+"""Runs with random weights, for tests that forecast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from support.waves import wave_config
+from weathermixer.data.channels import channels_of, names
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.store.store import Store
+from weathermixer.errors import UserError
+from weathermixer.forecast.forecast import forecast
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.runs.checkpoint import checkpoint_path, save
+from weathermixer.runs.run import Run, build_model, model_tensors
+
+
+def write_run(
+    path: Path,
+    waves: Path,
+    *,
+    scale: float,
+    dtype: str = "float32",
+    patch: tuple[int, int] = (4, 4),
+) -> Path:
+    """Save a run with normally distributed weights of this standard deviation."""
+    config = wave_config(waves, training={"dtype": dtype}, model={"patch": patch})
+    store = Store.open(waves)
+    channels = names(channels_of(config.data.variables, config.data.levels))
+    normalisation = Normalisation.from_store(
+        store, channels, config.data.static, store.training_period
+    )
+    run = Run.create(path, config, normalisation)
+    model = build_model(config, normalisation)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(scale * noise.to(parameter.dtype))
+    save(checkpoint_path(run.checkpoints, 7), model_tensors(model))
+    return path
+
+
+def forecast_on(mesh: Mesh, run: Path, store: Path, out: Path, init: str, steps: int) -> str | None:
+    """What a rank does: the forecast on this mesh, or the sentence that refuses it."""
+    layout = mesh.layout
+    sizes = [f"parallel.{axis}={getattr(layout, axis)}" for axis in ("data", "domain", "tensor")]
+    try:
+        forecast(run, store, init, steps, out, overrides=sizes)
+    except UserError as error:
+        return str(error)
+    return None

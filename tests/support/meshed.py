@@ -1,0 +1,276 @@
+"""Trainings on every rank of a mesh, and what each rank is left with, for tests to compare."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_plainly
+
+from oracles.layers import Held, join
+from support.waves import wave_config
+from weathermixer.config import Config
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layers import local_parameters
+from weathermixer.jigsaw.layout import Layout, LayoutError
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.mixer import WeatherMixer
+from weathermixer.training import trainer
+from weathermixer.training.result import TrainResult
+from weathermixer.training.state import TrainingState
+from weathermixer.training.trainer import train
+
+# In the order in which tests want them: a pool of ranks serves meshes of one size.
+MESHES = [
+    Layout(data=data, domain=domain, tensor=tensor)
+    for data, domain, tensor in (
+        (1, 3, 1), (1, 1, 3),
+        (1, 1, 2), (1, 2, 1), (2, 1, 1),
+        (1, 2, 2), (1, 4, 1), (1, 1, 4), (2, 2, 1), (2, 1, 2),
+        (1, 3, 2),
+        (1, 4, 2),
+    )
+]  # fmt: skip
+BATCH = 4  # samples of an optimizer step, over all replicas
+LEVELS = (300, 500, 700, 850)
+LONGITUDES = 15
+EVEN_LEVELS = (300, 500, 850)
+EVEN_LONGITUDES = 24
+
+
+def uneven_config(
+    store: Path, layout: Layout | None = None, *, steps: int = 5, **sections: dict[str, Any]
+) -> Config:
+    """Five columns of patches, five variables, and widths that no mesh of these tests divides."""
+    training = {
+        "steps": steps,
+        "warmup_steps": 1,
+        "dtype": "float64",
+        "rollout": {0: 1, 2: 2},
+        "cycle_steps": 10,
+        "validate_every": 5,
+        "validation_samples": 5,
+        "instance_batch": BATCH // (layout.data if layout else 1),
+        **sections.pop("training", {}),
+    }
+    model = {
+        "patch": [4, 3],
+        "channels": 13,
+        "token_hidden": 1.1,
+        "channel_hidden": 1.3,
+        **sections.pop("model", {}),
+    }
+    return wave_config(
+        store,
+        model=model,
+        data={"levels": list(LEVELS)},
+        training=training,
+        parallel=mesh_settings(layout) | sections.pop("parallel", {}),
+        checkpoint={"every": 3, "keep": 3},
+        **sections,
+    )
+
+
+def even_config(store: Path, layout: Layout | None = None, *, sharded: bool = False) -> Config:
+    """A network that two and four ranks divide evenly, with little in it that they hold alike."""
+    return wave_config(
+        store,
+        model={
+            "patch": [4, 2],
+            "channels": 768,
+            "blocks": 1,
+            "token_hidden": 2.0,
+            "channel_hidden": 2.0,
+        },
+        data={"levels": list(EVEN_LEVELS), "static": []},
+        training={
+            "steps": 2,
+            "warmup_steps": 1,
+            "validate_every": 100,
+            "instance_batch": BATCH // (layout.data if layout else 1),
+        },
+        parallel=mesh_settings(layout) | {"shard_optimizer": sharded},
+        checkpoint={"every": 100},
+    )
+
+
+def mesh_settings(layout: Layout | None) -> dict[str, Any]:
+    """The section of a configuration that asks for a mesh."""
+    if layout is None:
+        return {}
+    return {"data": layout.data, "domain": layout.domain, "tensor": layout.tensor}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a new run, or the continuation of one."""
+
+    config: Config
+    out: Path
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """What a training was on one rank."""
+
+    result: TrainResult
+    initial: dict[str, Held]  # parameters, before anything was loaded
+    final: dict[str, Held]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One training as all of its ranks saw it."""
+
+    out: Path
+    ranks: list[RankEnd]
+
+    @property
+    def result(self) -> TrainResult:
+        return self.ranks[0].result
+
+    def initial(self) -> dict[str, Tensor]:
+        """The whole parameters before the first step; what ranks share is the same bits."""
+        return _joined([rank.initial for rank in self.ranks])
+
+    def final(self) -> dict[str, Tensor]:
+        """The whole parameters after the last step; what ranks share is the same bits."""
+        return _joined([rank.final for rank in self.ranks])
+
+
+def train_all(mesh: Mesh, jobs: Sequence[Job]) -> list[RankEnd]:
+    """Work for a pool: the trainings, one after the other, on the rank that ``mesh`` describes."""
+    return [_train(job) for job in jobs]
+
+
+def by_job(jobs: Sequence[Job], ranks: Sequence[Sequence[RankEnd]]) -> list[Trained]:
+    """What all ranks returned from ``train_all``."""
+    return [Trained(job.out, [ends[number] for ends in ranks]) for number, job in enumerate(jobs)]
+
+
+def _train(job: Job) -> RankEnd:
+    states: list[TrainingState] = []
+    initial: dict[str, Held] = {}
+    plain = TrainingState.initial
+
+    def watched(model: WeatherMixer, *others: Any, **options: Any) -> TrainingState:
+        initial.update(_held(model))
+        states.append(plain(model, *others, **options))
+        return states[-1]
+
+    with patch.object(TrainingState, "initial", watched):
+        result = train(job.config, job.out, resume=job.resume, console=Console(quiet=True))
+    return RankEnd(result, initial, _held(states[0].model))
+
+
+def _held(model: WeatherMixer) -> dict[str, Held]:
+    return {
+        name: Held(block.shape, block.ranges, parameter.detach().clone())
+        for name, parameter, block, _ in local_parameters(model)
+    }
+
+
+def _joined(ranks: Sequence[Mapping[str, Held]]) -> dict[str, Tensor]:
+    whole = {}
+    for name in ranks[0]:
+        whole[name], holders = join([held[name] for held in ranks])
+        assert int(holders.min()) >= 1, f"nobody holds all of {name}"
+    return whole
+
+
+def stored(checkpoint: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint, whole, as PyTorch's own code reads it on one process."""
+    metadata = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    tensors: dict[str, Any] = {}
+    for name, there in metadata.items():
+        assert isinstance(there, TensorStorageMetadata)
+        tensors[name] = torch.full(there.size, 77, dtype=there.properties.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        load_plainly(tensors, checkpoint_id=checkpoint, no_dist=True)
+    return tensors
+
+
+def has_no_effect(name: str) -> bool:
+    """Whether a parameter has no gradient but rounding, which Adam then makes steps of.
+
+    A bias of the second half of token mixing adds the same to all channels of a token, and every
+    layer norm after it takes this away.
+    """
+    return name.endswith(".0.contract.bias")
+
+
+def distances(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """The norm of each tensor's difference, relative to the tensor's own norm."""
+    assert actual.keys() == expected.keys()
+    return {
+        name: float((actual[name].double() - value.double()).norm() / value.double().norm())
+        for name, value in expected.items()
+        if not has_no_effect(name)
+    }
+
+
+def train_spoiled(mesh: Mesh, job: Job, rank: int, at_step: int) -> str:
+    """Work for a pool: a training of which one rank is given a NaN; what each rank says of it.
+
+    The NaN is in the last channel, first target and second sample that the rank has.
+    """
+
+    sound = trainer.read_ahead
+
+    def spoiled(*arguments: Any, **options: Any) -> Any:
+        for step, batch in enumerate(sound(*arguments, **options), start=1):
+            if step == at_step and mesh.layout.rank == rank:
+                batch.states[1, 1, -1, 3, 1] = torch.nan
+            yield batch
+
+    with patch.object(trainer, "read_ahead", spoiled), pytest.raises(UserError) as caught:
+        train(job.config, job.out, console=Console(quiet=True))
+    return str(caught.value)
+
+
+def train_refused(mesh: Mesh, jobs: Sequence[Job]) -> str:
+    """Work for a pool: a training that every rank refuses, and what it says.
+
+    Each has a job of its own, and works in the folder of its run.
+    """
+    job = jobs[mesh.layout.rank]
+    with chdir(job.out.parent), pytest.raises((UserError, LayoutError)) as caught:
+        train(job.config, job.out, console=Console(quiet=True))
+    return str(caught.value)
+
+
+def train_stopped_late(mesh: Mesh, job: Job) -> TrainResult:
+    """Work for a pool: rank 1 is asked to stop in its third step, the others when they save."""
+    steps = iter(range(1, 1000))
+    plain_loss, plain_save = trainer.rollout_loss, TrainingState.save
+
+    def loss(*arguments: Any, **options: Any) -> Any:
+        if mesh.layout.rank == 1 and next(steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain_loss(*arguments, **options)
+
+    def save(*arguments: Any, **options: Any) -> Path:
+        if mesh.layout.rank != 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain_save(*arguments, **options)
+
+    with (
+        patch.object(trainer, "rollout_loss", loss),
+        patch.object(TrainingState, "save", save),
+    ):
+        return train(job.config, job.out, console=Console(quiet=True))
