@@ -348,6 +348,14 @@ def parse_period(text: str) -> Period:
     return first, last
 
 
+def period_of(text: str, key: str) -> Period:
+    """A period that the user gave under a key; UserError where it is none."""
+    try:
+        return parse_period(text)
+    except ValueError as error:
+        raise UserError(f"{key} {error}") from error
+
+
 def settings() -> Iterable[tuple[str, str, str]]:
     """Every setting as (key, default, meaning), in order, for help and documentation."""
     for name, section in Config.model_fields.items():

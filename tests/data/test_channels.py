@@ -8,19 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weathermixer.data.channels import (
-    ALIASES,
     GRAVITY,
     LEVELS_HPA,
     PRESSURE_VARIABLES,
     PROGNOSTIC_VARIABLES,
-    VARIABLES,
     Channel,
     channels_of,
     implausibility,
     names,
     parse_channel,
     standard_height_m,
-    units_accepted,
 )
 from weathermixer.data.typical import typical
 from weathermixer.errors import UserError
@@ -59,20 +56,6 @@ def test_unknown_variable_of_a_configuration_is_refused() -> None:
 def test_names_keep_the_order_given() -> None:
     chosen = channels_of(["2m_temperature", "temperature"], [850, 500])
     assert names(chosen) == ("2m_temperature", "temperature_850", "temperature_500")
-
-
-@pytest.mark.parametrize("variable", VARIABLES)
-def test_si_units_are_accepted_in_every_spelling_and_others_are_not(variable: str) -> None:
-    assert units_accepted(variable, VARIABLES[variable].units)
-    for spelling in VARIABLES[variable].unit_spellings:
-        assert units_accepted(variable, f" {spelling} ")
-    for wrong in ("degC", "hPa", "knots", "gpm", "g/kg"):
-        assert not units_accepted(variable, wrong)
-
-
-def test_short_names_of_archives_are_known() -> None:
-    assert ALIASES["t2m"] == "2m_temperature"
-    assert ALIASES["z"] == "geopotential"
 
 
 @pytest.mark.parametrize(

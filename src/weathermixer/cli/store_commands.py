@@ -47,6 +47,7 @@ def synthetic(out: Path, times: int, grid: tuple[int, int], seed: int) -> None:
 @click.argument("out", type=PATH)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--config", "config_path", type=PATH, help="Take the section 'data' from this file.")
+@click.option("--period", metavar="START/STOP", help="Take these times alone, both inclusive.")
 @click.option("--member", type=int, help="Ensemble member, where a source has several.")
 @click.option("--step-hours", type=float, help="Interval of the increments.  [default: 6]")
 @click.option("--no-climatology", is_flag=True, help="Leave out the climatology.")
@@ -61,6 +62,7 @@ def prepare(
     out: Path,
     sources: tuple[str, ...],
     config_path: Path | None,
+    period: str | None,
     member: int | None,
     step_hours: float | None,
     no_climatology: bool,
@@ -72,7 +74,7 @@ def prepare(
     Several sources are merged: other times, other variables, static fields. A command that was
     interrupted continues when it is run again.
     """
-    from weathermixer.config import read_config
+    from weathermixer.config import period_of, read_config
     from weathermixer.data.making.preparation import prepare as prepare_store
 
     with progress("preparing") as update:
@@ -80,6 +82,7 @@ def prepare(
             out,
             sources,
             config=None if config_path is None else read_config(config_path),
+            period=None if period is None else period_of(period, "--period"),
             member=member,
             step_hours=step_hours,
             climatology=not no_climatology,

@@ -53,6 +53,11 @@ class Placement:
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
 
+    @classmethod
+    def of(cls, grid: Grid) -> Placement:
+        """The way from a grid to itself."""
+        return cls(np.arange(len(grid.latitude)), np.arange(len(grid.longitude)))
+
     def __call__(self, fields: NDArray[np.float32]) -> NDArray[np.float32]:
         """Fields ``(..., row, column)`` on the wanted grid; a view where that is enough."""
         return fields[..., as_slice(self.rows), :][..., as_slice(self.columns)]
@@ -66,21 +71,14 @@ def common_grid(grids: Mapping[str, Grid]) -> Grid:
     """
     first, *_ = grids.values()
     for candidate in (first, first.without_south_pole()):
-        if all(_find(candidate, grid) is not None for grid in grids.values()):
+        if all(find_placement(candidate, grid) is not None for grid in grids.values()):
             return candidate
     small = first.without_south_pole()
-    other = next(name for name, grid in grids.items() if _find(small, grid) is None)
+    other = next(name for name, grid in grids.items() if find_placement(small, grid) is None)
     raise UserError(
         f"{other} is on another grid ({grids[other]}) than {next(iter(grids))} ({first}): "
         "choose data sets on one grid, or interpolate one of them first"
     )
-
-
-def placement(wanted: Grid, own: Grid) -> Placement:
-    """The way from a data set's own grid to one that :func:`common_grid` found."""
-    found = _find(wanted, own)
-    assert found is not None
-    return found
 
 
 def as_slice(indices: NDArray[np.intp]) -> Index:
@@ -92,7 +90,12 @@ def as_slice(indices: NDArray[np.intp]) -> Index:
     return slice(int(indices[0]), None if stop < 0 else stop, step)
 
 
-def _find(wanted: Grid, own: Grid) -> Placement | None:
+def find_placement(wanted: Grid, own: Grid) -> Placement | None:
+    """The way from a data set's own grid to a wanted one; None where they do not match.
+
+    Rows and columns may be in another order, and the own grid may have a row more, at the south
+    pole.
+    """
     for candidate in (own, own.without_south_pole()):
         if candidate.shape == wanted.shape:
             rows = _match(own.latitude, wanted.latitude, None)

@@ -5,19 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 
 from weathermixer.config import Data
-from weathermixer.data.archives.archive import is_store
+from weathermixer.data.archives.analyses import is_store
+from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
+from weathermixer.data.grid import Grid
+from weathermixer.data.states import States
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 
 
 def open_states(source: Path | str, data: Data) -> Store | DirectStates:
-    """What is there, opened for the channels, step and reader that ``data`` asks for.
+    """States to learn from, opened for the channels, step and reader that ``data`` asks for.
 
-    Raises UserError where nothing is there, or nothing that can be read directly.
+    Raises UserError where nothing is there, or nothing of which ranks can read their parts.
     """
+    states = _open(source, data)
+    if isinstance(states, DirectStates) and not states.is_partial:
+        raise UserError(
+            f"{source} is not Zarr, which alone can be read in parts: make a store of it "
+            "with 'weathermixer data prepare'"
+        )
+    return states
+
+
+def open_states_on(source: Path | str, data: Data, grid: Grid) -> States:
+    """States to forecast from, in any format, on the grid that a network was trained on.
+
+    Rows and longitudes may be in another order there. Raises UserError where nothing is there, or
+    where it is on another grid.
+    """
+    return ArrangedStates.on(grid, _open(source, data))
+
+
+def _open(source: Path | str, data: Data) -> Store | DirectStates:
     name = str(source)
-    if "://" not in name and (not Path(name).exists() or is_store(name)):
+    if is_store(name) or ("://" not in name and not Path(name).exists()):
         return Store.open(name, reader=data.reader)
     if data.reader != "zarr":
         raise UserError(

@@ -19,7 +19,8 @@ from torch import nn
 import weathermixer
 from weathermixer.console import say
 from weathermixer.data.feeding.normalisation import Normalisation
-from weathermixer.data.opening import open_states
+from weathermixer.data.grid import Grid
+from weathermixer.data.opening import open_states_on
 from weathermixer.errors import UserError
 from weathermixer.forecast.initial_times import parse_initial_times
 from weathermixer.forecast.memory import give_back_freed, share_one_arena
@@ -100,9 +101,9 @@ def forecast(
     opened = Run.open(run)
     # What training had of a mesh does not bind a forecast.
     config = opened.config_with([*_ANY_MESH, *overrides])
-    source = open_states(store, config.data)
     normalisation = opened.normalisation
-    normalisation.check_grid(source)
+    grid = Grid(normalisation.latitude, normalisation.longitude)
+    source = open_states_on(store, config.data, grid)
     source.channel_indices(normalisation.channels)
     initial_times = parse_initial_times(init)
     indices = [source.index_of(time) for time in initial_times]

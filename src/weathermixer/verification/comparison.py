@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.data.grid import Grid, common_grid, placement
+from weathermixer.data.archives.forecasts import Forecast
+from weathermixer.data.grid import Grid, common_grid
 from weathermixer.errors import UserError
-from weathermixer.verification.archives import State
-from weathermixer.verification.reader import Forecast
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, TRUTH
-from weathermixer.verification.truth import Truth
+from weathermixer.verification.truth import State, Truth
 
 BLOCK_BYTES = 128 * 1024 * 1024
 
@@ -135,8 +134,7 @@ class Comparison:
     ) -> State:
         own_times = _positions(forecast.initial_times, self.initial_times[times])
         own_leads = _positions(forecast.lead_times, self.lead_times[leads])
-        states = forecast.read(channels, time=own_times, prediction_timedelta=own_leads)
-        return placement(self.grid, forecast.grid)(states)
+        return forecast.read(channels, own_times, own_leads, self.grid)
 
 
 def _name_of(path: str, taken: Mapping[str, Any]) -> str:

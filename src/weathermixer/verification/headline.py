@@ -56,7 +56,7 @@ def title_of(channel: str) -> str:
 def short_name(channel: str) -> str:
     """A channel as forecasters write it: ``t850``, ``t2m``."""
     parsed = parse_channel(channel)
-    short = VARIABLES[parsed.variable].aliases[0]
+    short = VARIABLES[parsed.variable].short_name
     return short if parsed.level_hpa is None else f"{short}{parsed.level_hpa}"
 
 

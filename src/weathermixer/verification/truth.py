@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.data.grid import Grid, common_grid, placement
-from weathermixer.errors import UserError
-from weathermixer.verification.archives import (
-    Climate,
-    State,
-    States,
-    StoreStates,
-    open_climate,
-    open_states,
+from weathermixer.data.archives.analyses import Analysis, is_store, open_analyses
+from weathermixer.data.archives.climatologies import (
+    Climatology,
+    StoreClimatology,
+    open_climatology,
 )
+from weathermixer.data.archives.merging import MergedAnalyses
+from weathermixer.data.channels import names, parse_channel
+from weathermixer.data.grid import Grid, common_grid
+from weathermixer.data.store.store import Store
+from weathermixer.errors import UserError
+
+State = NDArray[np.float32]
 
 # Of states, and as much again of the climatology.
 CACHE_BYTES = 256 * 1024 * 1024
@@ -50,17 +53,20 @@ class Truth:
         self.path = str(path)
         self._climatology = climatology
         self._channels = tuple(channels)
-        states = open_states(self.path)
-        climate = open_climate(climatology) if climatology else _own_climate(states)
-        self.grids = {self.path: states.grid}
-        _require(self.path, states.channels, channels)
+        analyses = open_analyses(self.path, None)
+        climate = open_climatology(climatology) if climatology else _own_climatology(self.path)
+        self.grids = {self.path: analyses[0].grid}
+        _require(self.path, _offered(analyses), channels)
         if climate is not None:
-            self.grids[climatology or self.path] = climate.grid
-            _require(climatology or self.path, climate.channels, channels)
+            self.grids[climate.name] = climate.grid
+            _require(climate.name, climate.channels, channels)
         self.grid = grid or common_grid(self.grids)
         self.has_climatology = climate is not None
-        self._order = np.argsort(states.times)
-        self._times = states.times[self._order]
+        states = MergedAnalyses(
+            analyses, [parse_channel(channel) for channel in channels], (), grid=self.grid
+        )
+        self.remarks = states.remarks
+        self._times = states.times
         self._read_from(states, climate)
 
     @property
@@ -83,38 +89,42 @@ class Truth:
         # What is kept stays behind: another process opens the archives anew.
         return _reopen, (self.path, self._channels, self._climatology, self.grid)
 
-    def _read_from(self, states: States, climate: Climate | None) -> None:
+    def _read_from(self, states: MergedAnalyses, climate: Climatology | None) -> None:
         channels = self._channels
         state_bytes = 4 * len(channels) * self.grid.shape[0] * self.grid.shape[1]
-        together = states.times_per_chunk(channels)
+        together = states.times_per_chunk(states.channels)
         if 4 * together * state_bytes > CACHE_BYTES:
             together = 1
-        place = placement(self.grid, states.grid)
 
         @lru_cache(maxsize=max(2, CACHE_BYTES // (state_bytes * together)))
         def block(number: int) -> State:
             start = number * together
-            return np.ascontiguousarray(place(states.read(start, start + together, channels)))
+            return states.read(start, min(start + together, len(self._times)))
 
         def at(time: np.datetime64) -> State:
-            index = int(self._order[np.searchsorted(self._times, time)])
+            index = int(np.searchsorted(self._times, time))
             return block(index // together)[index % together]
 
         self.at = at
         if climate is not None:
-            expected, place_expected = climate.at, placement(self.grid, climate.grid)
+            expected = climate.at
             kept = lru_cache(maxsize=max(2, CACHE_BYTES // state_bytes))
-            self.climatology_at = kept(lambda time: place_expected(expected(time, channels)))
+            self.climatology_at = kept(lambda time: expected(time, channels, self.grid))
 
 
 def _reopen(path: str, channels: Sequence[str], climatology: str | None, grid: Grid) -> Truth:
     return Truth(path, channels, climatology=climatology, grid=grid)
 
 
-def _own_climate(states: States) -> Climate | None:
-    if isinstance(states, StoreStates) and states.store.has_climatology:
-        return states
-    return None
+def _own_climatology(path: str) -> Climatology | None:
+    if not is_store(path):
+        return None
+    store = Store.open(path)
+    return StoreClimatology(store) if store.has_climatology else None
+
+
+def _offered(analyses: Sequence[Analysis]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names(c for analysis in analyses for c in analysis.channels)))
 
 
 def _require(path: str, held: Sequence[str], wanted: Sequence[str]) -> None:

@@ -145,9 +145,9 @@ def _scores(comparison: Comparison, sums: Sums) -> tuple[dict[str, Scores], Spec
 
 def _warnings(comparison: Comparison) -> Iterator[str]:
     for forecast in comparison.forecasts.values():
-        if forecast.unknown_variables:
-            names = ", ".join(forecast.unknown_variables)
-            yield f"{names}: not scored, since WeatherMixer knows no such variable"
+        if forecast.remark is not None:
+            yield forecast.remark
+    yield from comparison.truth.remarks
     forecast = comparison.forecast
     others = [name for name in forecast.channels if name not in comparison.channels]
     if others:

@@ -1,4 +1,4 @@
-"""States read from a Zarr archive as it is, such as those that WeatherBench 2 publishes.
+"""States read from an archive as it is, such as those that WeatherBench 2 publishes.
 
 Nothing is prepared: every read goes to the archive, is arranged and checked as ``merging.py`` does,
 and decodes whatever chunks the archive happens to have. Statistics, which an archive lacks, are
@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Data, Period
-from weathermixer.data.archives.archive import DatasetArchive, open_archives
-from weathermixer.data.archives.merging import Sources, summary
-from weathermixer.data.channels import names
+from weathermixer.data.archives.analyses import ArchiveAnalysis, open_analyses
+from weathermixer.data.archives.merging import MergedAnalyses, summary
+from weathermixer.data.channels import (
+    PROGNOSTIC_VARIABLES,
+    STATIC_VARIABLES,
+    channels_of,
+    names,
+)
 from weathermixer.data.feeding.samples import evenly_spaced, require_windows
 from weathermixer.data.states import Indices, Progress, digest, find_time
 from weathermixer.data.statistics import (
@@ -33,41 +38,50 @@ PAIRS = 128  # of states one step apart, from which statistics are estimated
 
 
 class DirectStates:
-    """The states of one Zarr archive: what it has of the channels that a configuration asks for.
+    """The states of one archive: what it has of the channels that a configuration asks for.
 
     They are as a store prepared from it has them: longitudes from 0, times increasing, without the
     row at the south pole where an odd number of rows reaches both. Reading is thread-safe.
+    ``remarks`` are sentences for the user about what is left out.
     """
 
-    def __init__(self, archive: DatasetArchive, data: Data) -> None:
-        """Raises UserError for an archive that is not Zarr, or is not in SI units."""
-        self._archive = archive
+    def __init__(self, analyses: Sequence[ArchiveAnalysis], data: Data) -> None:
+        """Raises UserError where states of the archive cannot be used."""
+        self._analyses = analyses
         self._step_hours = data.step_hours
-        self._channels = [
+        self._offered = {channel for analysis in analyses for channel in analysis.channels}
+        wanted = [
             channel
-            for channel in archive.channels
-            if channel.variable in data.variables and channel.level_hpa in (None, *data.levels)
+            for channel in channels_of(PROGNOSTIC_VARIABLES, sorted(data.levels))
+            if channel in self._offered
+            and channel.variable in data.variables
+            and channel.level_hpa in (None, *data.levels)
         ]
-        static = [name for name in archive.static_channels if name in data.static]
-        self._sources = Sources([archive], self._channels, static)
-        offered = archive.channels[0]
-        archive.reading_cost(offered.variable, [offered.level_hpa], slice(None))  # only of Zarr
-        self.path = archive.name
-        self.channels = names(self._channels)
+        held = {name for analysis in analyses for name in analysis.static_channels}
+        static = [name for name in STATIC_VARIABLES if name in held and name in data.static]
+        self._merged = MergedAnalyses(analyses, wanted, static)
+        self._channels = wanted
+        self.path = analyses[0].name
+        self.channels = names(wanted)
         self.static_channels = tuple(static)
-        self.times = self._sources.times
-        self.latitude, self.longitude = archive.latitude, archive.longitude
+        self.times = self._merged.times
+        self.latitude, self.longitude = self._merged.latitude, self._merged.longitude
+        self.remarks = self._merged.remarks
 
     @classmethod
     def open(cls, source: str, data: Data) -> DirectStates:
         """The archive at a path or address; UserError where there is none that can be used."""
-        archive = open_archives(source, None)[0]
-        assert isinstance(archive, DatasetArchive)
-        return cls(archive, data)
+        analyses = open_analyses(source, None)
+        return cls([each for each in analyses if isinstance(each, ArchiveAnalysis)], data)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether ranks can read their parts of a state without the rest of it."""
+        return all(analysis.is_partial for analysis in self._analyses)
 
     @property
     def grid(self) -> tuple[int, int]:
-        return self._sources.grid
+        return self._merged.grid
 
     @property
     def step(self) -> np.timedelta64:
@@ -84,7 +98,7 @@ class DirectStates:
         if lacking:
             raise UserError(
                 f"{self.path} lacks {', '.join(lacking)}: it offers "
-                f"{summary(set(self._archive.channels))}; choose another archive, or leave them "
+                f"{summary(self._offered)}; choose another archive, or leave them "
                 "out of data.variables and data.levels"
             )
         return [self.channels.index(name) for name in wanted]
@@ -101,7 +115,7 @@ class DirectStates:
         Raises UserError, naming time and channel, where values are missing, cannot be read, or are
         not plausible in SI units: nothing has checked them before.
         """
-        return self._sources.read(index, index + 1, channels, longitudes)[0]
+        return self._merged.read(index, index + 1, channels, longitudes)[0]
 
     def read_static(self, wanted: Sequence[str]) -> NDArray[np.float32]:
         """Static fields ``(static_channel, latitude, longitude)`` under the wanted names.
@@ -115,17 +129,17 @@ class DirectStates:
                 "data.static, or prepare a store from it and a source that has them"
             )
         places = np.array([self.static_channels.index(name) for name in wanted], dtype=np.intp)
-        return self._sources.read_static()[places]
+        return self._merged.read_static()[places]
 
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
         """The cost of reading this part of one state; a chunk of several times is read whole."""
-        levels: dict[str, list[int | None]] = {}
+        by_variable: dict[str, list[int | None]] = {}
         for place in np.arange(len(self._channels))[channels]:
             channel = self._channels[place]
-            levels.setdefault(channel.variable, []).append(channel.level_hpa)
+            by_variable.setdefault(channel.variable, []).append(channel.level_hpa)
         costs = (
-            self._archive.reading_cost(variable, wanted, longitudes)
-            for variable, wanted in levels.items()
+            self._merged.reading_cost(variable, levels, longitudes)
+            for variable, levels in by_variable.items()
         )
         return reduce(add, costs, ReadingCost(0, 0))
 

@@ -1,6 +1,6 @@
 """From a path or an address to lazy xarray data sets: Zarr, NetCDF and GRIB, near and far.
 
-What the data sets mean is not known here; see ``archive.py``.
+What the data sets mean is not known here; see ``contents.py``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ import aiohttp
 import fsspec
 import xarray as xr
 
+from weathermixer.data.archives.storage import (
+    Hdf5Storage,
+    OpaqueStorage,
+    Storage,
+    ZarrStorage,
+)
+from weathermixer.data.store.store import partial_path
 from weathermixer.errors import UserError
 
 # What the libraries that decode and download raise when bytes are missing, torn or unreachable.
@@ -30,14 +38,31 @@ _READ_ERRORS = (
 )
 
 
-def open_datasets(source: str) -> list[xr.Dataset]:
+@dataclass(frozen=True)
+class OpenedDataset:
+    """A data set, read lazily, and the storage that can be asked what it was given.
+
+    ``is_partial`` tells whether parts of a field can be read without the rest of it.
+    """
+
+    dataset: xr.Dataset
+    storage: Storage
+    is_partial: bool
+
+
+def open_datasets(source: str) -> list[OpenedDataset]:
     """What is at a path or address: one data set, or several where GRIB mixes kinds of level.
 
-    Raises UserError where nothing is there, or where it is in no format that can be read.
+    Raises UserError where nothing is there, something unfinished, or what is in no format that can
+    be read.
     """
     if "://" in source or "::" in source:
         return [_open_remote(source)]
     path = Path(source)
+    if path.name.endswith(".partial") or (not path.exists() and partial_path(path).exists()):
+        raise UserError(
+            f"{source} is unfinished: run the command that writes it again, and it will continue"
+        )
     if not path.exists():
         raise UserError(f"there is nothing at {source}: correct the path")
     if path.is_dir():
@@ -62,7 +87,7 @@ def naming_errors(name: str, doing: str) -> Iterator[None]:
         ) from error
 
 
-def _open_remote(address: str) -> xr.Dataset:
+def _open_remote(address: str) -> OpenedDataset:
     try:
         files, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
@@ -89,24 +114,26 @@ def _open_remote(address: str) -> xr.Dataset:
     return _open_netcdf(address, file, start)
 
 
-def _open_zarr(source: str) -> xr.Dataset:
+def _open_zarr(source: str) -> OpenedDataset:
     with naming_errors(source, "opened as Zarr"), warnings.catch_warnings():
         # Metadata that are not consolidated cost a few requests more, which is all that is said.
         warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated")
-        return _open_dataset(source, "zarr")
+        return OpenedDataset(_open_dataset(source, "zarr"), ZarrStorage(source), is_partial=True)
 
 
-def _open_netcdf(name: str, file: Any, start: bytes) -> xr.Dataset:
+def _open_netcdf(name: str, file: Any, start: bytes) -> OpenedDataset:
     engines = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}
     if start not in engines:
         raise UserError(
             f"{name} is none of Zarr, NetCDF (3 or 4) and GRIB: choose another file, or convert it"
         )
     with naming_errors(name, "opened as NetCDF"):
-        return _open_dataset(file, engines[start])
+        dataset = _open_dataset(file, engines[start])
+    is_hdf5 = engines[start] == "h5netcdf"
+    return OpenedDataset(dataset, Hdf5Storage(file) if is_hdf5 else OpaqueStorage(), False)
 
 
-def _open_grib(source: str) -> list[xr.Dataset]:
+def _open_grib(source: str) -> list[OpenedDataset]:
     try:
         import cfgrib
         import eccodes  # type: ignore[import-untyped]
@@ -120,13 +147,18 @@ def _open_grib(source: str) -> list[xr.Dataset]:
     with naming_errors(source, "opened as GRIB"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         try:
-            found: list[xr.Dataset] = cfgrib.open_datasets(
+            datasets: list[xr.Dataset] = cfgrib.open_datasets(
                 source, backend_kwargs=options, cache=False, decode_timedelta=False
             )
         except eccodes.CodesInternalError as error:
             raise OSError(str(error)) from error
-    return found
+    return [OpenedDataset(dataset, OpaqueStorage(), is_partial=False) for dataset in datasets]
 
 
 def _open_dataset(source: Any, engine: str) -> xr.Dataset:
-    return xr.open_dataset(source, engine=engine, chunks=None, cache=False, decode_timedelta=False)
+    with warnings.catch_warnings():
+        # Such as that the year 1 is written with one digit.
+        warnings.simplefilter("ignore", xr.SerializationWarning)
+        return xr.open_dataset(
+            source, engine=engine, chunks=None, cache=False, decode_timedelta=False
+        )

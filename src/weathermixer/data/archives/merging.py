@@ -1,7 +1,7 @@
-"""Several archives as one: which states there are, and every one of them on one grid.
+"""Several analyses as one: which states there are, all of them on one grid.
 
-Archives may complement each other in variables, in times and in static fields. What one archive is
-made of, and how it is read, is in ``archive.py``.
+Analyses may complement each other in variables, in times and in static fields. What one of them is
+made of, and how it is read, is in ``analyses.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
-from weathermixer.data.archives.archive import Archive, StoreArchive, open_archives
+from weathermixer.data.archives.analyses import (
+    Analysis,
+    ArchiveAnalysis,
+    StoreAnalysis,
+    open_analyses,
+)
+from weathermixer.data.archives.contents import LeftOut, left_out_in_words
+from weathermixer.data.archives.coordinates import covers_globe, global_grid
 from weathermixer.data.channels import (
     LEVELS_HPA,
     PROGNOSTIC_VARIABLES,
@@ -21,54 +28,81 @@ from weathermixer.data.channels import (
     implausibility,
     names,
 )
+from weathermixer.data.grid import Grid, Placement, find_placement
 from weathermixer.data.states import Indices
+from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.errors import UserError
 
-_SAME_COORDINATE_DEGREES = 1e-3
 _NOWHERE = -1
 
 
-class Sources:
-    """Channels and static fields chosen from archives, at the times that have all the channels.
+class MergedAnalyses:
+    """Channels and static fields chosen from analyses, at the times that have all the channels.
 
-    ``latitude`` and ``longitude`` are the first archive's, rows in its direction. An archive whose
-    rows run the other way is turned.
+    They come on one ``grid``: the wanted one, or by default that of the first analysis with
+    longitudes from 0 eastward, its rows in the direction that they have, and without the row at
+    the south pole where an odd number of rows reaches both poles (``dropped_row``), so that rows
+    can be shared evenly. Analyses in another order are put into this one. ``remarks`` are
+    sentences for the user about what is left out.
     """
 
     def __init__(
         self,
-        archives: Sequence[Archive],
+        analyses: Sequence[Analysis],
         channels: Sequence[Channel] | None = None,
         static_channels: Sequence[str] | None = None,
         period: Period | None = None,
+        *,
+        grid: Grid | None = None,
+        looking_at_values: bool = False,
     ) -> None:
-        """Choose from ``archives``; None stands for all that any of them has, on the usual levels.
+        """Choose from ``analyses``; None stands for all that any of them has, on the usual levels.
 
-        Raises UserError where a choice is in none of them, where two have the same state, where
-        grids differ, or where no time has every channel.
+        Times at the ends of an analysis at which nothing was written are left out;
+        ``looking_at_values``, also those of which nothing but NaN was. Raises UserError where a
+        choice is in none of them, where two have the same state, where grids differ, where the
+        grid is to be global and is not, or where no time has every channel.
         """
-        self._archives = list(archives)
-        self.latitude, self.longitude = archives[0].latitude, archives[0].longitude
-        self.dropped_row = any(archive.dropped_row for archive in archives)
-        self._turned = [_is_turned(archives[0], archive) for archive in archives]
+        self._analyses = list(analyses)
+        self._remarks: list[str] = []
+        self._grid = grid or global_grid(analyses[0].grid, analyses[0].name)
+        self._is_global = covers_globe(self._grid)
+        self.dropped_row = any(
+            len(analysis.grid.latitude) > len(self._grid.latitude) for analysis in analyses
+        )
+        self._placements = [self._placement(analysis) for analysis in analyses]
         # A prepared store beside archives is there for its static fields; its times are not meant.
-        lending = [isinstance(archive, StoreArchive) for archive in archives]
+        lending = [isinstance(analysis, StoreAnalysis) for analysis in analyses]
         self._with_states = [
-            index for index in range(len(archives)) if not lending[index] or all(lending)
+            index for index in range(len(analyses)) if not lending[index] or all(lending)
         ]
         self.channels = self._choose_channels(channels)
         self.static_channels = self._choose_static(static_channels)
-        for index, variable in self._used_variables():
-            self._archives[index].check_units(variable)
-        self._choose_times(period)
+        self._choose_times(period, looking_at_values=looking_at_values)
+
+    @property
+    def latitude(self) -> NDArray[np.float64]:
+        return self._grid.latitude
+
+    @property
+    def longitude(self) -> NDArray[np.float64]:
+        return self._grid.longitude
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        by_name: dict[str, tuple[LeftOut, ...]] = {
+            analysis.name: analysis.left_out for analysis in self._analyses
+        }
+        said = (left_out_in_words(name, left_out) for name, left_out in by_name.items())
+        return (*filter(None, said), *self._remarks)
 
     @property
     def grid(self) -> tuple[int, int]:
-        return len(self.latitude), len(self.longitude)
+        return self._grid.shape
 
     @property
     def licences(self) -> list[str]:
-        return sorted({archive.licence for archive in self._archives if archive.licence})
+        return sorted({analysis.licence for analysis in self._analyses if analysis.licence})
 
     def read(
         self,
@@ -98,10 +132,27 @@ class Sources:
         fields = np.empty((len(self.static_channels), *self.grid), dtype=np.float32)
         for position, variable in enumerate(self.static_channels):
             index = self._static_owner[variable]
-            values = self._archives[index].read_static(variable)
-            fields[position] = values[::-1] if self._turned[index] else values
+            values = self._analyses[index].read_static(variable, self._placements[index])
+            fields[position] = values
             self._check(index, Channel(variable), fields[position], "")
         return fields
+
+    def times_per_chunk(self, channels: Sequence[Channel]) -> int:
+        """How many times are read about as fast as one."""
+        return max(
+            self._analyses[index].times_per_chunk([channel])
+            for channel in channels
+            for index in np.unique(self._owner[self.channels.index(channel)]).tolist()
+        )
+
+    def reading_cost(
+        self, variable: str, levels: Sequence[int | None], longitudes: slice
+    ) -> ReadingCost:
+        """The cost of reading this part of a variable at the first time."""
+        index = self._owner[self.channels.index(Channel(variable, levels[0])), 0]
+        analysis = self._analyses[index]
+        assert isinstance(analysis, ArchiveAnalysis), "stores know their own cost"
+        return analysis.reading_cost(variable, levels, self._placements[index], longitudes)
 
     def _read_from(
         self,
@@ -111,34 +162,30 @@ class Sources:
         longitudes: slice,
         states: NDArray[np.float32],
     ) -> None:
-        """Fill in what one archive owns of consecutive states, variable by variable."""
-        archive = self._archives[index]
-        position = int(np.searchsorted(archive.times, self.times[start]))
-        channels = [self.channels[channel] for channel in wanted]
-        owned = np.flatnonzero(self._owner[wanted, start] == index)
-        for variable in dict.fromkeys(channels[place].variable for place in owned):
-            places = [place for place in owned if channels[place].variable == variable]
-            levels = [channels[place].level_hpa for place in places]
-            stop = position + len(states)
-            values = archive.read(variable, levels, position, stop, longitudes)
-            if self._turned[index]:
-                values = values[:, :, ::-1]
+        """Fill in what one analysis owns of consecutive states."""
+        analysis, placement = self._analyses[index], self._placements[index]
+        position = int(np.searchsorted(analysis.times, self.times[start]))
+        places = np.flatnonzero(self._owner[wanted, start] == index)
+        channels = [self.channels[wanted[place]] for place in places]
+        stop = position + len(states)
+        values = analysis.read(channels, position, stop, placement, longitudes)
+        if not analysis.is_checked:
             for time, fields in enumerate(values, start=start):
-                for place, field in zip(places, fields, strict=True):
-                    self._check(index, channels[place], field, f" at {self.times[time]}")
-            states[:, places] = values
+                for channel, field in zip(channels, fields, strict=True):
+                    self._check(index, channel, field, f" at {self.times[time]}")
+        states[:, places] = values
 
     def _check(self, index: int, channel: Channel, field: NDArray[np.float32], when: str) -> None:
-        wrong = implausibility(channel, field)
+        wrong = implausibility(channel, field, is_global=self._is_global)
         if wrong is not None:
-            raise UserError(f"{self._archives[index].name}: {channel.name}{when}: {wrong}")
+            raise UserError(f"{self._analyses[index].name}: {channel.name}{when}: {wrong}")
 
     def _end_of_run(self, start: int, stop: int) -> int:
         """The end of the times from ``start`` on that every archive holds side by side."""
         end = start + 1
         owners = np.unique(self._owner[:, start])
         while end < stop and np.array_equal(self._owner[:, end], self._owner[:, start]):
-            last = [self._archives[index].times for index in owners]
+            last = [self._analyses[index].times for index in owners]
             position = [int(np.searchsorted(times, self.times[end - 1])) for times in last]
             if any(
                 times[place + 1] != self.times[end]
@@ -150,26 +197,34 @@ class Sources:
 
     def _choose_channels(self, wanted: Sequence[Channel] | None) -> tuple[Channel, ...]:
         offered = {
-            channel for index in self._with_states for channel in self._archives[index].channels
+            channel for index in self._with_states for channel in self._analyses[index].channels
         }
         if not offered:
             raise UserError(f"no source has states with a time ({self._names()}): add one that has")
         if wanted is None:
-            offered = {c for c in offered if c.level_hpa in (None, *LEVELS_HPA)} or offered
+            usual = {c for c in offered if c.level_hpa in (None, *LEVELS_HPA)} or offered
+            if usual != offered:
+                other = {c.level_hpa for c in offered - usual}
+                self._remark(
+                    f"{self._names()}: left out {len(other)} levels that are not among the usual "
+                    f"{len(LEVELS_HPA)} (data.levels chooses)"
+                )
+            offered = usual
             order = list(PROGNOSTIC_VARIABLES)
             return tuple(sorted(offered, key=lambda c: (order.index(c.variable), c.level_hpa or 0)))
         lacking = [channel for channel in wanted if channel not in offered]
         if lacking:
             raise UserError(
                 f"no source has {', '.join(names(lacking))}; {self._names()} offer "
-                f"{summary(offered)}: add a source, or change data.variables and data.levels"
+                f"{summary(offered)}{self._reasons()}: add a source, or change data.variables and "
+                "data.levels"
             )
         return tuple(wanted)
 
     def _choose_static(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
         self._static_owner: dict[str, int] = {}
-        for index, archive in enumerate(self._archives):
-            for name in archive.static_channels:
+        for index, analysis in enumerate(self._analyses):
+            for name in analysis.static_channels:
                 self._static_owner.setdefault(name, index)
         if wanted is None:
             return tuple(name for name in STATIC_VARIABLES if name in self._static_owner)
@@ -177,37 +232,30 @@ class Sources:
         if lacking:
             raise UserError(
                 f"no source has the static fields {', '.join(lacking)}; {self._names()} offer "
-                f"{', '.join(self._static_owner) or 'none'}: add a source that has them, or leave "
-                "them out of data.static"
+                f"{', '.join(self._static_owner) or 'none'}{self._reasons()}: add a source that "
+                "has them, or leave them out of data.static"
             )
         return tuple(wanted)
 
-    def _used_variables(self) -> list[tuple[int, str]]:
-        used = [(index, name) for name, index in self._static_owner.items()]
-        used = [(index, name) for index, name in used if name in self.static_channels]
-        for index in self._with_states:
-            has = {channel.variable for channel in self._archives[index].channels}
-            used += [(index, name) for name in {c.variable for c in self.channels} if name in has]
-        return used
-
-    def _choose_times(self, period: Period | None) -> None:
-        """Set ``times``, and which archive owns each ``(channel, time)``."""
-        every = np.unique(np.concatenate([self._archives[i].times for i in self._with_states]))
+    def _choose_times(self, period: Period | None, *, looking_at_values: bool) -> None:
+        """Set ``times``, and which analysis owns each ``(channel, time)``."""
+        times = np.unique(np.concatenate([self._analyses[i].times for i in self._with_states]))
         if period is not None:
-            every = every[(every >= period[0]) & (every <= period[1])]
-        owner = np.full((len(self.channels), len(every)), _NOWHERE, dtype=np.int16)
+            times = times[(times >= period[0]) & (times <= period[1])]
+        owner = np.full((len(self.channels), len(times)), _NOWHERE, dtype=np.int16)
         for index in self._with_states:
-            archive = self._archives[index]
-            held = np.isin(every, archive.times)
-            for place, channel in enumerate(self.channels):
-                if channel not in archive.channels:
-                    continue
+            analysis = self._analyses[index]
+            own = [channel for channel in self.channels if channel in analysis.channels]
+            held = np.isin(
+                times, self._written(analysis, own, period, looking_at_values=looking_at_values)
+            )
+            for place in (self.channels.index(channel) for channel in own):
                 twice = held & (owner[place] != _NOWHERE)
                 if twice.any():
                     first = int(np.argmax(twice))
                     raise UserError(
-                        f"{channel.name} at {every[first]} is both in "
-                        f"{self._archives[owner[place, first]].name} and in {archive.name}: "
+                        f"{self.channels[place].name} at {times[first]} is both in "
+                        f"{self._analyses[owner[place, first]].name} and in {analysis.name}: "
                         "leave one of them out"
                     )
                 owner[place, held] = index
@@ -218,12 +266,67 @@ class Sources:
                 f"{summary(set(self.channels))} in {self._names()}: add sources of the same "
                 "times, or prepare fewer variables"
             )
-        self.times = every[whole]
-        self.incomplete_times = int((~whole).sum())
+        self.times = times[whole]
+        self.incomplete_times = int(((owner != _NOWHERE).any(axis=0) & ~whole).sum())
+        if self.incomplete_times:
+            self._remark(
+                f"{self._names()}: left out {self.incomplete_times} times that lack some of the "
+                "channels"
+            )
         self._owner = owner[:, whole]
 
+    def _written(
+        self,
+        analysis: Analysis,
+        channels: Sequence[Channel],
+        period: Period | None,
+        *,
+        looking_at_values: bool,
+    ) -> NDArray[np.datetime64]:
+        """The times at which an analysis may hold states, without empty ones at their ends."""
+        times = analysis.times
+        inside = (0, len(times))
+        if period is not None:
+            inside = (
+                int(np.searchsorted(times, period[0])),
+                int(np.searchsorted(times, period[1], side="right")),
+            )
+        written = analysis.written(channels, range(*inside), looking_at_values=looking_at_values)
+        if len(written) and written.start > inside[0]:
+            before = times[written.start]
+            self._remark(f"{analysis.name}: times before {before} hold nothing and are left out")
+        if len(written) and written.stop < inside[1]:
+            after = times[written.stop - 1]
+            self._remark(f"{analysis.name}: times after {after} hold nothing and are left out")
+        return times[written.start : written.stop]
+
+    def _remark(self, sentence: str) -> None:
+        if sentence not in self._remarks:
+            self._remarks.append(sentence)
+
+    def _reasons(self) -> str:
+        """What is left out though it is known, in brackets, to be said where something lacks."""
+        known = {
+            analysis.name: [each for each in analysis.left_out if each.is_known]
+            for analysis in self._analyses
+        }
+        said = (left_out_in_words(name, left_out) for name, left_out in known.items())
+        text = "; ".join(filter(None, said))
+        return f" ({text})" if text else ""
+
+    def _placement(self, analysis: Analysis) -> Placement:
+        placement = find_placement(self._grid, analysis.grid)
+        if placement is None:
+            first = self._analyses[0]
+            raise UserError(
+                f"{analysis.name} is on another grid ({_grid_text(analysis)}) than {first.name} "
+                f"({_grid_text(first)}): choose sources on one grid, or interpolate one of them "
+                "first"
+            )
+        return placement
+
     def _names(self) -> str:
-        return ", ".join(dict.fromkeys(archive.name for archive in self._archives))
+        return ", ".join(dict.fromkeys(analysis.name for analysis in self._analyses))
 
 
 def open_sources(
@@ -233,30 +336,18 @@ def open_sources(
     static_channels: Sequence[str] | None = None,
     member: int | None = None,
     period: Period | None = None,
-) -> Sources:
-    """Open paths and addresses as one; see ``Sources`` for the choices and what they raise."""
-    archives = [archive for source in sources for archive in open_archives(source, member)]
-    return Sources(archives, channels, static_channels, period)
-
-
-def _is_turned(first: Archive, other: Archive) -> bool:
-    """Whether the other's rows run against the first's; UserError where the grids differ."""
-    if len(first.latitude) == len(other.latitude) and len(first.longitude) == len(other.longitude):
-        apart = np.abs(first.longitude - other.longitude).max()
-        for turned, rows in ((False, other.latitude), (True, other.latitude[::-1])):
-            if max(apart, np.abs(first.latitude - rows).max()) <= _SAME_COORDINATE_DEGREES:
-                return turned
-    raise UserError(
-        f"{other.name} is on another grid ({_grid_text(other)}) than {first.name} "
-        f"({_grid_text(first)}): choose sources on one grid, or interpolate one of them first"
+    looking_at_values: bool = False,
+) -> MergedAnalyses:
+    """Open paths and addresses as one; ``MergedAnalyses`` tells the choices and what they raise."""
+    analyses = [analysis for source in sources for analysis in open_analyses(source, member)]
+    return MergedAnalyses(
+        analyses, channels, static_channels, period, looking_at_values=looking_at_values
     )
 
 
-def _grid_text(archive: Archive) -> str:
-    return (
-        f"{len(archive.latitude)}x{len(archive.longitude)} from {archive.latitude[0]:g} N, "
-        f"{archive.longitude[0]:g} E"
-    )
+def _grid_text(analysis: Analysis) -> str:
+    latitude, longitude = analysis.grid.latitude, analysis.grid.longitude
+    return f"{len(latitude)}x{len(longitude)} from {latitude[0]:g} N, {longitude[0]:g} E"
 
 
 def summary(channels: set[Channel]) -> str:

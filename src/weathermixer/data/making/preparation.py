@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Config, Period, parse_period
-from weathermixer.data.archives.merging import Sources, open_sources
+from weathermixer.console import say
+from weathermixer.data.archives.merging import MergedAnalyses, open_sources
 from weathermixer.data.channels import Channel, channels_of, names
 from weathermixer.data.periods import periods
 from weathermixer.data.store.chunks import Planned
@@ -34,22 +35,29 @@ _WORTH_A_PROCESS_BYTES = 128 * 1024**2
 
 @dataclass(frozen=True)
 class _Choice:
-    """What ``open_sources`` is asked for, so that every process asks for the same."""
+    """What ``open_sources`` is asked for, so that all processes ask for the same."""
 
     sources: tuple[str, ...]
     channels: tuple[Channel, ...] | None
     static_channels: tuple[str, ...] | None
     member: int | None
     period: Period | None
+    looking_at_values: bool = True
 
-    def open(self) -> Sources:
+    def open(self) -> MergedAnalyses:
         return open_sources(
             self.sources,
             channels=self.channels,
             static_channels=self.static_channels,
             member=self.member,
             period=self.period,
+            looking_at_values=self.looking_at_values,
         )
+
+    def of(self, opened: MergedAnalyses) -> _Choice:
+        """The same times and channels again, without looking for the ends of what was written."""
+        period = (opened.times[0], opened.times[-1])
+        return replace(self, channels=opened.channels, period=period, looking_at_values=False)
 
 
 def prepare(
@@ -80,7 +88,9 @@ def prepare(
     """
     choice = _choice(sources, config, member, period)
     _opened.cache_clear()  # files may have changed since an earlier call
-    opened = _opened(choice)
+    opened = choice.open()
+    for remark in opened.remarks:
+        say(remark)
     if step_hours is None:
         step_hours = config.data.step_hours if config else DEFAULT_STEP_HOURS
     training = _training_period(opened.times, step_hours, config)
@@ -93,7 +103,7 @@ def prepare(
 
     blocks = writer.missing_blocks()
     for_each(
-        partial(_write_block, out, choice),
+        partial(_write_block, out, choice.of(opened)),
         blocks,
         processes=processes,
         ticks=sum(map(len, blocks)),
@@ -152,7 +162,7 @@ def _planned(config: Config | None, ways: int | None) -> Planned | None:
 
 
 def _describe(
-    opened: Sources, choice: _Choice, step_hours: float, planned: Planned | None
+    opened: MergedAnalyses, choice: _Choice, step_hours: float, planned: Planned | None
 ) -> Description:
     attributes: dict[str, Any] = {"sources": list(choice.sources)}
     if opened.licences:
@@ -183,7 +193,7 @@ def _write_block(out: Path, choice: _Choice, block: range, tick: Tick) -> None:
 
 
 @lru_cache(maxsize=1)
-def _opened(choice: _Choice) -> Sources:
+def _opened(choice: _Choice) -> MergedAnalyses:
     """Opened once in a process, for all of its blocks."""
     return choice.open()
 
@@ -191,7 +201,7 @@ def _opened(choice: _Choice) -> Sources:
 class _BlockReader:
     """Reads a block's states, several at a time: archives often keep many times in one chunk."""
 
-    def __init__(self, sources: Sources, block: range) -> None:
+    def __init__(self, sources: MergedAnalyses, block: range) -> None:
         self._sources = sources
         self._block = block
         state_bytes = 4 * len(sources.channels) * sources.grid[0] * sources.grid[1]

@@ -23,7 +23,8 @@ import zarr
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
-from weathermixer.data.store.store import DAYS_IN_YEAR, write_error
+from weathermixer.data.annual_cycle import DAYS_IN_YEAR, day_of_year, hour_of_day
+from weathermixer.data.store.store import write_error
 from weathermixer.data.store.store_writer import StoreWriter, write_array
 from weathermixer.jigsaw.layout import shard
 from weathermixer.worker_processes import Progress, Tick, for_each
@@ -81,7 +82,7 @@ def write_climatology(
 
 def default_hours(times: NDArray[np.datetime64]) -> tuple[int, ...]:
     """The hours of the day that occur, where they are few and about equally frequent; else 0."""
-    hours, counts = np.unique(_hours_of_day(times), return_counts=True)
+    hours, counts = np.unique(hour_of_day(times), return_counts=True)
     whole = np.all(hours == np.floor(hours))
     if len(hours) <= _MOST_HOURS and whole and counts.min() >= counts.max() / 2:
         return tuple(int(hour) for hour in hours)
@@ -158,18 +159,12 @@ def _shares(times: NDArray[np.datetime64]) -> NDArray[np.float64]:
 
 def _days_of_year(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
     """Days since the first of January, from 0 to 364."""
-    days = times.astype("datetime64[D]") - times.astype("datetime64[Y]").astype("datetime64[D]")
-    return np.minimum(days.astype(np.int64), DAYS_IN_YEAR - 1)
-
-
-def _hours_of_day(times: NDArray[np.datetime64]) -> NDArray[np.float64]:
-    hours: NDArray[np.float64] = (times - times.astype("datetime64[D]")) / np.timedelta64(1, "h")
-    return hours
+    return np.minimum(day_of_year(times), DAYS_IN_YEAR) - 1
 
 
 def _hour_parts(times: NDArray[np.datetime64], hours: Any) -> NDArray[np.int64]:
     """Which of ``hours`` is the last at or before each time, round the clock."""
-    since = np.subtract.outer(_hours_of_day(times), np.asarray(hours)) % 24
+    since = np.subtract.outer(hour_of_day(times), np.asarray(hours)) % 24
     return np.argmin(since, axis=1)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class ReadingCost:
 
 
 def chunks_cost(
-    shape: Sequence[int], chunks: Sequence[int], wanted: Sequence[slice | Sequence[int]]
+    shape: Sequence[int],
+    chunks: Sequence[int],
+    wanted: Sequence[slice | Sequence[int] | NDArray[np.intp]],
 ) -> ReadingCost:
     """The cost of reading ``wanted``, along each dimension, of an array cut into ``chunks``.
 

@@ -26,6 +26,7 @@ import zarr
 from numpy.typing import NDArray
 
 from weathermixer.config import Period, Reader
+from weathermixer.data.annual_cycle import last_hour, nearest_day
 from weathermixer.data.states import Indices, Progress, digest, find_time
 from weathermixer.data.statistics import Statistics, merge_moments
 from weathermixer.data.store.exact_store import ExactStore
@@ -34,7 +35,6 @@ from weathermixer.data.store.tensorstore_reader import open_with_tensorstore
 from weathermixer.errors import UserError
 
 FORMAT = 1
-DAYS_IN_YEAR = 365  # of the climatology's circle; the 366th day counts as the 365th
 
 
 @dataclass(frozen=True)
@@ -232,15 +232,8 @@ class Store:
             raise UserError(
                 f"{self.path} has no climatology: prepare it again, without --no-climatology"
             )
-        moment = time.astype("datetime64[s]")
-        midnight = moment.astype("datetime64[D]")
-        hour = (moment - midnight) / np.timedelta64(1, "h")
-        day = (midnight - midnight.astype("datetime64[Y]")).astype(int) + 1
         hours, days = self.array("hour"), self.array("dayofyear")
-        # Circular both ways: before the first hour of a day, the last one of the day before.
-        hour_index = int(np.argmin((hour - hours) % 24))
-        apart = np.abs(days - day)
-        day_index = int(np.argmin(np.minimum(apart, DAYS_IN_YEAR - apart)))
+        hour_index, day_index = last_hour(hours, time), nearest_day(days, time)
         array: Any = self.group["climatology"]
         return self._checked(
             lambda: array.oindex[hour_index, day_index, channels],

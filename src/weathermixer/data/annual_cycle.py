@@ -1,0 +1,36 @@
+"""Days of the year and hours of the day, as climatologies count them.
+
+A climatology goes round the year. One of 365 days (or of some of them) counts the 366th day of a
+leap year as the 365th; one of 366 has a day for it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+DAYS_IN_YEAR = 365
+
+
+def day_of_year(times: NDArray[np.datetime64] | np.datetime64) -> NDArray[np.int64]:
+    """The day of the year, from 1 to 366."""
+    days = np.asarray(times, "datetime64[D]")
+    return (days - days.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64) + 1
+
+
+def hour_of_day(times: NDArray[np.datetime64] | np.datetime64) -> NDArray[np.float64]:
+    """Hours since midnight, UTC."""
+    since = np.asarray(times) - np.asarray(times, "datetime64[D]")
+    return np.asarray(since / np.timedelta64(1, "h"), np.float64)
+
+
+def nearest_day(kept: NDArray[np.integer], time: np.datetime64) -> int:
+    """The index of the kept day, from 1, that is nearest to a time's, going round the year."""
+    length = max(DAYS_IN_YEAR, int(np.max(kept)))
+    apart = np.abs(np.asarray(kept) - min(int(day_of_year(time)), length))
+    return int(np.argmin(np.minimum(apart, length - apart)))
+
+
+def last_hour(kept: NDArray[np.integer], time: np.datetime64) -> int:
+    """The index of the kept hour that is the last at or before a time's, round the clock."""
+    return int(np.argmin((float(hour_of_day(time)) - np.asarray(kept)) % 24))

@@ -1,0 +1,275 @@
+"""States by time, as archives or prepared stores hold them, and static fields.
+
+Whatever an archive calls its variables and however it orders its dimensions, here its states come
+under canonical names, in SI units, on a wanted grid, times increasing. Several analyses are put
+together in ``merging.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from weathermixer.data.archives.contents import ANALYSIS, LeftOut, read_contents
+from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup, consecutive
+from weathermixer.data.archives.names import LATITUDE, LEVEL, LONGITUDE, TIME
+from weathermixer.data.channels import Channel, names, parse_channel
+from weathermixer.data.grid import Grid, Placement
+from weathermixer.data.store.reading_cost import ReadingCost, chunks_cost
+from weathermixer.data.store.store import Store
+from weathermixer.errors import UserError
+
+_PROBES = 64
+
+
+class Analysis(Protocol):
+    """States at increasing ``times (time,)`` and static fields, on one ``grid``.
+
+    ``left_out`` are variables of the same archive that are not used, with the reasons;
+    ``is_partial`` tells whether parts of a field can be read without the rest of it, and
+    ``is_checked`` whether values were found plausible before.
+    """
+
+    name: str
+    times: NDArray[np.datetime64]
+    grid: Grid
+    channels: tuple[Channel, ...]
+    static_channels: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    licence: str | None
+    is_partial: bool
+    is_checked: bool
+
+    def read(
+        self,
+        channels: Sequence[Channel],
+        start: int,
+        stop: int,
+        placement: Placement,
+        longitudes: slice = slice(None),
+    ) -> NDArray[np.float32]:
+        """``(time, channel, latitude, longitude)`` of times ``start`` to ``stop``, exclusive.
+
+        ``longitudes`` are some of the placement's columns. Raises UserError where anything was
+        never written or cannot be read.
+        """
+
+    def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
+        """``(latitude, longitude)``."""
+
+    def times_per_chunk(self, channels: Sequence[Channel]) -> int:
+        """How many times are read about as fast as one."""
+
+    def written(
+        self, channels: Sequence[Channel], within: range, *, looking_at_values: bool
+    ) -> range:
+        """Of some times, by index, those from the first to the last at which anything was written.
+
+        An axis of times may go on where the data have ended, in all channels: where only some are
+        missing, the archive is damaged. The storage is asked, which reads nothing;
+        ``looking_at_values``, fields that hold nothing but NaN count as not written too.
+        """
+
+
+def open_analyses(source: str, member: int | None) -> list[Analysis]:
+    """What is at a path or address: a prepared store, or the parts of an archive.
+
+    Raises UserError where nothing is there, or nothing that can be used.
+    """
+    if is_store(source):
+        return [StoreAnalysis(Store.open(source))]
+    contents = read_contents(source, ANALYSIS, member=member)
+    licence = contents.attributes.get("licence", contents.attributes.get("license"))
+    return [
+        ArchiveAnalysis(
+            group,
+            contents.left_out,
+            None if licence is None else str(licence),
+            is_partial=contents.is_partial,
+        )
+        for group in contents.groups
+    ]
+
+
+class ArchiveAnalysis:
+    """A group of an archive's fields as an analysis."""
+
+    is_checked = False
+
+    def __init__(
+        self,
+        group: FieldGroup,
+        left_out: tuple[LeftOut, ...] = (),
+        licence: str | None = None,
+        *,
+        is_partial: bool = True,
+    ) -> None:
+        self._group = group
+        self.name, self.grid = group.source, group.grid
+        self.left_out, self.licence, self.is_partial = left_out, licence, is_partial
+        times = group.coordinates.get(TIME, np.empty(0, dtype="datetime64[s]"))
+        self._order = np.argsort(times, kind="stable")
+        self.times = times[self._order]
+        has_states = group.leading == ANALYSIS
+        self.channels = group.channels if has_states else ()
+        self.static_channels = () if has_states else tuple(group.variables)
+
+    def read(
+        self,
+        channels: Sequence[Channel],
+        start: int,
+        stop: int,
+        placement: Placement,
+        longitudes: slice = slice(None),
+    ) -> NDArray[np.float32]:
+        index = {TIME: consecutive(self._order[start:stop])}
+        return self._group.read_channels(channels, index, placement, longitudes)
+
+    def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
+        return self._group.read(variable, [None], {}, placement)[0]
+
+    def times_per_chunk(self, channels: Sequence[Channel]) -> int:
+        return self._group.chunk(TIME, channels)
+
+    def written(
+        self, channels: Sequence[Channel], within: range, *, looking_at_values: bool
+    ) -> range:
+        whole = Placement.of(self.grid)
+
+        def is_written(channel: Channel, index: int) -> bool:
+            archived = self._group.variables[channel.variable]
+            level = archived.levels.index(channel.level_hpa)
+            if not archived.has_chunk({TIME: int(self._order[index]), LEVEL: level}):
+                return False
+            if not looking_at_values:
+                return True
+            try:
+                field = self.read([channel], index, index + 1, whole)
+            except UserError:
+                return True  # which is told where the state is read
+            return not np.isnan(field).all()
+
+        # A level stands for the others of its variable: archives keep them in one array.
+        looked_at = {channel.variable: channel for channel in channels}.values()
+        return _span(lambda index: any(is_written(each, index) for each in looked_at), within)
+
+    def reading_cost(
+        self,
+        variable: str,
+        levels: Sequence[int | None],
+        placement: Placement,
+        longitudes: slice,
+    ) -> ReadingCost:
+        """The cost of reading this part of a variable at one time."""
+        archived = self._group.variables[variable]
+        wanted = archived.selection(
+            {
+                TIME: slice(0, 1),
+                LEVEL: consecutive([archived.levels.index(level) for level in levels]),
+                LATITUDE: consecutive(np.sort(placement.rows)),
+                LONGITUDE: consecutive(placement.columns[longitudes]),
+            }
+        )
+        return chunks_cost(archived.array.shape, _chunks(archived, self.is_partial), wanted)
+
+
+class StoreAnalysis:
+    """A prepared store, from which another one takes fields."""
+
+    is_partial = is_checked = True
+    licence: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.name = str(store.path)
+        self.times = store.times
+        self.grid = Grid(store.latitude, store.longitude)
+        self.channels = tuple(parse_channel(name) for name in store.channels)
+        self.static_channels = store.static_channels
+
+    def read(
+        self,
+        channels: Sequence[Channel],
+        start: int,
+        stop: int,
+        placement: Placement,
+        longitudes: slice = slice(None),
+    ) -> NDArray[np.float32]:
+        indices = self._store.channel_indices(names(channels))
+        placed = Placement(placement.rows, placement.columns[longitudes])
+        return np.stack([placed(self._store.read(time, indices)) for time in range(start, stop)])
+
+    def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
+        return placement(self._store.read_static([variable]))[0]
+
+    def times_per_chunk(self, channels: Sequence[Channel]) -> int:
+        return 1
+
+    def written(
+        self, channels: Sequence[Channel], within: range, *, looking_at_values: bool
+    ) -> range:
+        return within
+
+
+def is_store(source: str) -> bool:
+    """Whether there is a prepared store at a path, whole or not."""
+    try:
+        return "weathermixer_store" in zarr.open_group(Path(source), mode="r").attrs
+    except (OSError, ValueError):
+        return False
+
+
+def _span(is_written: Callable[[int], bool], within: range) -> range:
+    """From the first to the last index that is written, if what is written lies side by side.
+
+    Where both ends are written, as usual, nothing else is asked. All of them where none of those
+    that were tried is.
+    """
+    if not within:
+        return within
+    first, last = is_written(within[0]), is_written(within[-1])
+    if first and last:
+        return within
+    inside = within[0] if first else within[-1] if last else None
+    if inside is None:
+        inside = next((index for index in _spread(within) if is_written(index)), None)
+    if inside is None:
+        return within
+    start = within[0] if first else _boundary(is_written, written=inside, unwritten=within[0])
+    end = within[-1] if last else _boundary(is_written, written=inside, unwritten=within[-1])
+    return range(start, end + 1)
+
+
+def _spread(within: range) -> Iterator[int]:
+    """Indices from all over, the middle first."""
+    parts = 2
+    while parts <= min(len(within), _PROBES):
+        yield from (within[len(within) * part // parts] for part in range(1, parts, 2))
+        parts *= 2
+
+
+def _boundary(is_written: Callable[[int], bool], *, written: int, unwritten: int) -> int:
+    """The last written index on the way from one that is to one that is not."""
+    while abs(unwritten - written) > 1:
+        middle = (written + unwritten) // 2
+        if is_written(middle):
+            written = middle
+        else:
+            unwritten = middle
+    return written
+
+
+def _chunks(archived: ArchivedVariable, is_partial: bool) -> list[int]:
+    """Sizes of what is read at once; whole fields where parts of them cannot be read."""
+    array = archived.array
+    if not is_partial:
+        whole = {archived.dimensions[LATITUDE], archived.dimensions[LONGITUDE]}
+        return [array.sizes[dim] if dim in whole else 1 for dim in array.dims]
+    chunks = array.encoding["preferred_chunks"]
+    return [chunks[dim] for dim in array.dims]

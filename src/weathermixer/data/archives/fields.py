@@ -1,0 +1,229 @@
+"""Fields of an archive under canonical names, in SI units, along named dimensions.
+
+Analyses, forecasts and climatologies are all read here; they differ in their *leading* dimensions
+alone. How an archive is taken apart into groups of fields is in ``contents.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from weathermixer.data.archives.formats import naming_errors
+from weathermixer.data.archives.names import LATITUDE, LEAD, LEVEL, LONGITUDE, TIME
+from weathermixer.data.archives.storage import Storage
+from weathermixer.data.archives.units import Conversion
+from weathermixer.data.channels import VARIABLES, Channel
+from weathermixer.data.grid import Grid, Placement
+from weathermixer.errors import UserError
+
+Part = slice | NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class ArchivedVariable:
+    """One variable as an archive keeps it.
+
+    ``dimensions`` are the array's own names of canonical dimensions; along its other dimensions
+    ``fixed`` says where it is read. ``levels`` are in hPa, None where no channel is at that level.
+    Where the archive does not state units, ``has_units`` is false.
+    """
+
+    own_name: str
+    array: xr.DataArray
+    storage: Storage
+    dimensions: Mapping[str, Hashable]
+    fixed: Mapping[Hashable, int]
+    levels: tuple[int | None, ...]
+    conversion: Conversion
+    has_units: bool
+
+    def read(
+        self, wanted: Mapping[str, Part], order: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """A selection, its dimensions as in ``order``, and where of it nothing was ever written.
+
+        Dimensions that the array lacks have one element.
+        """
+        selection = self.selection(wanted)
+        values = self.array.isel(dict(zip(self.array.dims, selection, strict=True))).values
+        unwritten = self.storage.unwritten(self.own_name, selection, values)
+        return (
+            self.conversion(self._arranged(values, order)),
+            None if unwritten is None else self._arranged(unwritten, order),
+        )
+
+    def has_chunk(self, place: Mapping[str, int]) -> bool:
+        """Whether there are bytes for a place along canonical dimensions, the first by default."""
+        own = [
+            self.fixed[dim] if dim in self.fixed else place.get(self._canonical[dim], 0)
+            for dim in self.array.dims
+        ]
+        return self.storage.has_chunk(self.own_name, own)
+
+    def selection(self, wanted: Mapping[str, Part]) -> list[Part]:
+        """A selection along canonical dimensions as one along the array's own."""
+        return [
+            slice(self.fixed[dim], self.fixed[dim] + 1)
+            if dim in self.fixed
+            else wanted[self._canonical[dim]]
+            for dim in self.array.dims
+        ]
+
+    def _arranged(self, values: NDArray[Any], order: Sequence[str]) -> NDArray[Any]:
+        present = [role for role in order if role in self.dimensions]
+        axes = [self.array.dims.index(self.dimensions[role]) for role in present]
+        others = [axis for axis in range(values.ndim) if axis not in axes]
+        moved = values.transpose(*axes, *others)  # the others have one element each
+        sizes = iter(moved.shape[: len(present)])
+        return moved.reshape([next(sizes) if role in present else 1 for role in order])
+
+    @cached_property
+    def _canonical(self) -> dict[Hashable, str]:
+        return {own: role for role, own in self.dimensions.items()}
+
+
+@dataclass(frozen=True)
+class FieldGroup:
+    """Variables of an archive that share their coordinates.
+
+    ``coordinates`` are those of the ``leading`` dimensions, in the archive's order: times and lead
+    times to the second, or hours and days of the year. ``grid`` too is in the archive's order.
+    """
+
+    source: str
+    leading: tuple[str, ...]
+    coordinates: Mapping[str, NDArray[Any]]
+    grid: Grid
+    variables: Mapping[str, ArchivedVariable]
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Every field at a time, in canonical order, by increasing level."""
+        return tuple(
+            channel
+            for name in VARIABLES
+            if name in self.variables
+            for channel in self._channels_of(name)
+        )
+
+    def chunk(self, dimension: str, channels: Sequence[Channel]) -> int:
+        """How many of a leading dimension share a chunk in any variable of these channels."""
+        sizes = []
+        for variable in {channel.variable for channel in channels}:
+            archived = self.variables[variable]
+            chunks = archived.array.encoding.get("preferred_chunks", {})
+            sizes.append(int(chunks.get(archived.dimensions.get(dimension), 1)))
+        return max(sizes)
+
+    def read_channels(
+        self,
+        channels: Sequence[Channel],
+        index: Mapping[str, Part],
+        placement: Placement,
+        longitudes: slice = slice(None),
+    ) -> NDArray[np.float32]:
+        """Fields ``(*leading, channel, latitude, longitude)``; see ``read``."""
+        sizes = [len(self.coordinates[name][index[name]]) for name in self.leading]
+        shape = (len(placement.rows), len(placement.columns[longitudes]))
+        fields = np.empty((*sizes, len(channels), *shape), np.float32)
+        for variable in dict.fromkeys(channel.variable for channel in channels):
+            places = [n for n, channel in enumerate(channels) if channel.variable == variable]
+            levels = [channels[place].level_hpa for place in places]
+            fields[..., places, :, :] = self.read(variable, levels, index, placement, longitudes)
+        return fields
+
+    def read(
+        self,
+        variable: str,
+        levels: Sequence[int | None],
+        index: Mapping[str, Part],
+        placement: Placement,
+        longitudes: slice = slice(None),
+    ) -> NDArray[np.float32]:
+        """Fields ``(*leading, level, latitude, longitude)`` on the grid of a placement.
+
+        ``index`` selects along each leading dimension; ``longitudes``, of the placement's columns.
+        Raises UserError, naming the archive, the variable and the first time, where values were
+        never written or cannot be read.
+        """
+        archived = self.variables[variable]
+        columns = placement.columns[longitudes]
+        is_whole = len(columns) == len(self.grid.longitude)
+        wanted: dict[str, Part] = {
+            **index,
+            LEVEL: consecutive([archived.levels.index(level) for level in levels]),
+            LATITUDE: slice(0, len(self.grid.latitude)),
+            # Readers handle whole rows best: these are put in order afterwards.
+            LONGITUDE: slice(0, len(columns)) if is_whole else consecutive(columns),
+        }
+        order = (*self.leading, LEVEL, LATITUDE, LONGITUDE)
+        with naming_errors(self.source, f"read: {variable} {self.where(index)}"):
+            values, unwritten = archived.read(wanted, order)
+        if unwritten is not None:
+            self._refuse_unwritten(variable, levels, index, unwritten)
+        values = values[..., _permuted(placement.rows), :]
+        return values[..., _permuted(columns)] if is_whole else values
+
+    def where(self, index: Mapping[str, Part], place: Sequence[int] | None = None) -> str:
+        """The first place of a selection, or one of it, in words: ``at 2020-01-01T06:00:00``."""
+        words = []
+        for axis, name in enumerate(self.leading):
+            values = self.coordinates[name][index[name]]
+            value = values[0 if place is None else place[axis]]
+            if name == TIME:
+                words.append(f"{'from' if LEAD in self.leading else 'at'} {value}")
+            elif name == LEAD:
+                words.append(f"at lead {value / np.timedelta64(1, 'h'):g} h")
+            else:
+                words.append(f"of {name} {value}")
+        return " ".join(words)
+
+    def _channels_of(self, name: str) -> list[Channel]:
+        if not VARIABLES[name].on_levels:
+            return [Channel(name)]
+        levels = self.variables[name].levels
+        return [Channel(name, level) for level in sorted(lvl for lvl in levels if lvl is not None)]
+
+    def _refuse_unwritten(
+        self,
+        variable: str,
+        levels: Sequence[int | None],
+        index: Mapping[str, Part],
+        unwritten: NDArray[np.bool_],
+    ) -> None:
+        by_field = unwritten.any(axis=(-2, -1))
+        if not self.leading and not unwritten.all():
+            # Writers leave out chunks that hold the fill value alone: sea, in a mask of land.
+            return
+        *place, level = np.argwhere(by_field)[0]
+        name = Channel(variable, levels[level]).name
+        where = f" {self.where(index, place)}" if self.leading else ""
+        raise UserError(
+            f"{self.source}: {name}{where} was never written: the archive holds no data for it, so "
+            "fetch it again, or choose times that it has"
+        )
+
+
+def consecutive(indices: Sequence[int] | NDArray[np.intp]) -> Part:
+    """The same selection as a slice where indices follow each other: readers are faster then."""
+    array = np.asarray(indices, np.intp)
+    if len(array) and np.all(np.diff(array) == 1):
+        return slice(int(array[0]), int(array[-1]) + 1)
+    return array
+
+
+def _permuted(indices: NDArray[np.intp]) -> Part:
+    """A way to put elements in order that makes no copy where it need not."""
+    part = consecutive(indices)
+    reverse = consecutive(indices[::-1])
+    if isinstance(part, np.ndarray) and isinstance(reverse, slice):
+        start, stop = reverse.stop - 1, reverse.start - 1
+        return slice(start, None if stop < 0 else stop, -1)
+    return part

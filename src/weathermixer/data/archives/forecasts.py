@@ -1,0 +1,153 @@
+"""A forecast: states by initial time and lead time, from this project or from others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.data.archives.contents import FORECAST, left_out_in_words, read_contents
+from weathermixer.data.archives.coordinates import covers_globe
+from weathermixer.data.archives.fields import FieldGroup, consecutive
+from weathermixer.data.archives.names import LEAD, TIME
+from weathermixer.data.channels import (
+    PROGNOSTIC_VARIABLES,
+    Channel,
+    implausibility,
+    names,
+    parse_channel,
+)
+from weathermixer.data.grid import Grid, Placement, find_placement
+from weathermixer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """An open forecast: ``initial_times (time,)``, ``lead_times (lead,)``, and its fields.
+
+    Where a file holds several data sets, all of them are of these times. ``remark`` is a line about
+    what is left out, where anything is.
+    """
+
+    path: str
+    groups: tuple[FieldGroup, ...]
+    initial_times: NDArray[np.datetime64]
+    lead_times: NDArray[np.timedelta64]
+    remark: str | None
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Open a forecast; UserError where there is none, an unfinished one, or something else."""
+        contents = read_contents(str(path), FORECAST)
+        groups = tuple(group for group in contents.groups if group.leading == FORECAST)
+        if not groups:
+            raise UserError(f"{path} holds static fields alone: choose a forecast")
+        first = groups[0]
+        for other in groups[1:]:
+            if not all(
+                np.array_equal(first.coordinates[name], other.coordinates[name])
+                for name in FORECAST
+            ):
+                raise UserError(
+                    f"{path} holds {', '.join(other.variables)} at other times than "
+                    f"{', '.join(first.variables)}: make a file of each"
+                )
+        forecast = cls(
+            str(path),
+            groups,
+            first.coordinates[TIME],
+            first.coordinates[LEAD],
+            left_out_in_words(str(path), contents.left_out),
+        )
+        forecast._check_units()
+        return forecast
+
+    @property
+    def grid(self) -> Grid:
+        return self.groups[0].grid
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names in canonical order, by increasing level."""
+        held = {channel for group in self.groups for channel in group.channels}
+        order = list(PROGNOSTIC_VARIABLES)
+        return names(sorted(held, key=lambda c: (order.index(c.variable), c.level_hpa or 0)))
+
+    @property
+    def lead_hours(self) -> tuple[float, ...]:
+        return tuple((self.lead_times / np.timedelta64(1, "h")).tolist())
+
+    def chunk(self, dimension: str, channels: Sequence[str]) -> int:
+        """How many initial times or lead times share a chunk in any of these channels."""
+        return max(
+            group.chunk(dimension, own)
+            for group, places in self._owners(channels)
+            if (own := [parse_channel(channels[place]) for place in places])
+        )
+
+    def read(
+        self,
+        channels: Sequence[str],
+        times: NDArray[np.intp],
+        leads: NDArray[np.intp],
+        grid: Grid,
+    ) -> NDArray[np.float32]:
+        """Fields ``(time, lead, channel, latitude, longitude)`` in SI units, on a grid.
+
+        ``times`` and ``leads`` are indices. Raises UserError, naming what, where values are NaN or
+        infinite, were never written, or cannot be read.
+        """
+        index = {TIME: consecutive(times), LEAD: consecutive(leads)}
+        fields = np.empty((len(times), len(leads), len(channels), *grid.shape), np.float32)
+        for group, places in self._owners(channels):
+            if places:
+                own = [parse_channel(channels[place]) for place in places]
+                placement = find_placement(grid, group.grid)
+                assert placement is not None
+                fields[:, :, places] = group.read_channels(own, index, placement)
+        self._check_finite(fields, channels, index)
+        return fields
+
+    def _owners(self, channels: Sequence[str]) -> list[tuple[FieldGroup, list[int]]]:
+        """For each group, where its channels stand among the wanted ones."""
+        return [
+            (
+                group,
+                [n for n, name in enumerate(channels) if parse_channel(name) in group.channels],
+            )
+            for group in self.groups
+        ]
+
+    def _check_finite(
+        self, fields: NDArray[np.float32], channels: Sequence[str], index: dict[str, Any]
+    ) -> None:
+        # One addition per value finds NaN and infinity more cheaply than a mask.
+        if np.isfinite(fields.sum(dtype=np.float64)):
+            return
+        *place, channel = np.argwhere(~np.isfinite(fields).all(axis=(-2, -1)))[0]
+        raise UserError(
+            f"{self.path}: the state {self.groups[0].where(index, place)} has NaN or infinite "
+            f"values, first in {channels[channel]}: copy or make it again, or leave that time or "
+            "channel out"
+        )
+
+    def _check_units(self) -> None:
+        """Where a unit is not stated, the first field has to be plausible in SI units."""
+        for group in self.groups:
+            whole, is_global = Placement.of(group.grid), covers_globe(group.grid)
+            index = {TIME: slice(0, 1), LEAD: slice(0, 1)}
+            for name, archived in group.variables.items():
+                levels = [level for level in archived.levels if level is not None]
+                if archived.has_units or (PROGNOSTIC_VARIABLES[name].on_levels and not levels):
+                    continue
+                channel = Channel(name, levels[0] if levels else None)
+                field = group.read(name, [channel.level_hpa], index, whole)[0, 0, 0]
+                wrong = implausibility(channel, field, is_global=is_global)
+                if wrong is not None and np.isfinite(field).all():
+                    raise UserError(
+                        f"{self.path} does not say in which units {name} is, and its {wrong}"
+                    )
