@@ -48,14 +48,14 @@ class Report:
         """Write it where the process that started this rank looks."""
         file = _file(Path(os.environ[REPORTS]), place_in(os.environ).rank)
         partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(self)))
+        partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
         partial.replace(file)
 
     @classmethod
     def of_rank(cls, folder: Path, rank: int) -> Self | None:
         """What a rank left, where it did."""
         file = _file(folder, rank)
-        return cls(**json.loads(file.read_text())) if file.exists() else None
+        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 def _file(folder: Path, rank: int) -> Path:

@@ -224,7 +224,7 @@ class _Ranks:
             rank,
             status,
             Report.of_rank(self._folder, rank),
-            self._output(rank).read_text(errors="replace"),
+            self._output(rank).read_text(encoding="utf-8", errors="replace"),
             time.time(),
         )
 

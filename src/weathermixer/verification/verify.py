@@ -182,7 +182,7 @@ def _write(result: Verification, comparison: Comparison, out: Path) -> None:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(result.to_json()) + "\n")
+        (out / "scores.json").write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8")
         write_csv(result.regions, out / "scores.csv")
         draw_scores(result.scores, out)
         draw_regions(result.regions, out)
