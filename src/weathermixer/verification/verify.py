@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weathermixer.console import Progress
 from weathermixer.data.store.store import write_error
 from weathermixer.verification.accumulate import sum_up
 from weathermixer.verification.comparison import Comparison
@@ -26,7 +27,6 @@ from weathermixer.verification.scores import (
 )
 from weathermixer.verification.spectrum import Spectra
 from weathermixer.verification.tables import render
-from weathermixer.worker_processes import Progress
 
 if TYPE_CHECKING:
     from weathermixer.verification.maps import Example

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Data, Period
+from weathermixer.console import Progress
 from weathermixer.data.archives.archive import DatasetArchive, open_archives
 from weathermixer.data.archives.merging import Sources, summary
 from weathermixer.data.channels import names
 from weathermixer.data.feeding.samples import evenly_spaced, require_windows
-from weathermixer.data.states import Indices, Progress, digest, find_time
+from weathermixer.data.states import Indices, digest, find_time
 from weathermixer.data.statistics import (
     Statistics,
     cell_area_weights,
