@@ -1,4 +1,4 @@
-"""Text files are UTF-8 whatever the locale says, so each place that opens one names its encoding."""
+"""Text files are UTF-8 whatever the locale says: each place that opens one names an encoding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import weathermixer
 PACKAGE = Path(weathermixer.__file__).parent
 
 
-@pytest.mark.parametrize("path", PACKAGE.rglob("*.py"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_every_text_file_is_opened_with_an_encoding(path: Path) -> None:
     lines = [
         call.lineno
@@ -28,13 +28,14 @@ def text_calls(tree: ast.Module) -> Iterator[ast.Call]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
-        if name in ("read_text", "write_text"):
-            # importlib's resources take the encoding first.
-            if "utf-8" not in texts:
-                yield node
-        elif name == "open" and texts and set(str(texts[0])) <= set("rwax+"):
-            yield node
-        elif isinstance(node.func, ast.Name) and node.func.id == "open":
+        if isinstance(node.func, ast.Name):
+            opens = node.func.id == "open"
+        else:
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            constants = [part.value for part in node.args if isinstance(part, ast.Constant)]
+            if method == "open":  # other things open as well, but not with a mode of text
+                opens = bool(constants) and set(str(constants[0])) <= set("rwax+")
+            else:  # importlib's resources take the encoding first
+                opens = method in ("read_text", "write_text") and "utf-8" not in constants
+        if opens:
             yield node
