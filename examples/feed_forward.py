@@ -58,9 +58,10 @@ def train(mesh: Mesh) -> list[float]:
 
 
 if __name__ == "__main__":
-    world_size, device = int(os.environ.get("WORLD_SIZE", "1")), local_device()
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = local_device(int(os.environ.get("LOCAL_RANK", "0")))
     if world_size > 1:
-        start(int(os.environ["RANK"]), world_size, rendezvous="env://", device=device)
+        start(int(os.environ["RANK"]), world_size, device=device)
     mesh = connect(layouts(world_size)[len(layouts(world_size)) // 2], device=device)
     losses = train(mesh)
     if mesh.layout.rank == 0:

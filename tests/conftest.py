@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.processes import Processes
 from support.ranks import POOL, Pool
 
 
@@ -18,6 +19,14 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("WEATHERMIXER_TEST_DATA is unset: it names the folder of real ERA5 samples")
     return Path(folder)
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    """Starts processes, of which none is left when the test is over."""
+    started = Processes()
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

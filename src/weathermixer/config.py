@@ -304,7 +304,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def parse_config(path: Path, overrides: Sequence[str] = ()) -> Config | list[Problem]:
     """The configuration in a YAML file, or everything that is wrong with it."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"the configuration {path} cannot be read ({error.strerror}): correct the path"
@@ -329,7 +329,9 @@ def parse_config(path: Path, overrides: Sequence[str] = ()) -> Config | list[Pro
 
 def write_config(config: Config, path: Path) -> None:
     """Save a configuration as YAML that ``read_config`` reads back equal."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    path.write_text(
+        yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8"
+    )
 
 
 def parse_period(text: str) -> Period:

@@ -6,7 +6,6 @@ so an interrupted demonstration continues.
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from weathermixer.console import progress, say
 from weathermixer.data.periods import periods
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
+from weathermixer.interpreter import program
 from weathermixer.launch.start import start_ranks
 
 DAYS = 1460
@@ -67,10 +67,8 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     say(f"2/5  Training for {steps} steps on {ranks} {'ranks' if ranks > 1 else 'rank'} into {run}")
     config = out / "config.yaml"
     write_config(demo_config(store_path, steps=steps, seed=seed), config)
-    command = [sys.executable, "-m", "weathermixer", "train", str(config), "--out", str(run)]
-    start_ranks(
-        command + ["--resume"] * run.exists(), ranks, remedy="continue with the same command"
-    )
+    words = ["train", str(config), "--out", str(run), *["--resume"] * run.exists()]
+    start_ranks(program(*words), ranks, remedy="continue with the same command")
 
     store = Store.open(store_path)
     test = periods(store.times).test

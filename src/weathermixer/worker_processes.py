@@ -9,18 +9,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import zarr
 
+from weathermixer.console import Progress
 from weathermixer.errors import UserError
+from weathermixer.interpreter import environment_of_children
 
 Task = TypeVar("Task")
 Tick = Callable[[], None]
-Progress = Callable[[int, int], None]
 
 _REPORT_SECONDS = 0.2
 
@@ -53,7 +55,8 @@ def for_each(
         min(processes, len(tasks)), context, initializer=_start_worker, initargs=(done, stop)
     )
     try:
-        pending = {executor.submit(_call, function, task) for task in tasks}
+        with _children_start_alike():
+            pending = {executor.submit(_call, function, task) for task in tasks}
         while pending:
             finished, pending = wait(pending, _REPORT_SECONDS, return_when=FIRST_EXCEPTION)
             if progress is not None:
@@ -99,6 +102,25 @@ def _for_each_here(
         function(task, tick)
 
 
+@contextmanager
+def _children_start_alike() -> Iterator[None]:
+    """While entered, processes start without the user's folder on their search path for modules.
+
+    ``multiprocessing`` takes the environment of a child from this process's own.
+    """
+    changes = environment_of_children()
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, text in before.items():
+            if text is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = text
+
+
 class _Worker:
     """What a process shares with the one that started it."""
 
@@ -108,8 +130,10 @@ class _Worker:
 
 def _start_worker(done: Any, stop: Any) -> None:
     _Worker.done, _Worker.stop = done, stop
-    # An interrupt from the keyboard reaches every process: this one then dies without a word.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # An interrupt from the keyboard reaches every process: this one then dies without a word,
+    # unless the command was started where nobody may interrupt it.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The processes are as many as the cores, so each computes in one thread.
     zarr.config.set({"threading.max_workers": 1})

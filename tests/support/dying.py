@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from support.ranks import end_with_parent
 from weathermixer.config import Config
 from weathermixer.training.trainer import train
 
@@ -32,6 +34,7 @@ def start_training(
 
 
 def _train(config: Config, out: Path, die_at_call: int | None) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if die_at_call is not None:
         calls = iter(range(1, 1_000_000))
 

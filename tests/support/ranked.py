@@ -18,15 +18,16 @@ import click
 
 from weathermixer.cli import commands, main
 from weathermixer.errors import UserError
-from weathermixer.launch.place import Place
+from weathermixer.launch.environment import RankInfo
 from weathermixer.launch.ranks import ranks
-from weathermixer.launch.start import start_ranks, starts_ranks
+from weathermixer.launch.start import start_ranks, starts_ranks, without_option
 
-RANK = int(os.environ.get("RANK", "0"))
+RANKED = Path(__file__)
+RANK = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
 def report_environment(folder: Path) -> None:
-    (folder / f"{RANK}.json").write_text(json.dumps(dict(os.environ)))
+    (folder / f"{RANK}.json").write_text(json.dumps(dict(os.environ)), encoding="utf-8")
 
 
 def print_much(folder: Path) -> None:
@@ -36,6 +37,11 @@ def print_much(folder: Path) -> None:
 
 def all_mistaken(folder: Path) -> None:
     raise UserError("the same thing is wrong on every rank: put it right")
+
+
+def one_mistaken(folder: Path) -> None:
+    if RANK == 1:
+        raise UserError("what only rank 1 can see is wrong: put it right")
 
 
 def end_silently(folder: Path) -> None:
@@ -50,7 +56,7 @@ def crash(folder: Path) -> None:
 
 
 def wait(folder: Path) -> None:
-    (folder / f"{RANK}.pid").write_text(str(os.getpid()))
+    (folder / f"{RANK}.pid").write_text(str(os.getpid()), encoding="utf-8")
     time.sleep(600)
 
 
@@ -58,30 +64,30 @@ def stop_when_asked(folder: Path) -> None:
     from weathermixer.training.interrupt import StopRequest
 
     with StopRequest() as stop:
-        (folder / f"{RANK}.pid").write_text(str(os.getpid()))
+        (folder / f"{RANK}.pid").write_text(str(os.getpid()), encoding="utf-8")
         while stop.received is None:
             time.sleep(0.01)
         time.sleep(0.3)  # a step to finish, during which a second signal would kill
-    (folder / f"{RANK}.stopped").write_text(stop.received)
+    (folder / f"{RANK}.stopped").write_text(stop.received, encoding="utf-8")
     if RANK == 0:
         print(f"stopped by {stop.received}")
 
 
-def exchange_until(rank: int, act: Callable[[], None]) -> Callable[[Place, Path], None]:
+def exchange_until(rank: int, act: Callable[[], None]) -> Callable[[RankInfo, Path], None]:
     """Sums over all ranks without end; one of them acts after its third."""
 
-    def work(place: Place, folder: Path) -> None:
+    def work(info: RankInfo, folder: Path) -> None:
         import torch
 
         from weathermixer.jigsaw import mesh
         from weathermixer.jigsaw.exchange import all_reduce
         from weathermixer.jigsaw.layout import Layout
 
-        tensor = mesh.connect(Layout(tensor=place.world_size)).tensor
-        (folder / f"{place.rank}.pid").write_text(str(os.getpid()))
+        tensor = mesh.connect(Layout(tensor=info.world_size)).tensor
+        (folder / f"{info.rank}.pid").write_text(str(os.getpid()), encoding="utf-8")
         for step in range(1_000_000):
             all_reduce(tensor, torch.ones(1000))
-            if step == 2 and place.rank == rank:
+            if step == 2 and info.rank == rank:
                 act()
 
     return work
@@ -99,22 +105,22 @@ def have_an_error() -> None:
     raise ZeroDivisionError("this should not happen")
 
 
-def disagree(place: Place, folder: Path) -> None:
+def disagree(info: RankInfo, folder: Path) -> None:
     from weathermixer.config import Config
-    from weathermixer.launch.agree import agree, settings_of, versions
+    from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
 
     config = Config.model_validate({"data": {"store": "s"}})
-    agree(settings_of(config) | versions())
-    if place.rank == 1:
+    require_equal_settings(settings_of(config) | versions())
+    if info.rank == 1:
         config = Config.model_validate({"data": {"store": "s"}, "training": {"seed": 1}})
-    agree(settings_of(config) | versions())
+    require_equal_settings(settings_of(config) | versions())
 
 
-def count(place: Place, folder: Path) -> None:
+def count(info: RankInfo, folder: Path) -> None:
     import torch
 
-    if place.is_first:
-        print(f"{place.world_size} ranks with {torch.get_num_threads()} threads")
+    if info.is_first:
+        print(f"{info.world_size} ranks with {torch.get_num_threads()} threads")
 
 
 ALONE = {
@@ -123,6 +129,7 @@ ALONE = {
         report_environment,
         print_much,
         all_mistaken,
+        one_mistaken,
         end_silently,
         crash,
         wait,
@@ -145,13 +152,13 @@ TOGETHER = {
 @click.option("--nproc", type=int)
 def work(what: str, folder: Path, nproc: int | None) -> None:
     if starts_ranks(nproc):
-        command = [sys.executable, __file__, "work", what, str(folder)]
-        start_ranks(command, nproc or 1, remedy="begin again")
+        words = without_option(click.get_current_context().obj, "--nproc")
+        start_ranks([sys.executable, __file__, *words], nproc or 1, remedy="begin again")
     elif what in ALONE:
         ALONE[what](folder)
     else:
-        with ranks() as place:
-            TOGETHER[what](place, folder)
+        with ranks(remedy="begin again") as info:
+            TOGETHER[what](info, folder)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ for another number, when one of its ranks fails, or when the tests end.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Collection
@@ -125,29 +127,39 @@ class Pool:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
         self._folder = tempfile.TemporaryDirectory()
-        rendezvous = (Path(self._folder.name) / "meeting").as_uri()
+        meeting = str(Path(self._folder.name) / "meeting")
         for rank in range(world_size):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(rank, world_size, rendezvous, theirs), daemon=True
+                target=_serve, args=(rank, world_size, meeting, theirs), daemon=True
             )
             process.start()
             theirs.close()
             self._ranks.append((process, ours))
 
 
+def end_with_parent() -> None:
+    """Return never: end this process, whatever it is doing, when the one that asked for it ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 # One for all tests of a process, whichever of them ask for it.
 POOL = Pool()
 
 
-def _serve(rank: int, world_size: int, rendezvous: str, connection: Connection) -> None:
+def _serve(rank: int, world_size: int, meeting: str, connection: Connection) -> None:
     """What a rank does: it works until nobody sends it work any more."""
     import torch
 
     from weathermixer.jigsaw import mesh
 
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    mesh.start(rank, world_size, rendezvous=rendezvous, device=torch.device("cpu"))
+    store = torch.distributed.FileStore(meeting, world_size)
+    mesh.start(rank, world_size, store=store, device=torch.device("cpu"))
 
     @cache
     def connected(layout: Layout, overlap: bool) -> mesh.Mesh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -14,8 +15,8 @@ from weathermixer.cli.store_commands import data
 from weathermixer.console import say
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
+from weathermixer.launch.failures import RankFailed
 from weathermixer.launch.ranks import end
-from weathermixer.launch.start import RankFailed
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -36,25 +37,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
+    is_of_all = _takes_ranks(words)
     try:
-        commands.main(words, prog_name="weathermixer", standalone_mode=False)
+        # Ranks are started with the words that the user typed.
+        commands.main(words, prog_name="weathermixer", standalone_mode=False, obj=tuple(words))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        shown = io.StringIO()
+        error.show(shown)
+        end(error, shown.getvalue().rstrip("\n"), 2, is_of_all=is_of_all)
     except (click.Abort, KeyboardInterrupt) as error:
-        end(error, "Interrupted.", 1)
+        end(error, "Interrupted.", 1, is_of_all=is_of_all)
     except RankFailed as error:
         if show_traceback:
             say(error.details)
         say(str(error))
         sys.exit(error.status)
     except (UserError, LayoutError) as error:
-        end(error, f"Error: {error}", 2, show_traceback=show_traceback)
+        end(error, f"Error: {error}", 2, show_traceback=show_traceback, is_of_all=is_of_all)
     except Exception as error:  # noqa: BLE001 - the last place where anything can be said
         sentence = (
             f"{type(error).__name__}: {error} (an error of the program; --traceback shows where)"
         )
-        end(error, f"Error: {sentence}", 1, show_traceback=show_traceback)
+        end(error, f"Error: {sentence}", 1, show_traceback=show_traceback, is_of_all=is_of_all)
+
+
+def _takes_ranks(words: Sequence[str]) -> bool:
+    """Whether a command is one that several ranks run together."""
+    command = commands.commands.get(words[0]) if words else None
+    return command is not None and any(option.name == "nproc" for option in command.params)

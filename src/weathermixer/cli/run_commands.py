@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -19,9 +16,13 @@ from weathermixer.cli.arguments import (
     overrides_argument,
     print_result,
 )
-from weathermixer.console import progress, say, size_text
+from weathermixer.console import progress, say, size_text, waiting_for
+from weathermixer.interpreter import program
 from weathermixer.launch.ranks import ranks
-from weathermixer.launch.start import start_ranks, starts_ranks
+from weathermixer.launch.start import start_ranks, starts_ranks, without_option
+
+_TRAIN_AGAIN = "continue with --resume"
+_FORECAST_AGAIN = "continue with the same command"
 
 
 @click.command()
@@ -80,24 +81,23 @@ def train(
     from weathermixer.config import read_config
 
     settings = read_config(config, overrides)
-    words = ["train", str(config), *overrides, "--out", str(out)]
-    words += ["--resume"] * resume + ["--json"] * json
-    if start_if_asked(nproc, words, remedy="continue with --resume"):
+    if start_if_asked(nproc, remedy=_TRAIN_AGAIN):
         return
-    with ranks() as place:
-        from rich.console import Console
+    with ranks(_TRAIN_AGAIN) as rank:
+        with waiting_for("the program's libraries to be loaded"):
+            from rich.console import Console
 
-        from weathermixer.training.trainer import train as run_training
+            from weathermixer.training.trainer import train as run_training
 
         result = run_training(
             settings,
             out,
             resume=resume or settings.checkpoint.resume,
-            console=Console(stderr=True, quiet=not place.is_first),
+            console=Console(stderr=True, quiet=not rank.is_first),
         )
-        if place.is_first and json:
+        if rank.is_first and json:
             print_result(result.to_json())
-        elif place.is_first:
+        elif rank.is_first:
             say(f"wrote {out}")
 
 
@@ -121,22 +121,25 @@ def forecast(
     nproc: int | None,
 ) -> None:
     """Forecast from states of a store with a trained model, on one rank or several."""
-    words = ["forecast", str(run), *overrides, "--store", store, "--init", init]
-    words += ["--steps", str(steps), "--out", str(out)]
-    if start_if_asked(nproc, words, remedy="continue with the same command"):
+    if start_if_asked(nproc, remedy=_FORECAST_AGAIN):
         return
-    with ranks() as place:
-        from weathermixer.forecast.forecast import forecast as run_forecast
+    with ranks(_FORECAST_AGAIN) as rank:
+        with waiting_for("the program's libraries to be loaded"):
+            from weathermixer.forecast.forecast import forecast as run_forecast
 
-        with progress("forecasting") if place.is_first else nullcontext() as update:
+        with progress("forecasting") as update:
             run_forecast(run, store, init, steps, out, overrides=overrides, progress=update)
-        if place.is_first:
+        if rank.is_first:
             say(f"wrote {out}")
 
 
-def start_if_asked(nproc: int | None, words: Sequence[str], *, remedy: str) -> bool:
-    """Run a command as ranks of this machine, where ``--nproc`` asks for several."""
+def start_if_asked(nproc: int | None, *, remedy: str) -> bool:
+    """Run this command, as it was typed, as ranks of this machine where ``--nproc`` asks for some.
+
+    Returns whether it did.
+    """
     if not starts_ranks(nproc):
         return False
-    start_ranks([sys.executable, "-m", "weathermixer", *words], nproc or 1, remedy=remedy)
+    words = without_option(click.get_current_context().obj, "--nproc")
+    start_ranks(program(*words), nproc or 1, remedy=remedy)
     return True

@@ -7,7 +7,7 @@ A prepared store (``store.py``) and an archive that is read as it is (``direct.p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
+from weathermixer.console import Progress
 from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.errors import UserError
 
 Indices = slice | Sequence[int]
-Progress = Callable[[int, int], None]
 
 
 class States(Protocol):

@@ -6,7 +6,7 @@ a time go through the model and into the writer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import weathermixer
-from weathermixer.console import say
+from weathermixer.console import Progress, say
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
@@ -32,13 +32,11 @@ from weathermixer.forecast.writer import (
 )
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
-from weathermixer.launch.agree import agree, settings_of, versions
+from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
 from weathermixer.model.mixer import architecture_of
 from weathermixer.planning.reading_share import REMEDY, reads_too_much
 from weathermixer.planning.step_cost import choose_layout
 from weathermixer.runs.run import Run
-
-Progress = Callable[[int, int], None]
 
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
 _LARGEST_BATCH = 8
@@ -111,7 +109,7 @@ def forecast(
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
 
-    agree(
+    require_equal_settings(
         {"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps), "the store": source.fingerprint()}
         | settings_of(config)

@@ -182,7 +182,7 @@ class ForecastWriter:
         fingerprint = description.fingerprint()
         try:
             if record.exists():
-                if record.read_text() != fingerprint:
+                if record.read_text(encoding="utf-8") != fingerprint:
                     raise UserError(
                         f"{partial} is an unfinished forecast of another model, store, period, "
                         "length or mesh: remove it, or choose another place"
@@ -193,7 +193,7 @@ class ForecastWriter:
             partial.parent.mkdir(parents=True, exist_ok=True)
             _create_arrays(partial, description)
             record.parent.mkdir()
-            record.write_text(fingerprint)
+            record.write_text(fingerprint, encoding="utf-8")
         except OSError as error:
             raise write_error(partial, error) from error
 

@@ -7,7 +7,6 @@ do not queue behind those over another.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -81,16 +80,23 @@ class Mesh:
         return self.data, self.domain, self.tensor
 
 
-def start(rank: int, world_size: int, *, rendezvous: str, device: torch.device) -> None:
+def start(
+    rank: int,
+    world_size: int,
+    *,
+    device: torch.device,
+    store: dist.Store | None = None,  # type: ignore[name-defined]
+) -> None:
     """Start ``torch.distributed`` on this rank: NCCL on GPUs, gloo elsewhere.
 
-    ``rendezvous`` is an init method of torch: ``env://``, ``file:///...`` or ``tcp://...``.
+    The ranks meet in ``store``, such as a ``torch.distributed.FileStore`` of one path, or where
+    torchrun's environment says.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
         dist.get_default_backend_for_device(device),
-        init_method=rendezvous,
+        store=store,
         rank=rank,
         world_size=world_size,
         # Long enough for one rank to write a checkpoint while the others wait. That a rank has died
@@ -161,10 +167,13 @@ def gather_objects(value: Any) -> list[Any]:
     return found
 
 
-def local_device() -> torch.device:
-    """The accelerator of this rank among those of its machine, or the processor."""
+def local_device(index: int | None = None) -> torch.device:
+    """The accelerator of this number among those of its machine, or the processor without any.
+
+    By default it is the one that this rank was started on.
+    """
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", torch.cuda.current_device() if index is None else index)
     return torch.device("cpu")
 
 

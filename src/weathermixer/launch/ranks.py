@@ -6,73 +6,130 @@ Nothing heavy is imported before it is known that there are several ranks.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-from weathermixer.console import say
-from weathermixer.launch.place import Place, own_gpu, place_in, threads_per_rank
-from weathermixer.launch.report import REPORTS, Report
+from weathermixer.console import muted, say, waiting_for
+from weathermixer.errors import UserError
+from weathermixer.launch.environment import (
+    MeetingAddress,
+    RankInfo,
+    UnknownLauncher,
+    rank_info,
+)
+from weathermixer.launch.failures import LastWords
+
+if TYPE_CHECKING:
+    from weathermixer.launch.coordination import Companions
+
+_SECONDS_TO_REPORT = 20.0  # in which one that fails before it has met the others finds rank 0
+
+
+class _Own:
+    """This process as a rank: what it knows of itself, and the others where it has met them."""
+
+    info = RankInfo()
+    companions: Companions | None = None
+    has_looked_for_others = False
+
+
+def this_rank() -> RankInfo:
+    """What is known of this process as a rank: the only one, unless it began as one of several."""
+    return _Own.info
 
 
 @contextmanager
-def ranks() -> Iterator[Place]:
+def ranks(remedy: str = "start the same command again") -> Iterator[RankInfo]:
     """Begin as the rank that the environment describes, and end in order.
 
     The only rank begins nothing. Where the block raises, connections are left as they are, since
-    closing them may wait for a rank that is gone: leave the process with ``end``.
+    closing them may wait for a rank that is gone: leave the process with ``end``. Until then ranks
+    other than the first say nothing of progress and waits. ``remedy`` is what helps where a rank
+    died.
 
-    Raises UserError as ``place_in`` does and where there are too few GPUs, and RankLost where the
-    ranks do not meet.
+    Raises UserError as ``rank_info`` does, where there are too few GPUs and where not all ranks
+    come, and RankLost where the ranks come and cannot connect.
     """
-    if REPORTS in os.environ:
+    info = _Own.info = rank_info(os.environ)
+    if isinstance(info.meeting, Path):
         threading.Thread(target=_end_with_parent, daemon=True).start()
-    place = place_in(os.environ)
-    if place.world_size == 1:
-        yield place
+    if info.world_size == 1:
+        yield info
         return
-    import torch
+    quietly = nullcontext() if info.is_first else muted()
+    with quietly, waiting_for("PyTorch to be loaded"):
+        import torch
 
-    from weathermixer.jigsaw import mesh
-    from weathermixer.jigsaw.mesh import RankLost
+        from weathermixer.jigsaw import mesh
+        from weathermixer.launch.meeting import meet, shared_store
 
-    if "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
-        torch.set_num_threads(threads_per_rank(os.environ, place.local_world_size))
-    if torch.cuda.is_available():
-        os.environ["LOCAL_RANK"] = str(own_gpu(place, torch.cuda.device_count(), os.environ))
-    try:
-        mesh.start(
-            place.rank,
-            place.world_size,
-            rendezvous=place.rendezvous,
-            device=mesh.local_device(),
-        )
-    except RuntimeError as error:
-        raise RankLost(
-            f"rank {place.rank} of {place.world_size} did not meet the others at "
-            f"{place.rendezvous} ({error})"
-        ) from error
-    yield place
-    mesh.stop()
+    with ExitStack() as stack:
+        if isinstance(info.meeting, MeetingAddress):
+            _Own.has_looked_for_others = True
+            store, companions = meet(info, info.meeting, remedy=remedy)
+            _Own.companions = companions
+            stack.enter_context(_sigterm_interrupts())
+            companions.wait_for_all()
+        else:
+            assert info.meeting is not None, "several ranks have a place to meet"
+            store = shared_store(info.meeting, info.world_size)
+        if not info.is_first:
+            stack.enter_context(muted())
+        if info.threads is not None:
+            torch.set_num_threads(info.threads)
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            device = mesh.local_device(info.own_gpu(torch.cuda.device_count()))
+        try:
+            with waiting_for("the other ranks to connect"):
+                mesh.start(info.rank, info.world_size, device=device, store=store)
+        except RuntimeError as error:
+            raise mesh.RankLost(
+                f"rank {info.rank} of {info.world_size} did not meet the others at {info.meeting} "
+                f"({error})"
+            ) from error
+        yield info
+        with waiting_for("the other ranks to finish"):
+            mesh.stop()
+        if _Own.companions is not None:
+            _Own.companions.close()
+            _Own.companions = None
 
 
 def end(
-    error: BaseException, sentence: str, status: int, *, show_traceback: bool = False
+    error: BaseException,
+    sentence: str,
+    status: int,
+    *,
+    show_traceback: bool = False,
+    is_of_all: bool = False,
 ) -> NoReturn:
-    """Say why this process fails, to the user or to the process that started it, and exit."""
+    """Say why this process fails, to the user or to whoever speaks for all ranks, and exit.
+
+    ``is_of_all`` says that every rank of torchrun or srun runs this command: then one that fails
+    before it has met the others looks for them, so that what all have to say is said once.
+    """
     if is_rank_lost(error):
         sentence = f"Error: {error}"
-    if REPORTS in os.environ:
-        Report.of(error, sentence, status, rank_lost=is_rank_lost(error)).leave()
-    else:
+    words = LastWords.of(error, sentence, status, rank_lost=is_rank_lost(error))
+    told_status = _tell_others(words, show_traceback=show_traceback, is_of_all=is_of_all)
+    if told_status is not None:
+        status = told_status
+    elif not (isinstance(error, UnknownLauncher) and not error.is_first):
         if show_traceback:
             traceback.print_exception(error)
         say(sentence)
     distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    if _Own.companions is not None or (
+        distributed is not None and distributed.is_available() and distributed.is_initialized()
+    ):
         # An orderly end would wait for the other ranks.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -84,6 +141,57 @@ def is_rank_lost(error: BaseException) -> bool:
     """Whether an error says no more than that another rank is gone."""
     mesh = sys.modules.get("weathermixer.jigsaw.mesh")
     return mesh is not None and isinstance(error, mesh.RankLost)
+
+
+def _tell_others(words: LastWords, *, show_traceback: bool, is_of_all: bool) -> int | None:
+    """Leave the telling to another process; the status to exit with, None where there is none."""
+    try:
+        info = rank_info(os.environ)
+    except UserError:
+        return None
+    if isinstance(info.meeting, Path):
+        try:
+            words.leave(info.meeting, info.rank)
+        except OSError:
+            return None
+        return words.status
+    if info.world_size == 1 or info.meeting is None:
+        return None
+    if _Own.companions is None and is_of_all and not _Own.has_looked_for_others:
+        from weathermixer.launch.meeting import meet
+
+        try:
+            _, _Own.companions = meet(
+                info, info.meeting, remedy="start all ranks again", seconds=_SECONDS_TO_REPORT
+            )
+        except (UserError, OSError, RuntimeError):
+            return None
+    if _Own.companions is None:
+        return None
+    return _Own.companions.report(words, show_traceback=show_traceback)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """While entered, SIGTERM is an interruption, so that who dies of it can still be told of.
+
+    torchrun sends it to the others as soon as it sees that a rank has died.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:

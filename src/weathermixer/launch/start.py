@@ -17,30 +17,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from weathermixer.errors import UserError
-from weathermixer.launch.place import RENDEZVOUS, place_in, threads_per_rank
-from weathermixer.launch.report import REPORTS, Report
+from weathermixer.interpreter import environment_of_children
+from weathermixer.launch.environment import MEETING_FOLDER, rank_info, threads_per_rank
+from weathermixer.launch.failures import Failure, LastWords, first_cause
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SECONDS_TO_END = 2.0  # for the ranks that a failure leaves behind, to say what they know of it
 _SECONDS_TO_DIE = 10.0  # after which a killed process hangs in the system, and is given up
 _SECONDS_OF_ONE_REQUEST = 1.0  # within which signals are copies of one, from several senders
-
-
-class RankFailed(RuntimeError):
-    """A rank failed, and the others were stopped; its message is the sentence for the user.
-
-    ``status`` is that of the command; ``details`` are a traceback or what else the rank wrote.
-    """
-
-    def __init__(self, sentence: str, status: int, details: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.details = details
 
 
 def starts_ranks(num_ranks: int | None) -> bool:
@@ -50,7 +38,7 @@ def starts_ranks(num_ranks: int | None) -> bool:
     """
     if num_ranks is None:
         return False
-    started = place_in(os.environ).world_size
+    started = rank_info(os.environ).world_size
     if started > 1:
         raise UserError(
             f"{started} ranks were started by torchrun or srun, as the environment says, so "
@@ -59,21 +47,36 @@ def starts_ranks(num_ranks: int | None) -> bool:
     return num_ranks > 1
 
 
+def without_option(words: Sequence[str], option: str) -> list[str]:
+    """A command line without an option that takes a value, however often it is given.
+
+    >>> without_option(["train", "--nproc", "2", "c.yaml", "--nproc=3", "--", "--nproc"], "--nproc")
+    ['train', 'c.yaml', '--', '--nproc']
+    """
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*kept, word, *rest]
+        if word == option:
+            next(rest, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return kept
+
+
 def start_ranks(command: Sequence[str], num_ranks: int, *, remedy: str) -> None:
     """Run a command as ``num_ranks`` ranks on this machine, to their end.
 
     The first rank writes to this process's standard output and standard error; the others are not
-    heard. SIGTERM and Ctrl-C are passed on to the ranks.
+    heard. SIGTERM and Ctrl-C are passed on to the ranks, unless this process was started to ignore
+    them: then the ranks ignore them as well.
 
     Raises RankFailed, with ``remedy`` where a rank died without a word, and KeyboardInterrupt where
     the ranks obeyed a signal by ending at once.
     """
     with ExitStack() as stack:
-        folder = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="weathermixer-", ignore_cleanup_errors=True)
-            )
-        )
+        folder = Path(stack.enter_context(_temporary_folder()))
         ends_with_us, held = os.pipe()
         stack.callback(os.close, held)
         ranks = _Ranks(folder)
@@ -89,58 +92,20 @@ def start_ranks(command: Sequence[str], num_ranks: int, *, remedy: str) -> None:
             failures = ranks.wait()
         if not failures:
             return
-        cause = min(failures, key=_Failure.weakness)
+        cause = first_cause(failures)
         if cause.is_consequence_of(ranks.signal_passed_on):
             raise KeyboardInterrupt
         raise cause.error(remedy)
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """How a rank ended: its exit status as ``subprocess`` counts it, and what it left."""
-
-    rank: int
-    status: int
-    report: Report | None
-    output: str
-    time: float
-
-    def weakness(self) -> tuple[int, float]:
-        """Less for what is more likely to be the cause of the other failures, then by time.
-
-        Times alone would not do, since a rank that loses another may be heard of first.
-        """
-        if self.report is None:
-            # A library that loses its connection may abort.
-            return (3 if self.status == -signal.SIGABRT else 1), self.time
-        if self.report.rank_lost:
-            return 4, self.report.time
-        if self.report.interrupted:
-            return 3, self.report.time
-        return (0 if self.report.status == 2 else 2), self.report.time
-
-    def is_consequence_of(self, number: int | None) -> bool:
-        """Whether a signal to all ranks explains it."""
-        if number is None:
-            return False
-        if self.report is None:
-            return self.status == -number
-        return self.report.interrupted or self.report.rank_lost
-
-    def error(self, remedy: str) -> RankFailed:
-        """What the user hears."""
-        if self.report is not None:
-            return RankFailed(self.report.sentence, self.report.status, self.report.traceback)
-        end = (
-            f"was killed by {signal.Signals(-self.status).name}"
-            if self.status < 0
-            else f"ended with status {self.status} and without a word"
-        )
-        return RankFailed(
-            f"Error: rank {self.rank} {end}, so the other ranks were stopped: {remedy}",
-            1,
-            self.output,
-        )
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="weathermixer-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UserError(
+            f"ranks have no folder to meet in ({error.strerror or error}): set TMPDIR to a folder "
+            "that can be written"
+        ) from error
 
 
 class _Ranks:
@@ -172,21 +137,28 @@ class _Ranks:
 
     @contextmanager
     def signals_passed_on(self) -> Iterator[None]:
-        """While entered, SIGTERM and Ctrl-C go to the ranks. Only the main thread gets any."""
+        """While entered, SIGTERM and Ctrl-C go to the ranks, if this process receives them.
+
+        It does so in its main thread alone.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.signal(number, self._pass_on) for number in _SIGNALS}
+        previous = {
+            number: signal.signal(number, self._pass_on)
+            for number in _SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def wait(self) -> list[_Failure]:
+    def wait(self) -> list[Failure]:
         """The failures, once all ranks have ended; the first one ends those that are left."""
         running = set(range(len(self._processes)))
-        failures: list[_Failure] = []
+        failures: list[Failure] = []
         killed: set[int] = set()
         deadline: float | None = None
         while running:
@@ -219,13 +191,13 @@ class _Ranks:
             for process in self._processes:
                 process.send_signal(number)
 
-    def _failure(self, rank: int, status: int) -> _Failure:
-        return _Failure(
+    def _failure(self, rank: int, status: int) -> Failure:
+        return Failure(
             rank,
             status,
-            Report.of_rank(self._folder, rank),
-            self._output(rank).read_text(errors="replace"),
+            LastWords.left_by(self._folder, rank),
             time.time(),
+            output=self._output(rank).read_text(encoding="utf-8", errors="replace"),
         )
 
     def _output(self, rank: int) -> Path:
@@ -238,11 +210,11 @@ def _environment(own: Mapping[str, str], rank: int, num_ranks: int, folder: Path
         # Otherwise gloo looks up this machine's own name, which a laptop may have none for.
         **({"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}),
         **own,
+        **environment_of_children(),
         "RANK": str(rank),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_RANK": str(rank),
         "LOCAL_WORLD_SIZE": str(num_ranks),
-        RENDEZVOUS: (folder / "rendezvous").as_uri(),
-        REPORTS: str(folder),
+        MEETING_FOLDER: str(folder.absolute()),
         "OMP_NUM_THREADS": own.get("OMP_NUM_THREADS") or str(threads_per_rank({}, num_ranks)),
     }

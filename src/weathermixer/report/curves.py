@@ -161,7 +161,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open() as file:
+        with path.open(encoding="utf-8") as file:
             for line in file:
                 try:
                     record = json.loads(line)

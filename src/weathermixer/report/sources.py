@@ -42,7 +42,7 @@ class Verified:
         """Raises UserError where ``scores.json`` is damaged or is something else."""
         file = path / _SCORES
         try:
-            record = json.loads(file.read_text())
+            record = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(
                 f"{file} cannot be read ({error.strerror or error}): correct its permissions"

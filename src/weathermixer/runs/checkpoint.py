@@ -265,7 +265,7 @@ def _read_metadata(path: Path) -> Metadata:
     index = path / _INDEX
     try:
         content = index.read_bytes()
-        expected = (path / _CHECKSUM).read_text()
+        expected = (path / _CHECKSUM).read_text(encoding="utf-8")
     except OSError as error:
         raise _unreadable(error, path) from error
     if _checksum(content) != expected:
@@ -279,7 +279,7 @@ def _read_metadata(path: Path) -> Metadata:
 
 
 def _write_checksum(path: Path) -> None:
-    with (path / _CHECKSUM).open("w") as file:
+    with (path / _CHECKSUM).open("w", encoding="utf-8") as file:
         file.write(_checksum((path / _INDEX).read_bytes()))
         file.flush()
         os.fsync(file.fileno())

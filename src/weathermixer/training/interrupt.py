@@ -13,8 +13,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """While entered, SIGTERM and Ctrl-C are remembered instead of obeyed, once.
 
-    A second signal acts as it would without this, so that a step which hangs can be ended. Only the
-    main thread receives signals; anywhere else this does nothing.
+    A second signal acts as it would without this, so that a step which hangs can be ended. One that
+    this process was started to ignore, as a shell does for a job in the background, stays ignored.
+    Only the main thread receives signals; anywhere else this does nothing.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,11 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._previous = {
+                number: signal.signal(number, self._note)
+                for number in _SIGNALS
+                if signal.getsignal(number) is not signal.SIG_IGN
+            }
         return self
 
     def __exit__(self, *details: object) -> None:

@@ -114,10 +114,12 @@ def _truncate(path: Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = [
-        line for line in path.read_text().splitlines(keepends=True) if _is_until(line, last_step)
+        line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if _is_until(line, last_step)
     ]
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept))
+    partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -28,8 +27,8 @@ from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.launch.agree import agree, settings_of, versions
-from weathermixer.launch.place import place_in
+from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
+from weathermixer.launch.ranks import this_rank
 from weathermixer.model.mixer import architecture_of
 from weathermixer.planning.reading_share import REMEDY, reads_too_much
 from weathermixer.planning.step_cost import choose_layout
@@ -65,7 +64,7 @@ def train(
     NaN or infinity; LayoutError where the mesh does not fit the ranks or the network.
     """
     store = open_states(config.data.store, config.data)
-    agree(settings_of(config) | {"the store": store.fingerprint()} | versions())
+    require_equal_settings(settings_of(config) | {"the store": store.fingerprint()} | versions())
     samples = training_windows(config, store)
     held_out = validation_windows(config, store)
     mesh = meshes.connect(
@@ -140,7 +139,7 @@ class _Trainer:
             dtype,
             num_states=len(np.union1d(samples, held_out)),
             longitudes=self.part.longitudes,
-            memory_bytes=kept_states_bytes(place_in(os.environ).local_world_size),
+            memory_bytes=kept_states_bytes(this_rank().local_world_size),
         )
         self.history = _History()
 

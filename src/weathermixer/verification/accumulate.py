@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.console import Progress
 from weathermixer.data.channels import parse_channel
 from weathermixer.errors import UserError
 from weathermixer.verification.comparison import BLOCK_BYTES, Comparison
@@ -26,7 +27,7 @@ from weathermixer.verification.metrics import STATISTICS, Sums, statistics
 from weathermixer.verification.regions import Regions
 from weathermixer.verification.spectrum import ZonalSpectrum
 from weathermixer.verification.truth import CACHE_BYTES
-from weathermixer.worker_processes import Progress, Tick, default_processes, for_each
+from weathermixer.worker_processes import Tick, default_processes, for_each
 
 # Variables are taken together while a state of them is no larger.
 _STATE_BYTES = 64 * 1024**2

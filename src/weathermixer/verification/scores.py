@@ -138,7 +138,7 @@ class Scores:
 
 def write_csv(regions: Mapping[str, Scores], path: Path) -> None:
     """One number a line; empty where a score is not defined."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["region", "source", "metric", "channel", "lead_hours", "value"])
         for region, scores in regions.items():

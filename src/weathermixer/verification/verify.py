@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weathermixer.console import Progress
 from weathermixer.data.store.store import write_error
 from weathermixer.verification.accumulate import sum_up
 from weathermixer.verification.comparison import Comparison
@@ -26,7 +27,6 @@ from weathermixer.verification.scores import (
 )
 from weathermixer.verification.spectrum import Spectra
 from weathermixer.verification.tables import render
-from weathermixer.worker_processes import Progress
 
 if TYPE_CHECKING:
     from weathermixer.verification.maps import Example
@@ -182,7 +182,7 @@ def _write(result: Verification, comparison: Comparison, out: Path) -> None:
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(result.to_json()) + "\n")
+        (out / "scores.json").write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8")
         write_csv(result.regions, out / "scores.csv")
         draw_scores(result.scores, out)
         draw_regions(result.regions, out)

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
+from weathermixer.console import Progress
 from weathermixer.data.archives.fields import consecutive
 from weathermixer.data.grid import Grid, Placement, find_placement
-from weathermixer.data.states import Indices, Progress, States
+from weathermixer.data.states import Indices, States
 from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.errors import UserError

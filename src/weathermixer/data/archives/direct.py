@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Data, Period
+from weathermixer.console import Progress
 from weathermixer.data.archives.analyses import ArchiveAnalysis, open_analyses
 from weathermixer.data.archives.merging import MergedAnalyses, summary
 from weathermixer.data.channels import (
@@ -24,7 +25,7 @@ from weathermixer.data.channels import (
     names,
 )
 from weathermixer.data.feeding.samples import evenly_spaced, require_windows
-from weathermixer.data.states import Indices, Progress, digest, find_time
+from weathermixer.data.states import Indices, digest, find_time
 from weathermixer.data.statistics import (
     Statistics,
     cell_area_weights,

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.data.states import Progress, States
+from weathermixer.console import Progress
+from weathermixer.data.states import States
 from weathermixer.data.statistics import cell_area_weights, field_moments
 from weathermixer.errors import UserError
 

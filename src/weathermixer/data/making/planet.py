@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
+from weathermixer.console import Progress
 from weathermixer.data.channels import (
     LEVELS_HPA,
     PROGNOSTIC_VARIABLES,
@@ -34,7 +35,7 @@ from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store, partial_path, write_error
 from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
 from weathermixer.errors import UserError
-from weathermixer.worker_processes import Progress, Tick, default_processes, for_each
+from weathermixer.worker_processes import Tick, default_processes, for_each
 
 if TYPE_CHECKING:
     from weathermixer.data.making.planet_model import PlanetModel

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Config, Period, parse_period
-from weathermixer.console import say
+from weathermixer.console import Progress, say
 from weathermixer.data.archives.merging import MergedAnalyses, open_sources
 from weathermixer.data.channels import Channel, channels_of, names
 from weathermixer.data.periods import periods
@@ -21,7 +21,7 @@ from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store
 from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
 from weathermixer.errors import UserError
-from weathermixer.worker_processes import Progress, Tick, default_processes, for_each
+from weathermixer.worker_processes import Tick, default_processes, for_each
 
 DEFAULT_STEP_HOURS = 6.0
 

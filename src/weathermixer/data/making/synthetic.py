@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.console import Progress
 from weathermixer.data.channels import (
     LEVELS_HPA,
     PROGNOSTIC_VARIABLES,
@@ -35,7 +36,7 @@ from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store
 from weathermixer.data.store.store_writer import Description, StoreWriter
 from weathermixer.data.typical import typical
-from weathermixer.worker_processes import Progress, Tick, default_processes, for_each
+from weathermixer.worker_processes import Tick, default_processes, for_each
 
 EARTH_ROTATION = 7.292e-5  # Ω, rad s⁻¹
 SUPERROTATION = 1.6e-6  # α, rad s⁻¹: 10 m s⁻¹ at the equator

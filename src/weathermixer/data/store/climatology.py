@@ -23,11 +23,12 @@ import zarr
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
+from weathermixer.console import Progress
 from weathermixer.data.annual_cycle import DAYS_IN_YEAR, day_of_year, hour_of_day
 from weathermixer.data.store.store import write_error
 from weathermixer.data.store.store_writer import StoreWriter, write_array
 from weathermixer.jigsaw.layout import shard
-from weathermixer.worker_processes import Progress, Tick, for_each
+from weathermixer.worker_processes import Tick, for_each
 
 HALF_WINDOW_DAYS = 30
 DAY_SPACING = 5

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from weathermixer.console import size_text
+from weathermixer.console import Progress, size_text
 from weathermixer.data.channels import parse_channel
 from weathermixer.data.store.store import Store
 from weathermixer.data.typical import typical
@@ -142,7 +142,7 @@ class Inspection:
 
 
 def inspect_store(
-    path: Path | str, *, full: bool = False, progress: Callable[[int, int], None] | None = None
+    path: Path | str, *, full: bool = False, progress: Progress | None = None
 ) -> Inspection:
     """Look into a store; with ``full``, read every state to find damaged ones.
 
@@ -198,7 +198,7 @@ def _channel_summaries(store: Store) -> tuple[ChannelSummary, ...]:
     return tuple(summaries)
 
 
-def _damaged(store: Store, progress: Callable[[int, int], None] | None) -> tuple[str, ...]:
+def _damaged(store: Store, progress: Progress | None) -> tuple[str, ...]:
     """What of the store cannot be read, in the words of the error that says so."""
     reads: list[Callable[[], object]] = [
         lambda index=index: store.read(index)  # type: ignore[misc]

@@ -26,8 +26,9 @@ import zarr
 from numpy.typing import NDArray
 
 from weathermixer.config import Period, Reader
+from weathermixer.console import Progress
 from weathermixer.data.annual_cycle import last_hour, nearest_day
-from weathermixer.data.states import Indices, Progress, digest, find_time
+from weathermixer.data.states import Indices, digest, find_time
 from weathermixer.data.statistics import Statistics, merge_moments
 from weathermixer.data.store.exact_store import ExactStore
 from weathermixer.data.store.reading_cost import ReadingCost, chunks_cost

@@ -115,7 +115,7 @@ class StoreWriter:
         if partial.exists():
             if not record.exists():
                 shutil.rmtree(partial)  # killed before the first state was written
-            elif record.read_text() != fingerprint:
+            elif record.read_text(encoding="utf-8") != fingerprint:
                 raise UserError(
                     f"{partial} is an unfinished store of other sources or settings: "
                     "remove it, or choose another place"
@@ -128,7 +128,7 @@ class StoreWriter:
             partial.parent.mkdir(parents=True, exist_ok=True)
             _create_arrays(partial, description)
             unready = record.with_suffix(".partial")
-            unready.write_text(fingerprint)
+            unready.write_text(fingerprint, encoding="utf-8")
             unready.rename(record)
         except OSError as error:
             raise write_error(partial, error) from error

@@ -9,17 +9,21 @@ from typing import Any
 
 from weathermixer import __version__
 from weathermixer.config import Config
+from weathermixer.console import waiting_for
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import gather_objects
+from weathermixer.launch.rank_names import rank_names
 
 
-def agree(what: Mapping[str, str]) -> None:
+def require_equal_settings(what: Mapping[str, str]) -> None:
     """Compare texts by their keys with those of all other ranks, each of which calls this too.
 
     Raises UserError, the same on every rank, with the first key that differs; RankLost where a rank
     is gone.
     """
-    difference = disagreement(gather_objects(dict(what)))
+    with waiting_for("the other ranks to open their data and compare settings"):
+        texts = gather_objects(dict(what))
+    difference = disagreement(texts)
     if difference is not None:
         raise UserError(difference)
 
@@ -52,27 +56,14 @@ data and software'
             ranks.setdefault(text.get(key, "not set"), []).append(rank)
         if len(ranks) > 1:
             # Two are enough to act upon, and a thousand ranks could have a thousand.
-            one, other, *_ = (f"{text} on {_named(found)}" for text, found in ranks.items())
+            first, second, *_ = (
+                f"{text} on {rank_names(holders)}" for text, holders in ranks.items()
+            )
             return (
-                f"{key} is {one} and {other}: start every rank with the same configuration, data "
-                "and software"
+                f"{key} is {first} and {second}: start every rank with the same configuration, "
+                "data and software"
             )
     return None
-
-
-def _named(ranks: Sequence[int]) -> str:
-    """
-    >>> [_named(ranks) for ranks in ([3], [0, 1, 2], [0, 2, 3, 5])]
-    ['rank 3', 'ranks 0 to 2', 'ranks 0, 2 to 3, 5']
-    """
-    runs: list[list[int]] = []
-    for rank in ranks:
-        if runs and rank == runs[-1][-1] + 1:
-            runs[-1].append(rank)
-        else:
-            runs.append([rank])
-    names = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(names)}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, str]:
