@@ -99,7 +99,7 @@ def forecast(
     refuse_existing(out)
     opened = Run.open(run)
     # What training had of a mesh does not bind a forecast.
-    config = opened.config_with([*_ANY_MESH, *overrides])
+    config = opened.config_with(overrides, beneath=_ANY_MESH)
     source = open_states(store, config.data)
     normalisation = opened.normalisation
     normalisation.check_grid(source)
