@@ -123,8 +123,9 @@ def _cycle_ends(config: Config, notes: Notes) -> None:
             "training.cycle_steps",
             f"a cosine of {training.cycle_steps} steps is cut off by training.steps, which leaves "
             f"{left} after warm-up, so the learning rate stays above "
-            "training.final_learning_rate" + _of_preset(config, "training", "cycle_steps"),
-            f"set it to {left} or less, or to null for one cosine to the end",
+            "training.final_learning_rate",
+            f"set it to {left} or less, or to null for one cosine to the end"
+            + _of_preset(config, "training", "cycle_steps"),
         )
 
 
@@ -222,7 +223,7 @@ def _of_preset(config: Config, section: str, key: str) -> str:
     value = getattr(getattr(config, section), key)
     value = list(value) if isinstance(value, tuple) else value
     is_published = config.preset == "published" and value == PUBLISHED[section][key]
-    return " (it is the default of preset: published)" if is_published else ""
+    return "; the value is the default of preset: published" if is_published else ""
 
 
 def _buffer_bytes(config: Config, architecture: Architecture) -> int:

@@ -187,6 +187,7 @@ def test_a_switch_understands_the_usual_words(minimal: Path, word: str) -> None:
         ("data.step_hours", "1e-9"),
         ("training.steps", "9" * 5000),
         ("training.rollout", "1000000000000"),
+        ("parallel.domain", "1000000000"),
     ],
 )
 def test_numbers_beyond_any_use_are_refused(minimal: Path, key: str, value: str) -> None:

@@ -15,6 +15,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 # The upper bounds are beyond any use, and keep arithmetic on a mistyped number finite.
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Number = Annotated[int, Field(ge=0, le=10**12)]
+Ranks = Annotated[int, Field(gt=0, le=100_000)]
 Length = Annotated[int, Field(gt=0, le=10_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Multiple = Annotated[float, Field(gt=0.0, le=1000.0)]
@@ -78,15 +79,15 @@ def listed(entries: Iterable[Any]) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A default as one would write it in YAML.
+    """A default as one would write it behind ``--section.key=``.
 
     >>> [text_of(value) for value in (None, True, 1e-06, ("a", 5))]
-    ['unset', 'true', '1e-06', '[a, 5]']
+    ['unset', 'true', '1e-06', 'a, 5']
     """
     if value is None:
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{', '.join(map(text_of, value))}]"
+        return ", ".join(map(text_of, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -33,6 +33,7 @@ from weathermixer.config.kinds import (
     Length,
     Multiple,
     Number,
+    Ranks,
     Reader,
     Seed,
     listed,
@@ -173,13 +174,13 @@ class Data(Section):
 class Parallel(Section):
     """The mesh of ranks."""
 
-    data: Count = Field(1, description="replicas, each on its own samples")
-    domain: Count | None = Field(
+    data: Ranks = Field(1, description="replicas, each on its own samples")
+    domain: Ranks | None = Field(
         None,
         description="ranks that share a sample's longitudes; where it or the next is unset, what "
         "sends the fewest bytes on the ranks that were started",
     )
-    tensor: Count | None = Field(
+    tensor: Ranks | None = Field(
         None, description="ranks that share a sample's variables and the latent channels"
     )
     shard_optimizer: bool = Field(
