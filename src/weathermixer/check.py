@@ -85,7 +85,7 @@ def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
     notes = Notes()
     for check_settings in SETTINGS_CHECKS:
         check_settings(config, notes)
-    with notes.refusals("data.store", "correct the path"):
+    with notes.refusals("data.store", "give the path of a store or of an archive"):
         store = open_states(config.data.store, config.data)
     if has_errors(notes.problems):
         return Findings(notes.problems)
