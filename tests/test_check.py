@@ -26,7 +26,7 @@ def configuration(tmp_path: Path) -> Path:
         },
     }
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(sections))
+    path.write_text(yaml.safe_dump(sections), encoding="utf-8")
     return path
 
 
@@ -65,6 +65,58 @@ def test_an_error_of_any_wording_is_reported_whole(
     (problem,) = check(configuration).problems
     assert (problem.where, problem.what) == ("data.step_hours", "one clause alone")
     assert problem.remedy
+
+
+def test_what_is_wrong_with_the_file_is_a_problem_too(configuration: Path) -> None:
+    with configuration.open("a", encoding="utf-8") as file:
+        file.write("model: {channels: 16}\n")
+    (problem,) = check(configuration).problems
+    assert (problem.severity, problem.where) == ("error", "model")
+    configuration.write_bytes(b"\x00\xff")
+    assert check(configuration).to_json().keys() == {"problems"}
+
+
+def test_a_store_that_cannot_be_opened_is_a_problem(configuration: Path) -> None:
+    (problem,) = check(configuration, [f"--data.store={'x' * 300}"]).problems
+    assert (problem.severity, problem.where) == ("error", "data.store")
+
+
+def test_few_steps_need_no_other_setting(configuration: Path) -> None:
+    assert check(configuration, ["--training.steps=20"]).problems == []
+    assert check(configuration, ["--training.steps=1"]).problems == []
+
+
+def test_what_comes_of_a_preset_is_said_to_come_of_it(configuration: Path) -> None:
+    configuration.write_text(
+        configuration.read_text(encoding="utf-8").replace("patch:\n  - 4\n  - 4", "dropout: 0.1"),
+        encoding="utf-8",
+    )
+    problems = check(configuration, ["--preset=published"]).problems
+    # The states are of the year 2000, which is in the published period of training.
+    assert {problem.where for problem in problems} == {"model.patch", "data.validation"}
+    assert all("default of preset: published" in problem.remedy for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "said"),
+    [
+        (["--training.steps=300", "--training.cycle_steps=500"], "training.cycle_steps", "500"),
+        (["--training.final_learning_rate=1"], "training.final_learning_rate", "0.004"),
+        (["--training.warmup_learning_rate=1"], "training.warmup_learning_rate", "0.004"),
+        (["--training.rollout={0: 1, 5000: 2}"], "training.rollout", "2000 steps"),
+        (
+            ["--data.variables=2m_temperature", "--data.levels=500"],
+            "data.levels",
+            "changes nothing",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_do_what_it_is_for_is_warned_about(
+    configuration: Path, overrides: list[str], where: str, said: str
+) -> None:
+    problems = check(configuration, overrides).problems
+    warnings = {problem.where: problem.what for problem in problems if problem.severity != "error"}
+    assert said in warnings[where]
 
 
 @pytest.mark.parametrize(("parallel", "factor"), [("domain", 2), ("tensor", 2)])

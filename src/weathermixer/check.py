@@ -1,14 +1,21 @@
-"""What is wrong with a configuration and the store it names, found without running anything."""
+"""What is wrong with a configuration and the store it names, found without running anything.
+
+Each check is a small function that notes the problems that it sees. A new one takes its place in
+``SETTINGS_CHECKS`` where the configuration alone tells, else in ``STORE_CHECKS``, or, where it
+needs a network that fits, in ``NETWORK_CHECKS``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weathermixer.config import Config, Problem, parse_config
-from weathermixer.data.channels import STATIC_VARIABLES, channels_of, names
+from weathermixer.config import LEVELS_HPA, Config, Problem, parse_config
+from weathermixer.config.presets import PUBLISHED
+from weathermixer.data.channels import PRESSURE_VARIABLES, channels_of, names
 from weathermixer.data.feeding.read_ahead import buffer_bytes, kept_states_bytes
 from weathermixer.data.opening import open_states
 from weathermixer.data.states import States
@@ -23,7 +30,7 @@ from weathermixer.training.beginning import check_step, training_windows, valida
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found: problems, and how much memory reading takes on each rank where there is none.
+    """The problems of a configuration, and where it has no errors what reading takes of memory.
 
     ``buffer_bytes`` is the most that reading ahead holds on a rank; ``kept_bytes`` the most that
     the ranks of one machine keep, together, of states that were read.
@@ -35,113 +42,192 @@ class Findings:
 
     @property
     def has_errors(self) -> bool:
-        return any(problem.severity == "error" for problem in self.problems)
+        return has_errors(self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"problems": [vars(problem) for problem in self.problems]}
+        result: dict[str, Any] = {"problems": [vars(problem) for problem in self.problems]}
         if self.buffer_bytes is not None:
-            found["reading"] = {"buffer_bytes": self.buffer_bytes, "kept_bytes": self.kept_bytes}
-        return found
+            result["reading"] = {"buffer_bytes": self.buffer_bytes, "kept_bytes": self.kept_bytes}
+        return result
+
+
+def has_errors(problems: Sequence[Problem]) -> bool:
+    """Whether any of the problems keeps a training from beginning."""
+    return any(problem.severity == "error" for problem in problems)
+
+
+class Notes:
+    """The problems that checks note, in their order."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def warn(self, where: str, what: str, remedy: str) -> None:
+        self.problems.append(Problem("warning", where, what, remedy))
+
+    @contextmanager
+    def refusals(self, where: str, remedy: str) -> Iterator[None]:
+        """Notes as a problem the error with which a training would end here."""
+        try:
+            yield
+        except (UserError, LayoutError, OSError) as error:
+            self.problems.append(Problem("error", where, str(error), remedy))
 
 
 def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
     """Every problem of a configuration file with its overrides; none where it can be trained.
 
-    Raises UserError only where the file itself cannot be read.
+    Raises UserError only where the file itself cannot be opened.
     """
     config = parse_config(path, overrides)
     if not isinstance(config, Config):
         return Findings(config)
-    problems = list(_in_settings(config))
-    try:
+    notes = Notes()
+    for check_settings in SETTINGS_CHECKS:
+        check_settings(config, notes)
+    with notes.refusals("data.store", "give the path of a store or of an archive"):
         store = open_states(config.data.store, config.data)
-    except UserError as error:
-        problem = Problem("error", "data.store", str(error), "correct the path")
-        return Findings([*problems, problem])
-    findings = Findings([*problems, *_against_store(config, store)])
-    if findings.has_errors:
-        return findings
+    if has_errors(notes.problems):
+        return Findings(notes.problems)
+    for check_store in STORE_CHECKS:
+        check_store(config, store, notes)
+    if has_errors(notes.problems):
+        return Findings(notes.problems)
     architecture = architecture_of(config, store.grid)
+    for check_network in NETWORK_CHECKS:
+        check_network(config, store, architecture, notes)
     return Findings(
-        [*findings.problems, *_in_reading(config, store, architecture)],
+        notes.problems,
         buffer_bytes=_buffer_bytes(config, architecture),
         kept_bytes=kept_states_bytes(ranks=1),
     )
 
 
-def _in_settings(config: Config) -> Iterable[Problem]:
-    for name in config.data.static:
-        if name not in STATIC_VARIABLES:
-            yield Problem(
-                "error",
-                "data.static",
-                f"{name!r} is not a static field",
-                f"choose among {', '.join(STATIC_VARIABLES)}",
-            )
-    if isinstance(config.training.rollout, dict):
-        for start in config.training.rollout:
-            if start >= config.training.steps:
-                yield Problem(
-                    "warning",
+def _rollout_is_reached(config: Config, notes: Notes) -> None:
+    training = config.training
+    if isinstance(training.rollout, dict):
+        for start in training.rollout:
+            if start >= training.steps:
+                notes.warn(
                     "training.rollout",
-                    f"its entry from step {start} is never reached in {config.training.steps} "
-                    "steps",
+                    f"its entry from step {start} is never reached in {training.steps} steps",
                     "remove the entry, or train for longer",
                 )
 
 
-def _against_store(config: Config, store: States) -> Iterable[Problem]:
-    data = config.data
-
-    def channels() -> None:
-        store.channel_indices(names(channels_of(data.variables, data.levels)))
-
-    def mesh() -> None:
-        try:
-            architecture = architecture_of(config, store.grid)
-        except UserError:
-            return  # which is a problem of its own
-        architecture.check(Mesh.describe(_layout(config)))
-
-    other_store = "or use another store"
-    tests: tuple[tuple[str, str, Callable[[], object]], ...] = (
-        ("data.variables", f"change it or data.levels, {other_store}", channels),
-        ("data.static", f"change it, {other_store}", lambda: store.read_static(data.static)),
-        ("model.patch", "change it", lambda: architecture_of(config, store.grid)),
-        ("parallel", "use fewer ranks along that axis, or a larger network", mesh),
-        ("data.step_hours", f"change it, {other_store}", lambda: check_step(config, store)),
-        ("data.train", "change it or data.step_hours", lambda: training_windows(config, store)),
-        (
-            "data.validation",
-            "change it or data.step_hours",
-            lambda: validation_windows(config, store),
-        ),
-    )
-    for where, remedy, test in tests:
-        try:
-            test()
-        except (UserError, LayoutError) as error:
-            yield Problem("error", where, str(error), remedy)
-
-
-def _in_reading(config: Config, store: States, architecture: Architecture) -> Iterable[Problem]:
-    warning = reads_too_much(
-        store,
-        names(channels_of(config.data.variables, config.data.levels)),
-        architecture,
-        _layout(config),
-    )
-    if warning is not None:
-        yield Problem(
-            "warning",
-            "data.store",
-            warning,
-            REMEDY,
+def _cycle_ends(config: Config, notes: Notes) -> None:
+    training = config.training
+    left = training.steps - training.warmup_steps
+    if training.cycle_steps is not None and training.cycle_steps > left:
+        notes.warn(
+            "training.cycle_steps",
+            f"a cosine of {training.cycle_steps} steps is cut off by training.steps, which leaves "
+            f"{left} after warm-up, so the learning rate stays above "
+            "training.final_learning_rate",
+            f"set it to {left} or less, or to null for one cosine to the end"
+            + _of_preset(config, "training", "cycle_steps"),
         )
 
 
+def _no_rate_is_above_the_highest(config: Config, notes: Notes) -> None:
+    highest = config.training.learning_rate
+    for name in ("warmup_learning_rate", "final_learning_rate"):
+        rate = getattr(config.training, name)
+        if rate > highest:
+            notes.warn(
+                f"training.{name}",
+                f"{rate:g} is above training.learning_rate ({highest:g}), the highest",
+                "lower it, or raise training.learning_rate",
+            )
+
+
+def _levels_are_used(config: Config, notes: Notes) -> None:
+    data = config.data
+    if data.levels != LEVELS_HPA and not set(data.variables) & set(PRESSURE_VARIABLES):
+        notes.warn(
+            "data.levels",
+            "no variable of data.variables lies on pressure levels, so it changes nothing",
+            "remove it, or add such a variable",
+        )
+
+
+def _channels_are_there(config: Config, store: States, notes: Notes) -> None:
+    with notes.refusals("data.variables", "change it or data.levels, or use another store"):
+        store.channel_indices(names(channels_of(config.data.variables, config.data.levels)))
+
+
+def _static_fields_are_there(config: Config, store: States, notes: Notes) -> None:
+    with notes.refusals("data.static", "change it, or use another store"):
+        store.read_static(config.data.static)
+
+
+def _patches_fit(config: Config, store: States, notes: Notes) -> None:
+    remedy = "change it" + _of_preset(config, "model", "patch")
+    with notes.refusals("model.patch", remedy):
+        architecture_of(config, store.grid)
+
+
+def _mesh_fits(config: Config, store: States, notes: Notes) -> None:
+    try:
+        architecture = architecture_of(config, store.grid)
+    except UserError:
+        return  # which is a problem of its own
+    remedy = "use fewer ranks along that axis, or a larger network"
+    with notes.refusals("parallel", remedy):
+        architecture.check(Mesh.describe(_layout(config)))
+
+
+def _step_is_that_of_the_store(config: Config, store: States, notes: Notes) -> None:
+    with notes.refusals("data.step_hours", "change it, or use another store"):
+        check_step(config, store)
+
+
+def _periods_hold_samples(config: Config, store: States, notes: Notes) -> None:
+    within = f"choose a period within {store.times[0]}/{store.times[-1]}, or change data.step_hours"
+    for name, windows in (("train", training_windows), ("validation", validation_windows)):
+        remedy = within + _of_preset(config, "data", name)
+        with notes.refusals(f"data.{name}", remedy):
+            windows(config, store)
+
+
+def _chunks_fit_the_mesh(
+    config: Config, store: States, architecture: Architecture, notes: Notes
+) -> None:
+    channels = names(channels_of(config.data.variables, config.data.levels))
+    warning = reads_too_much(store, channels, architecture, _layout(config))
+    if warning is not None:
+        notes.warn("data.store", warning, REMEDY)
+
+
+SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
+    _rollout_is_reached,
+    _cycle_ends,
+    _no_rate_is_above_the_highest,
+    _levels_are_used,
+)
+STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (
+    _channels_are_there,
+    _static_fields_are_there,
+    _patches_fit,
+    _mesh_fits,
+    _step_is_that_of_the_store,
+    _periods_hold_samples,
+)
+NETWORK_CHECKS: tuple[Callable[[Config, States, Architecture, Notes], None], ...] = (
+    _chunks_fit_the_mesh,
+)
+
+
+def _of_preset(config: Config, section: str, key: str) -> str:
+    """Says in a message that a value is the published one, which the user may not have set."""
+    value = getattr(getattr(config, section), key)
+    value = list(value) if isinstance(value, tuple) else value
+    is_published = config.preset == "published" and value == PUBLISHED[section][key]
+    return "; the value is the default of preset: published" if is_published else ""
+
+
 def _buffer_bytes(config: Config, architecture: Architecture) -> int:
-    """Of rank 0, whose shards are the largest."""
+    """The most that reading ahead holds on rank 0, whose shards are the largest."""
     part = architecture.part(Mesh.describe(_layout(config)))
     channels = range(architecture.prognostic)[part.channels]
     columns = range(architecture.grid[1])[part.longitudes]

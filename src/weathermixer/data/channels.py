@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.config import LEVELS_HPA as LEVELS_HPA
 from weathermixer.errors import UserError
 
 GRAVITY = 9.80665  # m s⁻², the constant that defines geopotential height
@@ -59,8 +60,6 @@ STATIC_VARIABLES = _table(
 )
 VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES | STATIC_VARIABLES
 PROGNOSTIC_VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES
-
-LEVELS_HPA = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def forecast(
     refuse_existing(out)
     opened = Run.open(run)
     # What training had of a mesh does not bind a forecast.
-    config = opened.config_with([*_ANY_MESH, *overrides])
+    config = opened.config_with(overrides, beneath=_ANY_MESH)
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)
     source = open_states_on(store, config.data, grid)

@@ -90,9 +90,12 @@ class Run:
         found = checkpoint.checkpoints(self.checkpoints)
         return found[-1] if found else None
 
-    def config_with(self, overrides: Sequence[str]) -> Config:
-        """The configuration with ``section.key=value`` on top, such as another dtype."""
-        return read_config(self.path / _CONFIG, overrides)
+    def config_with(self, overrides: Sequence[str], *, beneath: Sequence[str] = ()) -> Config:
+        """The configuration with ``section.key=value`` on top, such as another dtype.
+
+        Overrides ``beneath`` these give way to them.
+        """
+        return read_config(self.path / _CONFIG, overrides, beneath=beneath)
 
     def load_model(self, config: Config | None = None, mesh: Mesh | None = None) -> WeatherMixer:
         """The network with the newest checkpoint's weights, in eval mode; a rank's part of it.

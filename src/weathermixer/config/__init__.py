@@ -1,0 +1,41 @@
+"""Every setting, typed and checked; read from YAML files and the command line."""
+
+from weathermixer.config.dates import Period, parse_period, period_of
+from weathermixer.config.kinds import Reader
+from weathermixer.config.problems import Problem
+from weathermixer.config.reading import parse_config, read_config, write_config
+from weathermixer.config.settings import (
+    Checkpoint,
+    Config,
+    Data,
+    Logging,
+    Model,
+    Parallel,
+    Section,
+    Training,
+    settings,
+)
+from weathermixer.config.variables import LEVELS_HPA, STATIC_NAMES, VARIABLE_NAMES
+
+__all__ = [
+    "LEVELS_HPA",
+    "STATIC_NAMES",
+    "VARIABLE_NAMES",
+    "Checkpoint",
+    "Config",
+    "Data",
+    "Logging",
+    "Model",
+    "Parallel",
+    "Period",
+    "Problem",
+    "Reader",
+    "Section",
+    "Training",
+    "parse_config",
+    "parse_period",
+    "period_of",
+    "read_config",
+    "settings",
+    "write_config",
+]

@@ -1,0 +1,87 @@
+"""Reading a configuration from a file and the command line, and writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from weathermixer.config.overrides import parse_overrides
+from weathermixer.config.problems import Problem, problems_of, sentences, shown
+from weathermixer.config.settings import Config
+from weathermixer.config.yaml_files import Keys, Unreadable, parse_yaml, read_text
+from weathermixer.errors import UserError
+
+# A path or a period is text, even where it looks like a number.
+_VERBATIM: frozenset[Keys] = frozenset(
+    {("data", "store"), ("data", "train"), ("data", "validation")}
+)
+
+
+def read_config(
+    path: Path, overrides: Sequence[str] = (), *, beneath: Sequence[str] = ()
+) -> Config:
+    """The configuration in a YAML file, with ``section.key=value`` overrides.
+
+    Those ``beneath`` replace what the file says, and give way to the others. Raises UserError with
+    every problem, in one sentence.
+    """
+    result = parse_config(path, overrides, beneath=beneath)
+    if isinstance(result, Config):
+        return result
+    raise UserError(sentences(result))
+
+
+def parse_config(
+    path: Path, overrides: Sequence[str] = (), *, beneath: Sequence[str] = ()
+) -> Config | list[Problem]:
+    """The configuration in a YAML file with overrides, or everything that is wrong with it.
+
+    Raises UserError where the file cannot be opened.
+    """
+    try:
+        values, problems = parse_yaml(read_text(path), str(path), verbatim=_VERBATIM)
+    except Unreadable as error:
+        return [error.problem]
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        what = f"must hold sections such as 'model:' and 'data:', not {shown(values)}"
+        return [*problems, Problem("error", str(path), what, "write their settings below them")]
+    for words in (beneath, overrides):
+        assigned, wrong = parse_overrides(words, verbatim=_VERBATIM)
+        problems += wrong
+        for keys, value in assigned.items():
+            _assign(values, keys, value)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        noted = [problem.where for problem in problems]
+        further = problems_of(error, path)
+        return problems + [each for each in further if not _is_noted(each.where, noted)]
+    return problems or config
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Save a configuration as YAML that ``read_config`` reads back equal."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    path.write_text(text, encoding="utf-8")
+
+
+def _is_noted(key: str, noted: Sequence[str]) -> bool:
+    return any(where == key or where.startswith(f"{key}.") for where in noted)
+
+
+def _assign(values: dict[str, Any], keys: Keys, value: Any) -> None:
+    *sections, key = keys
+    for name in sections:
+        if values.get(name) is None:
+            values[name] = {}
+        section: Any = values[name]
+        if not isinstance(section, dict):
+            return  # which is a problem of its own
+        values = section
+    values[key] = value
