@@ -167,7 +167,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the rows and columns of a wanted grid stand in a data set's own."""
+    """The rows and columns of a wanted grid, by their indices in a data set's own grid."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]

@@ -98,7 +98,7 @@ def _line(
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
-    """At most so many points that they can be told apart: means of equal stretches."""
+    """A curve of no more points than can be told apart: means of equal stretches."""
     size = math.ceil(len(values) / _MOST_POINTS)
     starts = np.arange(0, len(values), size)
     counts = np.diff(np.append(starts, len(values)))

@@ -68,7 +68,7 @@ class TrainingLog:
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
                     record = json.loads(line)

@@ -113,7 +113,7 @@ def _mesh(run: Run) -> str:
 
 
 def _recorded_mesh(path: Path) -> tuple[int, int, int] | None:
-    """What a training said of its mesh when it ended; None where it left no such file."""
+    """The mesh ``(data, domain, tensor)`` that a training recorded; None where it recorded none."""
     try:
         layout = json.loads(path.read_text(encoding="utf-8"))["layout"]
         return int(layout["data"]), int(layout["domain"]), int(layout["tensor"])

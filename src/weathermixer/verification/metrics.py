@@ -142,7 +142,7 @@ def _squared_anomaly(pair: StatePair) -> Values:
 
 
 def _anomaly_correlation(pair: StatePair) -> Values:
-    """NaN where either anomaly vanishes everywhere."""
+    """The uncentred correlation of anomalies; NaN where either vanishes everywhere."""
     norm = np.sqrt(pair.squared_anomaly * pair.truth.squared_anomaly)
     correlation = np.full_like(norm, np.nan)
     covariance = pair.mean_product(pair.anomaly, pair.truth.anomaly)
@@ -216,7 +216,7 @@ def pair_statistics(
 
 
 def _blocks(state: NDArray[np.floating]) -> Iterator[slice]:
-    """As many channels at a time as stay in a processor's cache."""
+    """Slices of channels, as many at a time as stay in a processor's cache."""
     step = max(1, _VALUES_PER_BLOCK // state[0].size)
     for start in range(0, len(state), step):
         yield slice(start, start + step)

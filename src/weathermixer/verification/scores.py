@@ -177,7 +177,7 @@ class Scores:
         return type(self)(self.channels, self.lead_hours, self.pairs, values)
 
     def _array(self, by_channel: Mapping[str, Mapping[str, float | None]]) -> Values:
-        """``(lead, channel)``; NaN where there is no number."""
+        """An array ``(lead, channel)`` of a record's series; NaN where it has no number."""
         values = np.full((len(self.lead_hours), len(self.channels)), np.nan)
         for index, channel in enumerate(self.channels):
             series = by_channel.get(channel, {})
@@ -189,7 +189,7 @@ class Scores:
 
 
 def write_csv(regions: Mapping[str, Scores], path: Path) -> None:
-    """One number a line; empty where a score is not defined."""
+    """Write the scores of all regions, one number a line; empty where a score is not defined."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["region", "source", "metric", "channel", "lead_hours", "value"])

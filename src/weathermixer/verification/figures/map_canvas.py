@@ -37,14 +37,14 @@ class MapCanvas:
     """Pixels of a map of what a grid covers, and where each lies on the sphere, in degrees.
 
     ``latitude (row,)``; ``longitude (row, column)`` increases eastward without a jump and is NaN
-    outside of what the grid covers. ``pixels_per_radius`` is the scale, ``top`` the map coordinate
-    of the upper edge.
+    outside of what the grid covers. ``pixels_per_radius`` are the scales across and downwards,
+    equal but for whole pixels; ``top`` is the map coordinate of the upper edge.
     """
 
     grid: Grid
     latitude: Values
     longitude: Values
-    pixels_per_radius: float
+    pixels_per_radius: tuple[float, float]
     top: float
 
     @classmethod
@@ -71,16 +71,17 @@ class MapCanvas:
         half_rows = equal_earth(np.full_like(latitude, 180.0), latitude)[0]
         from_centre = 180.0 * x / half_rows[:, None]
         longitude = np.where(np.abs(from_centre) <= half, from_centre + (west + east) / 2.0, np.nan)
-        return cls(grid, latitude, longitude, width / 2.0 / half_width, top)
+        scales = width / 2.0 / half_width, height / 2.0 / half_height
+        return cls(grid, latitude, longitude, scales, top)
 
     @property
     def width(self) -> int:
-        """Pixels across."""
+        """Width of the map in pixels."""
         return self.longitude.shape[1]
 
     @property
     def height(self) -> int:
-        """Pixels downwards."""
+        """Height of the map in pixels."""
         return self.longitude.shape[0]
 
     def draw(self, field: NDArray[np.floating]) -> Values:
@@ -161,8 +162,8 @@ class MapCanvas:
         """Points ``(point, 2)`` in pixels from the upper left corner."""
         west, east = self.grid.longitude_extent
         x, y = equal_earth(longitude - (west + east) / 2.0, latitude)
-        scale = self.pixels_per_radius
-        return np.column_stack([self.width / 2.0 + scale * x, scale * (self.top - y)])
+        across, down = self.pixels_per_radius
+        return np.column_stack([self.width / 2.0 + across * x, down * (self.top - y)])
 
 
 def as_image(pictures: Sequence[Values], classes: ColourClasses) -> str:
