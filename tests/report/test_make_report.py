@@ -65,7 +65,7 @@ def test_the_mesh_is_the_one_that_was_used(
 ) -> None:
     run = shutil.copytree(demonstration.run, tmp_path / "alone")
     settings = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
-    settings["parallel"] = {"domain": None, "tensor": None, "data": None}
+    settings["parallel"] = {"data": 1, "domain": None, "tensor": None}
     (run / "config.yaml").write_text(yaml.safe_dump(settings), "utf-8")
     if record is not None:
         (run / "training.json").write_text(json.dumps(record), "utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from weathermixer.verification.headline import shown_units
+from weathermixer.verification.headline import shown_units, title_of
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DIGITS_DRAWN = 4
@@ -89,3 +89,12 @@ def units_of(channel: str) -> tuple[str, float]:
         return shown_units(channel)
     except ValueError:
         return "", 1.0
+
+
+def label_of(channel: str) -> str:
+    """A channel in words; its name as it is where this project does not know it."""
+    try:
+        title = title_of(channel)
+    except ValueError:
+        return channel
+    return title[0].upper() + title[1:]

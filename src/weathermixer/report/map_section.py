@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from weathermixer.errors import UserError
-from weathermixer.report.formatting import date, lead_in_words, short, units_of
-from weathermixer.report.score_section import label_of
+from weathermixer.report.formatting import date, label_of, lead_in_words, short, units_of
 from weathermixer.verification.comparison import Comparison
 from weathermixer.verification.figures.colour_classes import ColourClasses
 from weathermixer.verification.figures.map_canvas import MapCanvas, as_image, as_svg_path

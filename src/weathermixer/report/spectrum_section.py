@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from weathermixer.report.formatting import drawn, lead_in_words, units_of
-from weathermixer.report.score_section import label_of
+from weathermixer.report.formatting import drawn, label_of, lead_in_words, units_of
 from weathermixer.verification.headline import headline_channels
 from weathermixer.verification.scores import MODEL, TRUTH
 from weathermixer.verification.spectrum import Spectra

@@ -56,6 +56,8 @@ def verify(
     comparison = Comparison.open(forecast, truth, beside=beside, climatology=climatology)
     metrics = usable(metrics, has_climatology=comparison.truth.has_climatology)
     statistics_of(metrics)  # raises where two of a kind have one name
+    if out is not None:
+        _make_folder(Path(out))  # before the work: it may be impossible
     sums = sum_up(comparison, metrics, processes=processes, progress=progress)
     regions, spectra = _scores(comparison, metrics, sums)
     result = Verification(
@@ -139,10 +141,16 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
         yield "the grid's longitudes are not evenly spaced: spectra are left out"
 
 
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(out, error) from error
+
+
 def _write(result: Verification, comparison: Comparison, out: Path) -> list[str]:
     """Write the numbers, then the pictures; returns a sentence for each that failed."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result.to_json()) + "\n"
         (out / SCORES_FILE).write_text(text, encoding="utf-8")
         write_csv(result.regions, out / "scores.csv")
