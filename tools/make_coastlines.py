@@ -3,7 +3,7 @@
     npm pack world-atlas@2.0.2 && tar xf world-atlas-2.0.2.tgz
     .venv/bin/python tools/make_coastlines.py package/land-110m.json
 
-The result, `src/weathermixer/verification/coastlines.npz`, is part of the package; run this again
+The result, `src/weathermixer/verification/figures/coastlines.npz`, is part of the package; run this again
 only to change its resolution.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-TARGET = Path(__file__).parents[1] / "src/weathermixer/verification/coastlines.npz"
+TARGET = Path(__file__).parents[1] / "src/weathermixer/verification/figures/coastlines.npz"
 FULL_CIRCLE = 360.0
 DATE_LINE = 180.0
 

@@ -51,7 +51,7 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     """
     from weathermixer.data.making.planet import write_planet
     from weathermixer.forecast.forecast import forecast
-    from weathermixer.report.report import report
+    from weathermixer.report.make_report import make_report
     from weathermixer.verification.verify import verify
 
     start = time.monotonic()
@@ -87,7 +87,7 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     print(verification.render())
 
     say(f"5/5  Writing the report {out / 'report.html'}")
-    report(out / "scores", out / "report.html")
+    make_report(out / "scores", out / "report.html")
     say(
         f"Done in {(time.monotonic() - start) / 60:.0f} minutes. "
         f"Open {out / 'report.html'}; pictures and tables are in {out / 'scores'}."

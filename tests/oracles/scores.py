@@ -28,6 +28,35 @@ def cell_weights(latitude: Any) -> list[float]:
     return [value * len(raw) / sum(raw) for value in raw]
 
 
+def area_weights_of_region(latitude: Any, longitude: Any) -> Any:
+    """The area of each cell ``(latitude, longitude)`` of a part of the globe, with sum 1.
+
+    Cells end at the midpoints between points; outermost ones half a spacing beyond, and at a pole.
+    Longitudes run eastward. A single row or column is as wide as any other.
+    """
+    rows = [math.sin(math.radians(high)) - math.sin(math.radians(low))
+            for low, high in _cells(latitude, -90.0, 90.0)]  # fmt: skip
+    columns = [high - low for low, high in _cells(longitude, -math.inf, math.inf)]
+    areas = [[height * width for width in columns] for height in rows]
+    total = math.fsum(area for row in areas for area in row)
+    return [[area / total for area in row] for row in areas]
+
+
+def region_rmse(f: Any, o: Any, weights: Any) -> float:
+    """The root of the mean over times of the mean squared error by the cells' areas."""
+    return math.sqrt(_mean([_weighted((a - b) ** 2, weights) for a, b in _pairs(f, o)]))
+
+
+def region_bias(f: Any, o: Any, weights: Any) -> float:
+    """The mean over times of the mean error by the cells' areas."""
+    return _mean([_weighted(a - b, weights) for a, b in _pairs(f, o)])
+
+
+def region_mean_absolute_error(f: Any, o: Any, weights: Any) -> float:
+    """The mean over times of the mean absolute error by the cells' areas."""
+    return _mean([_weighted(abs(a - b), weights) for a, b in _pairs(f, o)])
+
+
 def row_mean(rows: Any, latitude: Any, bounds: tuple[float, float]) -> float:
     """The mean of one number for each row, by the area of the rows that lie within the bounds."""
     inside = [
@@ -91,6 +120,31 @@ def _wave(row: Any, k: int) -> complex:
         for place, value in enumerate(row)
     ]
     return sum(terms) / count
+
+
+def _cells(points: Any, lowest: float, highest: float) -> list[tuple[float, float]]:
+    """The bounds of each point's cell, for points that run either way."""
+    values = [float(value) for value in points]
+    if len(values) == 1:
+        return [(0.0, 1.0)]
+    cells = []
+    for value in values:
+        above = min((other for other in values if other > value), default=None)
+        below = max((other for other in values if other < value), default=None)
+        if above is None:
+            above = 2 * value - below
+        if below is None:
+            below = 2 * value - above
+        cells.append((max((value + below) / 2, lowest), min((value + above) / 2, highest)))
+    return cells
+
+
+def _weighted(field: Any, weights: Any) -> float:
+    return math.fsum(
+        weight * float(value)
+        for row, values in zip(weights, field, strict=True)
+        for weight, value in zip(row, values, strict=True)
+    )
 
 
 def _pairs(first: Any, second: Any) -> list[tuple[Any, Any]]:

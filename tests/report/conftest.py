@@ -13,7 +13,7 @@ import pytest
 from support.forecast_runs import write_run
 from support.waves import START, write_waves
 from weathermixer.forecast.forecast import forecast
-from weathermixer.report.report import report
+from weathermixer.report.make_report import make_report
 from weathermixer.verification.verify import verify
 
 # The names of folders come from users.
@@ -48,7 +48,7 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
     inits = ",".join(str(START + index * np.timedelta64(6, "h")) for index in (40, 45))
     forecast(run, waves, inits, STEPS, folder / "forecast.zarr")
     verify(folder / "forecast.zarr", waves, out=folder / "scores")
-    page = report(folder / "scores", folder / "page.html").path
+    page = make_report(folder / "scores", folder / "page.html").path
     return Demonstration(folder, run, folder / "scores", page)
 
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from weathermixer.report.numbers import lead
+from weathermixer.report.formatting import lead
 
 from .conftest import HOSTILE, Demonstration
 

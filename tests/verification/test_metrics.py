@@ -8,9 +8,29 @@ from numpy.typing import NDArray
 
 from oracles import scores as oracle
 from support.planets import LATITUDES
+from weathermixer.data.grid import Grid
 from weathermixer.data.statistics import cell_area_weights
-from weathermixer.verification.metrics import METRICS, STATISTICS, Sums, metric_of, statistics
+from weathermixer.verification.metrics import (
+    BIAS,
+    METRICS,
+    RMSE,
+    Metric,
+    Statistic,
+    pair_statistics,
+    score,
+    statistics_of,
+    usable,
+)
 from weathermixer.verification.regions import BOUNDS, GLOBAL, Regions
+from weathermixer.verification.sums import Sums
+
+STATISTICS = statistics_of(METRICS)
+BY_NAME = {metric.name: metric for metric in METRICS}
+LONGITUDE = np.arange(6) * 60.0
+
+
+def _regions(latitude: NDArray[np.float64]) -> Regions:
+    return Regions.of(Grid(latitude, LONGITUDE))
 
 
 def _fields(seed: int, count: int) -> NDArray[np.float32]:
@@ -26,24 +46,24 @@ def _zero(num_regions: int, num_leads: int = 1) -> Sums:
 
 
 def _sum_up(fields: NDArray[np.floating], latitude: NDArray[np.float64]) -> Sums:
-    regions = Regions.of(latitude)
+    regions = _regions(latitude)
     sums = _zero(len(regions.names))
     for forecast, truth, climatology in zip(*fields, strict=True):
-        one = statistics([forecast], truth, climatology, regions)
-        sums.add(0, one, np.empty(sums.energy.shape[1:]))
+        of_pair = pair_statistics(STATISTICS, [forecast], truth, climatology, regions)
+        sums.add(0, of_pair, np.empty(sums.energy.shape[1:]))
     return sums
 
 
 def _metric(sums: Sums, name: str, region: int = 0) -> NDArray[np.float64]:
-    """Of the only candidate at the only lead time, ``(channel,)``."""
-    return metric_of(name, sums.means()[0][0, 0, :, region])
+    """A metric of the only candidate at the only lead time, ``(channel,)``."""
+    return score(BY_NAME[name], STATISTICS, sums.means()[0][0, 0, :, region])
 
 
 @pytest.mark.parametrize("latitude", LATITUDES.values(), ids=LATITUDES)
 def test_every_metric_equals_its_definition_in_every_region(latitude: NDArray[np.float64]) -> None:
     fields = _fields(0, 4)
     sums = _sum_up(fields, latitude)
-    for region, name in enumerate(Regions.of(latitude).names):
+    for region, name in enumerate(_regions(latitude).names):
         bounds = BOUNDS[name]
         for channel in range(2):
             f, o, c = fields[:, :, channel]
@@ -53,7 +73,7 @@ def test_every_metric_equals_its_definition_in_every_region(latitude: NDArray[np
                 "acc": oracle.acc(f, o, c, latitude, bounds),
                 "activity": oracle.activity(f, c, latitude, bounds),
             }
-            assert expected.keys() == METRICS.keys()
+            assert expected.keys() == BY_NAME.keys()
             for metric, value in expected.items():
                 got = _metric(sums, metric, region)[channel]
                 assert got == pytest.approx(value, rel=1e-12, abs=1e-9), (name, metric)
@@ -61,7 +81,7 @@ def test_every_metric_equals_its_definition_in_every_region(latitude: NDArray[np
 
 def test_a_row_on_a_bound_belongs_to_both_regions_and_its_cell_is_not_cut() -> None:
     latitude = np.array([90.0, 20.0, 0.0, -20.0, -90.0])
-    regions = Regions.of(latitude)
+    regions = _regions(latitude)
     areas = cell_area_weights(latitude)
     inside = {
         GLOBAL: [0, 1, 2, 3, 4],
@@ -77,7 +97,7 @@ def test_a_row_on_a_bound_belongs_to_both_regions_and_its_cell_is_not_cut() -> N
 
 
 def test_a_region_without_a_row_is_left_out() -> None:
-    assert Regions.of(np.array([60.0, -60.0])).names == (
+    assert _regions(np.array([60.0, -60.0])).names == (
         "global",
         "extratropics_north",
         "extratropics_south",
@@ -117,29 +137,41 @@ def test_climatology_itself_has_no_activity_and_no_correlation() -> None:
 
 
 def test_without_a_climatology_only_the_scores_of_anomalies_are_missing() -> None:
-    f, o, _ = _fields(2, 1)
-    regions = Regions.of(LATITUDES["with poles, northward"])
-    (one,) = statistics([f[0]], o[0], None, regions)
-    for name, values in zip(STATISTICS, one, strict=True):
-        assert np.isnan(values).all() == ("anomaly" in name)
+    names = [metric.name for metric in usable(METRICS, has_climatology=False)]
+    assert names == ["rmse", "bias"]
+    assert usable(METRICS, has_climatology=True) == METRICS
+
+
+def test_statistics_that_several_metrics_need_are_taken_once() -> None:
+    variance = Metric("variance", "Variance", (*RMSE.statistics, *BIAS.statistics), np.subtract)
+    assert statistics_of((RMSE, BIAS, variance)) == (*RMSE.statistics, *BIAS.statistics)
+
+
+def test_two_of_one_name_are_refused() -> None:
+    other = Statistic("error", np.positive)
+    with pytest.raises(ValueError, match="two different statistics are called error"):
+        statistics_of((BIAS, Metric("other", "Other", (other,), np.positive)))
+    with pytest.raises(ValueError, match="two metrics are called bias"):
+        statistics_of((BIAS, BIAS))
 
 
 def test_candidates_are_scored_as_if_alone() -> None:
     f, o, c = _fields(2, 1)[:, 0]
-    regions = Regions.of(LATITUDES["without poles"])
-    together = statistics([f, c, o], o, c, regions)
-    for candidate, one in zip((f, c, o), together, strict=True):
-        np.testing.assert_array_equal(statistics([candidate], o, c, regions)[0], one)
+    regions = _regions(LATITUDES["without poles"])
+    together = pair_statistics(STATISTICS, [f, c, o], o, c, regions)
+    for candidate, among_others in zip((f, c, o), together, strict=True):
+        (alone,) = pair_statistics(STATISTICS, [candidate], o, c, regions)
+        np.testing.assert_array_equal(alone, among_others)
 
 
 def test_large_grids_are_taken_in_blocks_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     f, o, c = _fields(2, 1)[:, 0]
-    regions = Regions.of(LATITUDES["with poles, northward"])
-    whole = statistics([f], o, c, regions)
+    regions = _regions(LATITUDES["with poles, northward"])
+    whole = pair_statistics(STATISTICS, [f], o, c, regions)
     monkeypatch.setattr("weathermixer.verification.metrics._VALUES_PER_BLOCK", 1)
-    np.testing.assert_allclose(statistics([f], o, c, regions), whole, rtol=1e-12)
+    np.testing.assert_allclose(pair_statistics(STATISTICS, [f], o, c, regions), whole, rtol=1e-12)
 
 
 def test_a_lead_time_without_pairs_has_no_score() -> None:
@@ -158,11 +190,11 @@ def test_sums_over_any_split_of_the_pairs_merge_to_the_sums_over_all(
     latitude = LATITUDES["without poles"]
     fields = _fields(seed, len(labels))
     whole = _sum_up(fields, latitude)
-    merged = _zero(len(Regions.of(latitude).names))
+    merged = _zero(len(_regions(latitude).names))
     for label in set(labels):
         merged = merged.merge(_sum_up(fields[:, np.array(labels) == label], latitude))
     assert merged.counts.tolist() == whole.counts.tolist()
-    for name in METRICS:
+    for name in BY_NAME:
         expected = _metric(whole, name)
         np.testing.assert_allclose(_metric(merged, name), expected, rtol=1e-12, atol=1e-9)
 

@@ -15,7 +15,7 @@ LATITUDE = LATITUDES["without poles"]
 
 def _spectrum(latitude: NDArray[np.float64], num_columns: int) -> ZonalSpectrum:
     grid = Grid(latitude, np.arange(num_columns) * 360.0 / num_columns)
-    return ZonalSpectrum.of(grid, Regions.of(latitude))
+    return ZonalSpectrum.of(grid, Regions.of(grid))
 
 
 def _state(num_columns: int, num_channels: int = 2) -> NDArray[np.float32]:
@@ -73,6 +73,21 @@ def test_where_longitudes_begin_and_which_way_rows_run_makes_no_difference() -> 
     np.testing.assert_allclose(turned, expected, rtol=1e-12)
 
 
+def test_columns_that_run_westward_have_the_same_spectra() -> None:
+    state = _state(12)
+    westward = Grid(LATITUDE, 330.0 - np.arange(12) * 30.0)
+    spectrum = ZonalSpectrum.of(westward, Regions.of(westward))
+    expected = _spectrum(LATITUDE, 12)(state)
+    np.testing.assert_allclose(spectrum(state[:, :, ::-1]), expected, rtol=1e-9, atol=1e-6)
+
+
+def test_a_band_round_the_globe_has_spectra_and_a_box_has_none() -> None:
+    band = Grid(np.array([30.0, 35.0, 40.0]), np.arange(12) * 30.0)
+    assert ZonalSpectrum.of(band, Regions.of(band)).num_wavenumbers == 7
+    box = Grid(band.latitude, np.arange(12) * 5.0)
+    assert ZonalSpectrum.of(box, Regions.of(box)).num_wavenumbers == 0
+
+
 def test_large_grids_are_taken_in_blocks_with_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -84,6 +99,6 @@ def test_large_grids_are_taken_in_blocks_with_the_same_result(
 
 def test_longitudes_without_even_steps_have_no_wavenumbers() -> None:
     grid = Grid(LATITUDE, np.array([0.0, 10.0, 30.0, 200.0]))
-    spectrum = ZonalSpectrum.of(grid, Regions.of(LATITUDE))
+    spectrum = ZonalSpectrum.of(grid, Regions.of(grid))
     assert spectrum.num_wavenumbers == 0
-    assert spectrum(_state(4)).shape == (4, 0, 2)
+    assert spectrum(_state(4)).shape == (len(spectrum.regions.names), 0, 2)

@@ -52,9 +52,9 @@ def verify(
 )
 def report(folder: Path, out: Path | None) -> None:
     """Make one HTML page of a run and its scores, to read, to show or to print."""
-    from weathermixer.report.report import report as write_report
+    from weathermixer.report.make_report import make_report
 
-    written = write_report(folder, out)
+    written = make_report(folder, out)
     for note in written.notes:
         say(f"Note: {note}.")
     say(f"wrote {written.path}")

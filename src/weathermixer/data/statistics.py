@@ -27,19 +27,26 @@ class Statistics:
     step_std: NDArray[np.float64]
 
 
-def cell_area_weights(latitude: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The share of each latitude row in the area of the sphere, ``(latitude,)``, summing to 1.
+def cell_area_weights(
+    latitude: NDArray[np.floating], *, south: float = -90.0, north: float = 90.0
+) -> NDArray[np.float64]:
+    """The share of each latitude row in the area between two latitudes, ``(latitude,)``, sum 1.
 
-    A cell reaches to the midpoints between rows, and the outermost to the poles; its area is
-    proportional to the difference of the sines of its bounds, as WeatherBench 2 defines it
-    (Rasp et al. 2024, https://doi.org/10.1029/2023MS004019). Rows may run either way.
+    A cell reaches to the midpoints between rows, and the outermost to ``south`` and ``north``: the
+    poles, where rows are those of the whole globe. Its area is proportional to the difference of
+    the sines of its bounds, as WeatherBench 2 defines it (Rasp et al. 2024,
+    https://doi.org/10.1029/2023MS004019). Rows may be in any order.
     """
+    if len(latitude) == 1:
+        return np.ones(1)
     radians = np.deg2rad(np.asarray(latitude, dtype=np.float64))
-    ascending = np.sort(radians)
+    order = np.argsort(radians)
+    ascending = radians[order]
     middle = (ascending[1:] + ascending[:-1]) / 2
-    bounds = np.concatenate([[-np.pi / 2], middle, [np.pi / 2]])
-    weights = np.diff(np.sin(bounds)) / 2.0
-    return weights if radians[0] <= radians[-1] else weights[::-1].copy()
+    sines = np.sin(np.concatenate([[np.deg2rad(south)], middle, [np.deg2rad(north)]]))
+    weights = np.empty_like(radians)
+    weights[order] = np.diff(sines) / (sines[-1] - sines[0])
+    return weights
 
 
 def field_moments(

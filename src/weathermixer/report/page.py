@@ -9,10 +9,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from weathermixer import __version__
-from weathermixer.report.maps import MapPart
-from weathermixer.report.numbers import count
-from weathermixer.report.scoring import ScorePart
-from weathermixer.report.training import TrainingPart
+from weathermixer.report.formatting import count
+from weathermixer.report.map_section import MapSection
+from weathermixer.report.score_section import ScoreSection
+from weathermixer.report.training_section import TrainingSection
 
 _FOLDER = "page"
 
@@ -24,14 +24,14 @@ class Page:
     title: str
     made: str
     checkpoint: str
-    training: TrainingPart | None
-    scores: ScorePart | None
-    maps: MapPart | None
+    training: TrainingSection | None
+    scores: ScoreSection | None
+    maps: MapSection | None
     spectra: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
 
     def render(self) -> str:
-        """One HTML file. All that is not of this package is escaped."""
+        """The page as the text of one HTML file, with all that is not of this package escaped."""
         environment = Environment(
             loader=PackageLoader(__package__, _FOLDER),
             autoescape=True,
@@ -51,7 +51,7 @@ class Page:
         )
 
     def _data(self) -> dict[str, Any]:
-        """What the page's script draws."""
+        """The numbers that the page's script draws."""
         maps = self.maps
         return {
             "training": self.training.charts if self.training else (),
@@ -61,8 +61,8 @@ class Page:
                 "from": maps.initial_time,
                 "leads": [asdict(lead) for lead in maps.leads],
                 "channels": [
-                    {"label": one.label, "units": one.units, "errors": one.errors}
-                    for one in maps.channels
+                    {"label": channel.label, "units": channel.units, "errors": channel.errors}
+                    for channel in maps.channels
                 ],
             }
             if maps

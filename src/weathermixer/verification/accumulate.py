@@ -1,15 +1,16 @@
-"""Statistics of all pairs, in parts: some channels from some initial times, in several processes.
+"""Statistics of all pairs, in batches of some channels from some initial times, in processes.
 
-How the work is divided depends on the forecasts alone, and parts are merged in one order, so that
+How the work is divided depends on the forecasts alone, and sums are merged in one order, so that
 any number of processes gives the same sums, bit for bit. A process holds a block of states of each
-forecast, what ``truth.py`` keeps of truth and climatology, and the sums of its part. Of these the
+forecast, what ``truth.py`` keeps of truth and climatology, and the sums of its batch. Of these the
 sums alone grow with the number of lead times, and nothing with that of initial times.
 """
 
 from __future__ import annotations
 
+import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial, reduce
@@ -23,46 +24,58 @@ from weathermixer.console import Progress
 from weathermixer.data.channels import parse_channel
 from weathermixer.errors import UserError
 from weathermixer.verification.comparison import BLOCK_BYTES, Comparison
-from weathermixer.verification.metrics import STATISTICS, Sums, statistics
+from weathermixer.verification.metrics import Metric, pair_statistics, statistics_of
 from weathermixer.verification.regions import Regions
 from weathermixer.verification.spectrum import ZonalSpectrum
+from weathermixer.verification.sums import Sums
 from weathermixer.verification.truth import CACHE_BYTES
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
 # Variables are taken together while a state of them is no larger.
 _STATE_BYTES = 64 * 1024**2
-# A part worth its own is at least so large; more than so many are no use to the cores of a machine.
-_LEAST_PART_BYTES = 64 * 1024**2
-_MOST_PARTS = 16
+# A batch worth its own is at least so large; more than so many are no use to a machine's cores.
+_LEAST_BATCH_BYTES = 64 * 1024**2
+_MOST_BATCHES = 16
 _SPECTRA_KEPT = 64
 _PROCESS_BYTES = 512 * 1024**2  # libraries, and fields in float64
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some channels, from some initial times ``(time,)``, by their indices."""
+class PairBatch:
+    """The pairs that one task takes in: some channels, from some initial times, by their indices.
+
+    ``times (time,)`` are indices of the comparison's initial times.
+    """
 
     channels: tuple[str, ...]
     times: NDArray[np.intp]
 
 
 def sum_up(
-    comparison: Comparison, *, processes: int | None = None, progress: Progress | None = None
+    comparison: Comparison,
+    metrics: Sequence[Metric],
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
 ) -> Sums:
     """Sums over all pairs, in up to ``processes`` processes: by default, as many as are of use.
 
-    Candidates are the forecasts, persistence and, where there is one, climatology; sources of
-    spectra are the forecasts and the truth.
+    Statistics are those of the metrics, of which none may need a climatology where the truth has
+    none. Candidates are the forecasts, persistence and, where there is one, climatology; sources of
+    spectra are the forecasts and the truth. Raises UserError where a process is killed, or cannot
+    be given the metrics.
     """
     groups = list(_groups(comparison))
-    parts = [list(_parts(comparison, channels)) for channels in groups]
+    batches = [list(_batches(comparison, channels)) for channels in groups]
     if processes is None:
         processes = default_processes(_memory_bytes(comparison, max(map(len, groups))))
+    if processes > 1:
+        _require_picklable(metrics)
     with tempfile.TemporaryDirectory(prefix="weathermixer-") as folder:
         try:
             for_each(
-                partial(_sum_to_file, comparison, Path(folder)),
-                list(enumerate(chain.from_iterable(parts))),
+                partial(_sum_to_file, comparison, tuple(metrics), Path(folder)),
+                list(enumerate(chain.from_iterable(batches))),
                 processes=processes,
                 ticks=len(groups) * int(comparison.pairs.sum()),
                 progress=progress,
@@ -77,29 +90,32 @@ def sum_up(
         numbers = count()
         by_group = [
             reduce(Sums.merge, (_load(Path(folder), next(numbers)) for _ in group))
-            for group in parts
+            for group in batches
         ]
     return reduce(Sums.beside, by_group)
 
 
-def sum_part(comparison: Comparison, part: Part, tick: Tick) -> Sums:
-    """The sums over the pairs of one part; one ``tick()`` for each."""
-    regions = Regions.of(comparison.grid.latitude)
+def sum_batch(
+    comparison: Comparison, metrics: Sequence[Metric], batch: PairBatch, tick: Tick
+) -> Sums:
+    """The sums over the pairs of one batch; calls ``tick()`` once for each pair."""
+    regions = Regions.of(comparison.grid)
     spectrum = ZonalSpectrum.of(comparison.grid, regions)
-    truth = comparison.truth.of(part.channels)
+    truth = comparison.truth.of(batch.channels)
+    statistics = statistics_of(metrics)
     truth_spectrum = lru_cache(_SPECTRA_KEPT)(lambda time: spectrum(truth.at(time)))
-    num_forecasts, num_channels = len(comparison.forecasts), len(part.channels)
+    num_forecasts, num_channels = len(comparison.forecasts), len(batch.channels)
     sums = Sums.zero(
         len(comparison.lead_times),
         (
             num_forecasts + 1 + truth.has_climatology,
-            len(STATISTICS),
+            len(statistics),
             len(regions.names),
             num_channels,
         ),
         (num_forecasts + 1, len(regions.names), spectrum.num_wavenumbers, num_channels),
     )
-    for time, lead, states in comparison.states(part.times, part.channels):
+    for time, lead, states in comparison.states(batch.times, batch.channels):
         valid_time = comparison.valid_time(time, lead)
         candidates = [*states, truth.at(comparison.initial_times[time])]
         expected = truth.climatology_at(valid_time) if truth.has_climatology else None
@@ -107,7 +123,7 @@ def sum_part(comparison: Comparison, part: Part, tick: Tick) -> Sums:
             candidates.append(expected)
         sums.add(
             lead,
-            statistics(candidates, truth.at(valid_time), expected, regions),
+            pair_statistics(statistics, candidates, truth.at(valid_time), expected, regions),
             np.stack([*map(spectrum, states), truth_spectrum(valid_time)]),
         )
         tick()
@@ -115,16 +131,31 @@ def sum_part(comparison: Comparison, part: Part, tick: Tick) -> Sums:
 
 
 def _sum_to_file(
-    comparison: Comparison, folder: Path, numbered: tuple[int, Part], tick: Tick
+    comparison: Comparison,
+    metrics: tuple[Metric, ...],
+    folder: Path,
+    numbered: tuple[int, PairBatch],
+    tick: Tick,
 ) -> None:
-    number, part = numbered
-    sums = sum_part(comparison, part, tick)
+    number, batch = numbered
+    sums = sum_batch(comparison, metrics, batch, tick)
     np.savez(folder / f"{number}.npz", values=sums.values, energy=sums.energy, counts=sums.counts)
 
 
 def _load(folder: Path, number: int) -> Sums:
     with np.load(folder / f"{number}.npz") as file:
         return Sums(file["values"], file["energy"], file["counts"])
+
+
+def _require_picklable(metrics: Sequence[Metric]) -> None:
+    for metric in metrics:
+        try:
+            pickle.dumps(metric)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"the metric {metric.name} cannot be sent to other processes ({error}): define "
+                "its functions at the top of a module, or verify with processes=1"
+            ) from error
 
 
 def _groups(comparison: Comparison) -> Iterator[tuple[str, ...]]:
@@ -140,16 +171,17 @@ def _groups(comparison: Comparison) -> Iterator[tuple[str, ...]]:
     yield tuple(group)
 
 
-def _parts(comparison: Comparison, channels: tuple[str, ...]) -> Iterator[Part]:
+def _batches(comparison: Comparison, channels: tuple[str, ...]) -> Iterator[PairBatch]:
+    """The pairs of some channels in batches of about the same size."""
     times = comparison.times
     size = int(comparison.pairs.sum()) * len(channels) * _field_bytes(comparison)
-    number = min(1 + size // _LEAST_PART_BYTES, len(times), _MOST_PARTS)
+    number = min(1 + size // _LEAST_BATCH_BYTES, len(times), _MOST_BATCHES)
     for some in np.array_split(times, number):
-        yield Part(channels, some)
+        yield PairBatch(channels, some)
 
 
 def _memory_bytes(comparison: Comparison, num_channels: int) -> int:
-    """The most that a process holds, but for its sums."""
+    """The most bytes that a process holds, but for its sums."""
     state = num_channels * _field_bytes(comparison)
     forecasts = len(comparison.forecasts) * max(BLOCK_BYTES, state)
     return _PROCESS_BYTES + forecasts + 2 * max(CACHE_BYTES, 2 * state)

@@ -1,13 +1,13 @@
-"""What the scores are: statistics of one pair of states, their sums, and functions of their means.
+"""What the scores are: statistics of pairs of states, and functions of their means.
 
-A *statistic* is an area mean over one forecast state and the state that it was meant to be, or a
-spectrum of it. Sums over pairs and their number are all that is kept, so partial results add, over
-parts of a forecast or over processes. A *metric* is a function of a statistic's mean over initial
-times.
+A *statistic* is an area mean over one forecast state and the state that it was meant to be. A
+*metric* names the statistics that it needs and computes itself from their means over initial times.
+A new one is made of these two and given to ``verify``; nothing else has to know it. Statistics are
+told apart by name, and one that several metrics need is computed once.
 
-The definitions are those of WeatherBench 2 (Rasp et al. 2024, doi:10.1029/2023MS004019), with f a
-forecast, o the truth, c the climatology at the same time, ⟨·⟩ the mean over a region's area and
-E[·] the mean over initial times:
+The metrics here are defined as in WeatherBench 2 (Rasp et al. 2024, doi:10.1029/2023MS004019),
+with f a forecast, o the truth, c the climatology at the same time, ⟨·⟩ the mean over a region's
+area and E[·] the mean over initial times:
 
     rmse      sqrt(E[⟨(f − o)²⟩])
     bias      E[⟨f − o⟩]
@@ -20,9 +20,10 @@ climatology, without removing an anomaly's own mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,119 +31,192 @@ from numpy.typing import NDArray
 from weathermixer.verification.regions import Regions
 
 Values = NDArray[np.float64]
+Units = Literal["channel", "none"]
 
-# Without a climatology there are no anomalies, and only the first two statistics and metrics.
-STATISTICS = ("error", "squared_error", "anomaly_correlation", "squared_anomaly")
 _VALUES_PER_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A function of one statistic's mean over initial times."""
+class TrueState:
+    """What happened, and what the climate expects then: ``(channel, latitude, longitude)`` each.
 
-    statistic: str
-    of_mean: Callable[[Values], Values]
+    Without a climatology, its ``climatology``, and what is computed from it, must not be asked for.
+    """
+
+    field: Values
+    climatology: Values | None
+    regions: Regions
+
+    @cached_property
+    def anomaly(self) -> Values:
+        """The truth minus the climatology."""
+        assert self.climatology is not None
+        return self.field - self.climatology
+
+    @cached_property
+    def squared_anomaly(self) -> Values:
+        """Area means of the squared anomaly, ``(region, channel)``."""
+        return self.regions.mean_product(self.anomaly, self.anomaly)
+
+
+@dataclass(frozen=True)
+class StatePair:
+    """One forecast state beside the true one, and what several statistics compute from them.
+
+    Fields are ``(channel, latitude, longitude)`` in float64 and SI units; ``mean(field)`` and
+    ``mean_product(a, b)`` take area means ``(region, channel)``.
+    """
+
+    forecast: Values
+    truth: TrueState
+
+    @cached_property
+    def error(self) -> Values:
+        """The forecast minus the truth."""
+        return self.forecast - self.truth.field
+
+    @cached_property
+    def anomaly(self) -> Values:
+        """The forecast minus the climatology."""
+        assert self.truth.climatology is not None
+        return self.forecast - self.truth.climatology
+
+    @cached_property
+    def squared_anomaly(self) -> Values:
+        """Area means of the forecast's squared anomaly, ``(region, channel)``."""
+        return self.mean_product(self.anomaly, self.anomaly)
+
+    def mean(self, field: Values) -> Values:
+        """Area means ``(region, channel)`` of a field."""
+        return self.truth.regions.mean(field)
+
+    def mean_product(self, a: Values, b: Values) -> Values:
+        """Area means ``(region, channel)`` of the product of two fields."""
+        return self.truth.regions.mean_product(a, b)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number ``(region, channel)`` of each pair of states, whose mean over pairs is taken.
+
+    ``of_pair`` computes it; worker processes import it by its name, so it has to be a function at
+    the top of a module. NaN stands for a number that is not defined.
+    """
+
+    name: str
+    of_pair: Callable[[StatePair], Values]
+    needs_climatology: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score: a function of the mean statistics that it needs, over initial times.
+
+    ``of_means`` takes as many arrays as there are ``statistics``, in their order, and gives one of
+    the same shape. ``units`` are the channel's, or none. ``title`` is what figures and tables call
+    the metric.
+    """
+
+    name: str
+    title: str
+    statistics: tuple[Statistic, ...]
+    of_means: Callable[..., Values]
+    units: Units = "channel"
 
     @property
     def needs_climatology(self) -> bool:
-        return self.statistic in STATISTICS[2:]
+        """Whether there is no such score without a climatology."""
+        return any(statistic.needs_climatology for statistic in self.statistics)
 
 
-METRICS: Mapping[str, Metric] = {
-    "rmse": Metric("squared_error", np.sqrt),
-    "acc": Metric("anomaly_correlation", np.positive),
-    "bias": Metric("error", np.positive),
-    "activity": Metric("squared_anomaly", np.sqrt),
-}
+def _error(pair: StatePair) -> Values:
+    return pair.mean(pair.error)
 
 
-def metric_of(name: str, mean: Values) -> Values:
+def _squared_error(pair: StatePair) -> Values:
+    return pair.mean_product(pair.error, pair.error)
+
+
+def _squared_anomaly(pair: StatePair) -> Values:
+    return pair.squared_anomaly
+
+
+def _anomaly_correlation(pair: StatePair) -> Values:
+    """The uncentred correlation of anomalies; NaN where either vanishes everywhere."""
+    norm = np.sqrt(pair.squared_anomaly * pair.truth.squared_anomaly)
+    correlation = np.full_like(norm, np.nan)
+    covariance = pair.mean_product(pair.anomaly, pair.truth.anomaly)
+    np.divide(covariance, norm, out=correlation, where=norm > 0.0)
+    return correlation
+
+
+ERROR = Statistic("error", _error)
+SQUARED_ERROR = Statistic("squared_error", _squared_error)
+SQUARED_ANOMALY = Statistic("squared_anomaly", _squared_anomaly, needs_climatology=True)
+ANOMALY_CORRELATION = Statistic("anomaly_correlation", _anomaly_correlation, needs_climatology=True)
+
+RMSE = Metric("rmse", "RMSE", (SQUARED_ERROR,), np.sqrt)
+ACC = Metric("acc", "ACC", (ANOMALY_CORRELATION,), np.positive, units="none")
+BIAS = Metric("bias", "Bias", (ERROR,), np.positive)
+ACTIVITY = Metric("activity", "Activity", (SQUARED_ANOMALY,), np.sqrt)
+METRICS = (RMSE, ACC, BIAS, ACTIVITY)
+
+
+def usable(metrics: Sequence[Metric], *, has_climatology: bool) -> tuple[Metric, ...]:
+    """Those of some metrics that can be computed with a climatology, or without one."""
+    return tuple(m for m in metrics if has_climatology or not m.needs_climatology)
+
+
+def statistics_of(metrics: Sequence[Metric]) -> tuple[Statistic, ...]:
+    """All statistics that some metrics need, each once, in the order of their first mention.
+
+    Raises ValueError where two different statistics, or two metrics, have one name.
+    """
+    by_name: dict[str, Statistic] = {}
+    for statistic in (s for metric in metrics for s in metric.statistics):
+        if by_name.setdefault(statistic.name, statistic) != statistic:
+            raise ValueError(f"two different statistics are called {statistic.name}: rename one")
+    names = [metric.name for metric in metrics]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two metrics are called {name}: rename one")
+    return tuple(by_name.values())
+
+
+def score(metric: Metric, statistics: Sequence[Statistic], means: Values) -> Values:
     """A metric ``(..., channel)`` of mean statistics ``(..., statistic, channel)``."""
-    metric = METRICS[name]
-    return metric.of_mean(mean[..., STATISTICS.index(metric.statistic), :])
+    names = [statistic.name for statistic in statistics]
+    return metric.of_means(
+        *(means[..., names.index(needed.name), :] for needed in metric.statistics)
+    )
 
 
-def statistics(
+def pair_statistics(
+    statistics: Sequence[Statistic],
     candidates: Sequence[NDArray[np.floating]],
     truth: NDArray[np.floating],
     climatology: NDArray[np.floating] | None,
     regions: Regions,
 ) -> Values:
-    """The statistics ``(candidate, statistic, region, channel)`` of states, computed in float64.
+    """Statistics ``(candidate, statistic, region, channel)`` of states, computed in float64.
 
-    All states are ``(channel, latitude, longitude)``. Statistics of anomalies are NaN without a
-    climatology; the correlation is NaN where either anomaly vanishes everywhere.
+    All states are ``(channel, latitude, longitude)``; each of the ``candidates`` is paired with
+    ``truth``. ``climatology`` may be None where no statistic needs one.
     """
-    shape = (len(candidates), len(STATISTICS), len(regions.names), len(truth))
-    result = np.full(shape, np.nan)
-    num_columns = truth.shape[-1]
-
-    def mean_product(a: Values, b: Values) -> Values:
-        return regions.mean(np.vecdot(a, b) / num_columns)
-
-    step = max(1, _VALUES_PER_BLOCK // truth[0].size)
-    for start in range(0, len(truth), step):
-        block = slice(start, start + step)
-        o = truth[block].astype(np.float64)
-        if climatology is not None:
-            anomaly = o - climatology[block]
-            squared_truth = mean_product(anomaly, anomaly)
-        for candidate, one in zip(candidates, result[..., block], strict=True):
-            f = candidate[block].astype(np.float64)
-            error = f - o
-            one[0] = regions.mean(error.mean(axis=-1))
-            one[1] = mean_product(error, error)
-            if climatology is not None:
-                f -= climatology[block]
-                one[3] = mean_product(f, f)
-                norm = np.sqrt(one[3] * squared_truth)
-                np.divide(mean_product(f, anomaly), norm, out=one[2], where=norm > 0.0)
+    shape = (len(candidates), len(statistics), len(regions.names), len(truth))
+    result = np.empty(shape)
+    for channels in _blocks(truth):
+        expected = None if climatology is None else climatology[channels].astype(np.float64)
+        true_state = TrueState(truth[channels].astype(np.float64), expected, regions)
+        for number, candidate in enumerate(candidates):
+            pair = StatePair(candidate[channels].astype(np.float64), true_state)
+            for place, statistic in enumerate(statistics):
+                result[number, place, :, channels] = statistic.of_pair(pair)
     return result
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Sums over pairs by lead time, and ``counts (lead,)`` of the pairs.
-
-    ``values (lead, candidate, statistic, region, channel)``, and of the spectra ``energy (lead,
-    source, region, wavenumber, channel)``.
-    """
-
-    values: Values
-    energy: Values
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def zero(cls, num_leads: int, statistics: tuple[int, ...], spectra: tuple[int, ...]) -> Self:
-        """Of nothing yet, by the shapes of one pair's statistics and spectra."""
-        return cls(
-            np.zeros((num_leads, *statistics)),
-            np.zeros((num_leads, *spectra)),
-            np.zeros(num_leads, np.int64),
-        )
-
-    def add(self, lead: int, statistics: Values, spectra: Values) -> None:
-        """Take in one pair."""
-        self.values[lead] += statistics
-        self.energy[lead] += spectra
-        self.counts[lead] += 1
-
-    def merge(self, other: Sums) -> Sums:
-        """The sums over both sets of pairs."""
-        return Sums(
-            self.values + other.values, self.energy + other.energy, self.counts + other.counts
-        )
-
-    def beside(self, other: Sums) -> Sums:
-        """The sums over the same pairs of these channels and of others."""
-        return Sums(
-            np.concatenate([self.values, other.values], axis=-1),
-            np.concatenate([self.energy, other.energy], axis=-1),
-            self.counts,
-        )
-
-    def means(self) -> tuple[Values, Values]:
-        """Mean ``values`` and ``energy`` over pairs; NaN at lead times without any."""
-        with np.errstate(invalid="ignore"):
-            counts = self.counts.reshape(-1, 1, 1, 1, 1)
-            return self.values / counts, self.energy / counts
+def _blocks(state: NDArray[np.floating]) -> Iterator[slice]:
+    """Slices of channels, as many at a time as stay in a processor's cache."""
+    step = max(1, _VALUES_PER_BLOCK // state[0].size)
+    for start in range(0, len(state), step):
+        yield slice(start, start + step)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from weathermixer.data.grid import Grid
 from weathermixer.verification.regions import Regions
+from weathermixer.verification.scores import MODEL, TRUTH, Scores
 
 Values = NDArray[np.float64]
 
@@ -34,7 +36,10 @@ _VALUES_PER_BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class ZonalSpectrum:
-    """Spectra on one grid. There are no wavenumbers where its longitudes are not evenly spaced."""
+    """Computes spectra on one grid.
+
+    There are no wavenumbers unless its columns go all round the globe in equal steps.
+    """
 
     regions: Regions
     circumference_m: Values
@@ -42,11 +47,13 @@ class ZonalSpectrum:
 
     @classmethod
     def of(cls, grid: Grid, regions: Regions) -> ZonalSpectrum:
+        """The spectra of fields on a grid, averaged over regions of it."""
         circumference = 2.0 * np.pi * EARTH_RADIUS_M * np.cos(np.deg2rad(grid.latitude))
         return cls(regions, circumference, grid.shape[1] if grid.has_even_columns else 0)
 
     @property
     def num_wavenumbers(self) -> int:
+        """How many wavenumbers there are, from 0 on."""
         return self.num_columns // 2 + 1 if self.num_columns else 0
 
     def __call__(self, state: NDArray[np.floating]) -> Values:
@@ -70,7 +77,11 @@ class ZonalSpectrum:
 
 @dataclass(frozen=True)
 class Spectra:
-    """``values[source]`` is ``(lead, region, wavenumber, channel)``; the truth is one source."""
+    """Mean spectra: ``values[source]`` is ``(lead, region, wavenumber, channel)``.
+
+    Sources are the forecasts, by name, and the truth; the unit is m times the square of the
+    channel's.
+    """
 
     channels: tuple[str, ...]
     lead_hours: tuple[float, ...]
@@ -79,6 +90,7 @@ class Spectra:
 
     @property
     def num_wavenumbers(self) -> int:
+        """How many wavenumbers there are, from 0 on; none on grids that have no spectra."""
         return next(iter(self.values.values())).shape[2]
 
     def series(self, source: str, region: str, channel: str) -> Values:
@@ -87,8 +99,49 @@ class Spectra:
         series: Values = self.values[source][:, *place]
         return series
 
-    def by_channel(self, source: str, region: str) -> dict[str, dict[str, list[float]]]:
-        """``{channel: {lead hours: [by wavenumber]}}``, to nine digits."""
+    def to_json(self, region: str) -> dict[str, Any]:
+        """The spectra of one region as an object of JSON, to nine digits.
+
+        ``forecast``, ``truth`` and each of ``beside`` are ``{channel: {lead hours: [by
+        wavenumber]}}``.
+        """
+        by_source = {source: self._by_channel(source, region) for source in self.values}
+        return {
+            "wavenumber": list(range(self.num_wavenumbers)),
+            "forecast": by_source.pop(MODEL),
+            "truth": by_source.pop(TRUTH),
+            "beside": by_source,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any] | None, region: str, scores: Scores) -> Self:
+        """The spectra that ``to_json`` made an object of, those of one region.
+
+        Without a record there are no wavenumbers, for the channels and lead times of ``scores``.
+        Raises KeyError, TypeError, ValueError, AttributeError or IndexError where the record is
+        something else.
+        """
+        if not record or not record["wavenumber"]:
+            empty = np.empty((len(scores.lead_hours), 1, 0, len(scores.channels)))
+            sources = (MODEL, *scores.beside, TRUTH)
+            return cls(scores.channels, scores.lead_hours, (region,), dict.fromkeys(sources, empty))
+        channels = tuple(record["truth"])
+        leads = sorted(record["truth"][channels[0]], key=float)
+        by_source = {
+            MODEL: record["forecast"],
+            **record.get("beside", {}),
+            TRUTH: record["truth"],
+        }
+        shape = len(leads), 1, len(record["wavenumber"]), len(channels)
+        values = {}
+        for source, by_channel in by_source.items():
+            values[source] = np.empty(shape)
+            for index, channel in enumerate(channels):
+                for lead, hours in enumerate(leads):
+                    values[source][lead, 0, :, index] = by_channel[channel][hours]
+        return cls(channels, tuple(map(float, leads)), (region,), values)
+
+    def _by_channel(self, source: str, region: str) -> dict[str, dict[str, list[float]]]:
         return {
             channel: {
                 f"{hours:g}": [float(f"{value:.9g}") for value in spectrum]
@@ -100,7 +153,7 @@ class Spectra:
         }
 
     def write(self, path: Path) -> None:
-        """Every number, as NetCDF."""
+        """Write every number as NetCDF."""
         xr.Dataset(
             {
                 "energy": (

@@ -25,7 +25,10 @@ _NARROWEST = 100
 
 
 def render(scores: Scores, title: str) -> str:
-    """RMSE and ACC of headline channels at a few lead times, the others beside the model."""
+    """A table of RMSE and ACC under a title, as text.
+
+    Its rows are headline channels, the model and other sources; its columns a few lead times.
+    """
     leads = headline_leads(scores.lead_hours, TABLE_HOURS)
     table = Table(box=SIMPLE, header_style="", padding=(0, 1))
     for heading in ("RMSE", "", ""):

@@ -1,92 +1,33 @@
-"""From a forecast and the truth to scores, a table and pictures. Joins the parts."""
+"""From a forecast and the truth to scores, a table and figures. Joins the parts."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from weathermixer.console import Progress
+from weathermixer.data.grid import area_name
 from weathermixer.data.store.store import write_error
+from weathermixer.errors import UserError
 from weathermixer.verification.accumulate import sum_up
 from weathermixer.verification.comparison import Comparison
-from weathermixer.verification.headline import MAP_HOURS, headline_leads
-from weathermixer.verification.metrics import Sums
-from weathermixer.verification.regions import GLOBAL, Regions
+from weathermixer.verification.figures.attempt import attempt
+from weathermixer.verification.metrics import METRICS, RMSE, Metric, statistics_of, usable
+from weathermixer.verification.regions import Regions
 from weathermixer.verification.scores import (
     CLIMATOLOGY,
-    MODEL,
     PERSISTENCE,
     TRUTH,
     Scores,
     write_csv,
 )
 from weathermixer.verification.spectrum import Spectra
-from weathermixer.verification.tables import render
-
-if TYPE_CHECKING:
-    from weathermixer.verification.maps import Example
-
-_CHANNELS_ON_MAPS = ("geopotential_500", "2m_temperature")
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Scores of a forecast beside others and baselines, by region, and its spectra.
-
-    ``initial_times (time,)`` are those of which at least one lead time was scored;
-    ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the paths by name, the
-    model's first. ``warnings`` are sentences for the user.
-    """
-
-    regions: Mapping[str, Scores]
-    spectra: Spectra
-    initial_times: tuple[np.datetime64, ...]
-    num_unscored: int
-    forecasts: Mapping[str, str]
-    truth: str
-    warnings: tuple[str, ...]
-
-    @property
-    def scores(self) -> Scores:
-        """Over the globe."""
-        return self.regions[GLOBAL]
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **self.scores.to_json(),
-            "regions": {
-                name: {**scores.by_channel(MODEL), **scores.by_source()}
-                for name, scores in self.regions.items()
-            },
-            "spectrum": self._spectrum_json(),
-            "initial_times": [str(time) for time in self.initial_times],
-            "unscored_pairs": self.num_unscored,
-            "forecast": self.forecasts[MODEL],
-            "truth": self.truth,
-            "forecasts_beside": {n: path for n, path in self.forecasts.items() if n != MODEL},
-            "warnings": list(self.warnings),
-        }
-
-    def _spectrum_json(self) -> dict[str, Any]:
-        """Over the globe; every region's are in ``spectrum.nc``."""
-        by_source = {one: self.spectra.by_channel(one, GLOBAL) for one in self.spectra.values}
-        return {
-            "wavenumber": list(range(self.spectra.num_wavenumbers)),
-            "forecast": by_source.pop(MODEL),
-            "truth": by_source.pop(TRUTH),
-            "beside": by_source,
-        }
-
-    def render(self) -> str:
-        """The headline numbers, as text for a terminal."""
-        times = self.initial_times
-        title = f"{len(times)} initial times, {times[0]} to {times[-1]}"
-        return "\n".join([render(self.scores, title), *(f"Note: {one}." for one in self.warnings)])
+from weathermixer.verification.sums import Sums
+from weathermixer.verification.verification_record import SCORES_FILE, MetricLabel, Verification
 
 
 def verify(
@@ -95,6 +36,7 @@ def verify(
     *,
     beside: Sequence[str] = (),
     climatology: str | None = None,
+    metrics: Sequence[Metric] = METRICS,
     out: Path | None = None,
     processes: int | None = None,
     progress: Progress | None = None,
@@ -104,27 +46,39 @@ def verify(
     A pair of initial and lead time is scored where the truth has a state at both its valid time
     and its initial time, which persistence forecasts from. Other forecasts ``beside`` it are scored
     on what all of them have in common. ``climatology`` is an archive in the place of the truth's
-    own. ``out`` is a folder for ``scores.json``, ``scores.csv``, ``spectrum.nc`` and pictures.
-    Raises UserError where forecasts and truth do not fit together.
+    own. ``metrics`` are those of the package, RMSE at least, and any others. Data of a part of the
+    globe are scored over that part. ``out`` is a folder for ``scores.json``, ``scores.csv``,
+    ``spectrum.nc`` and pictures; a picture that cannot be drawn costs a warning alone. Raises
+    UserError where forecasts and truth do not fit together, or numbers cannot be written.
     """
+    if RMSE not in metrics:
+        raise UserError("tables and figures show the metric rmse: keep RMSE among the metrics")
     comparison = Comparison.open(forecast, truth, beside=beside, climatology=climatology)
-    sums = sum_up(comparison, processes=processes, progress=progress)
-    regions, spectra = _scores(comparison, sums)
+    metrics = usable(metrics, has_climatology=comparison.truth.has_climatology)
+    statistics_of(metrics)  # raises where two of a kind have one name
+    if out is not None:
+        _make_folder(Path(out))  # before the work: it may be impossible
+    sums = sum_up(comparison, metrics, processes=processes, progress=progress)
+    regions, spectra = _scores(comparison, metrics, sums)
     result = Verification(
         regions,
         spectra,
+        {metric.name: MetricLabel.of(metric) for metric in metrics},
         tuple(comparison.initial_times[comparison.times]),
         int((~comparison.pairs).sum()),
-        {name: one.path for name, one in comparison.forecasts.items()},
+        {name: each.path for name, each in comparison.forecasts.items()},
         comparison.truth.path,
         tuple(_warnings(comparison)),
     )
     if out is not None:
-        _write(result, comparison, Path(out))
+        failures = _write(result, comparison, Path(out))
+        result = replace(result, warnings=(*result.warnings, *failures))
     return result
 
 
-def _scores(comparison: Comparison, sums: Sums) -> tuple[dict[str, Scores], Spectra]:
+def _scores(
+    comparison: Comparison, metrics: Sequence[Metric], sums: Sums
+) -> tuple[dict[str, Scores], Spectra]:
     """Scores by region, and spectra, at the lead times that any pair has."""
     scored = sums.counts > 0
     means, energy = (each[scored] for each in sums.means())
@@ -133,9 +87,11 @@ def _scores(comparison: Comparison, sums: Sums) -> tuple[dict[str, Scores], Spec
     forecasts = tuple(comparison.forecasts)
     climatology = (CLIMATOLOGY,) if comparison.truth.has_climatology else ()
     sources = (*forecasts, PERSISTENCE, *climatology)
-    names = Regions.of(comparison.grid.latitude).names
+    names = Regions.of(comparison.grid).names
     regions = {
-        name: Scores.from_means(means[..., index, :], sources, comparison.channels, leads, pairs)
+        name: Scores.from_means(
+            means[..., index, :], metrics, sources, comparison.channels, leads, pairs
+        )
         for index, name in enumerate(names)
     }
     by_source = np.moveaxis(energy, 1, 0)
@@ -170,45 +126,76 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
             f"{comparison.truth.path} has no climatology: acc, activity and the climatology "
             "baseline are left out"
         )
-    if not comparison.grid.has_even_columns:
+    grid = comparison.grid
+    if not grid.is_global:
+        yield (f"the data cover {area_name(grid)}, not the globe: all scores are of that region")
+    if not grid.has_area:
+        yield (
+            f"the grid has {grid.shape[0]} × {grid.shape[1]} points (latitude × longitude), a "
+            "single row or column, whose width is not known: scores are means along it, and there "
+            "are no maps"
+        )
+    if not grid.goes_round:
+        yield "longitudes do not go all round the globe: spectra are left out"
+    elif not grid.has_even_columns:
         yield "the grid's longitudes are not evenly spaced: spectra are left out"
 
 
-def _write(result: Verification, comparison: Comparison, out: Path) -> None:
-    # matplotlib takes a second to import, and is needed here alone.
-    from weathermixer.verification.maps import draw_example
-    from weathermixer.verification.parts_pictures import draw_regions, draw_spectra
-    from weathermixer.verification.pictures import draw_scores
-
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").write_text(json.dumps(result.to_json()) + "\n", encoding="utf-8")
-        write_csv(result.regions, out / "scores.csv")
-        draw_scores(result.scores, out)
-        draw_regions(result.regions, out)
-        if result.spectra.num_wavenumbers:
-            result.spectra.write(out / "spectrum.nc")
-            draw_spectra(result.spectra, out)
-        for example in _examples(comparison):
-            draw_example(example, out)
     except OSError as error:
         raise write_error(out, error) from error
 
 
-def _examples(comparison: Comparison) -> Iterator[Example]:
-    """Fields for maps: a few channels, from the initial time with the most lead times."""
-    from weathermixer.verification.maps import Example
+def _write(result: Verification, comparison: Comparison, out: Path) -> list[str]:
+    """Write the numbers, then the pictures; returns a sentence for each that failed."""
+    try:
+        text = json.dumps(result.to_json()) + "\n"
+        (out / SCORES_FILE).write_text(text, encoding="utf-8")
+        write_csv(result.regions, out / "scores.csv")
+    except OSError as error:
+        raise write_error(out, error) from error
+    attempts = (attempt(draw, name) for name, draw in _figures(result, comparison, out))
+    return [sentence for _, sentence in attempts if sentence is not None]
 
-    time = int(comparison.pairs.sum(axis=1).argmax())
-    scored = np.flatnonzero(comparison.pairs[time])
-    hours = [comparison.lead_hours[lead] for lead in scored]
-    leads = [int(scored[index]) for index in headline_leads(hours, MAP_HOURS)]
-    present = [name for name in _CHANNELS_ON_MAPS if name in comparison.channels]
-    for channel in present or comparison.channels[:1]:
-        yield Example(
-            channel,
-            comparison.initial_times[time],
-            comparison.grid.latitude,
-            comparison.grid.longitude,
-            {comparison.lead_hours[lead]: comparison.fields(time, lead, channel) for lead in leads},
-        )
+
+def _figures(
+    result: Verification, comparison: Comparison, out: Path
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Every further file to write, by name, and the function that writes it."""
+
+    def scores() -> None:
+        # matplotlib takes a second to import, and is needed for pictures alone.
+        from weathermixer.verification.figures.score_curves import draw_scores
+
+        draw_scores(result.scores, result.region, out)
+
+    def scorecard() -> None:
+        from weathermixer.verification.figures.scorecard import draw_scorecard
+
+        draw_scorecard(result.scores, result.region, out)
+
+    def regions() -> None:
+        from weathermixer.verification.figures.region_curves import draw_regions
+
+        draw_regions(result.regions, out)
+
+    def spectra() -> None:
+        from weathermixer.verification.figures.spectrum_curves import draw_spectra
+
+        draw_spectra(result.spectra, result.region, out)
+
+    def maps() -> None:
+        from weathermixer.verification.figures.forecast_maps import draw_maps
+
+        draw_maps(comparison, out)
+
+    yield "the curves of scores", scores
+    yield "scorecard.png", scorecard
+    yield "regions.png", regions
+    if result.spectra.num_wavenumbers:
+        yield "spectrum.nc", lambda: result.spectra.write(out / "spectrum.nc")
+        yield "spectrum.png", spectra
+    if comparison.grid.has_area:
+        yield "the maps", maps

@@ -228,7 +228,7 @@
     const update = () => {
       const channel = Number(menu.value), sources = regions[names[Number(find("region").value) || 0]];
       host.replaceChildren();
-      find("scores-shown").textContent = `${channels[channel].label}, ${names[Number(find("region").value) || 0].toLowerCase()}`;
+      find("scores-shown").textContent = `${channels[channel].label}, ${names[Number(find("region").value) || 0]}`;
       for (const [metric, meaning] of Object.entries(metrics)) {
         const lines = Object.entries(sources)
           .map(([name, values]) => ({ name, style: style(name), x: hours, y: values[metric]?.[channel] ?? [] }))

@@ -12,7 +12,7 @@ HUNDREDTHS_PER_DEGREE = 100.0
 
 
 def coastlines() -> list[np.ndarray]:
-    """Polylines, each (points, 2): longitude in [−180, 180] and latitude, in degrees.
+    """The coastlines as polylines ``(point, 2)``: longitude in [−180, 180] and latitude, degrees.
 
     A line that crosses the date line is cut there, so that none runs across the map.
     """

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from weathermixer.config import Training
-from weathermixer.report.curves import Log, charts
+from weathermixer.report.training_curves import training_charts
+from weathermixer.report.training_log import TrainingLog
 
 from .conftest import write_log
 
 
 def test_a_log_is_read_up_to_where_it_was_torn(tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", steps=300)
-    log = Log.read(tmp_path / "log.jsonl")
+    log = TrainingLog.read(tmp_path / "log.jsonl")
     assert log.last_step == 300
     assert log.validation == [(100, 0.5, 0.5), (200, 0.5, 0.5), (300, 0.5, 0.5)]
     assert log.samples_per_second == 20.0
@@ -25,21 +26,26 @@ def test_a_log_is_read_up_to_where_it_was_torn(tmp_path: Path) -> None:
 
 def test_curves_are_those_of_the_log(tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", steps=300)
-    found = {one["title"]: one for one in charts(Log.read(tmp_path / "log.jsonl"), Training())}
-    loss = {line["name"]: line for line in found["Loss"]["lines"]}
+    by_title = {
+        chart["title"]: chart
+        for chart in training_charts(TrainingLog.read(tmp_path / "log.jsonl"), Training())
+    }
+    loss = {line["name"]: line for line in by_title["Loss"]["lines"]}
     assert loss["as logged"]["x"] == list(range(2, 301, 2))
     assert loss["as logged"]["y"] == pytest.approx(
         np.exp(-np.arange(2, 301, 2) / 100.0).tolist(), rel=1e-3
     )
     assert loss["validation"]["y"] == [0.5] * 3
-    assert {"Learning rate", "Validation: RMSE relative to persistence"} <= found.keys()
+    assert {"Learning rate", "Validation: RMSE relative to persistence"} <= by_title.keys()
 
 
 def test_a_long_log_becomes_means_that_keep_its_ends(tmp_path: Path) -> None:
     with (tmp_path / "log.jsonl").open("w") as file:
         for step in range(1, 10_001):
             file.write(json.dumps({"step": step, "loss": float(step % 2)}) + "\n")
-    chart = charts(Log.read(tmp_path / "log.jsonl"), Training(rollout={0: 1, 8000: 2}))[0]
+    chart = training_charts(
+        TrainingLog.read(tmp_path / "log.jsonl"), Training(rollout={0: 1, 8000: 2})
+    )[0]
     raw = {line["name"]: line for line in chart["lines"]}["as logged"]
     assert len(raw["x"]) <= 1200
     assert raw["x"][-1] == 10_000
@@ -48,4 +54,4 @@ def test_a_long_log_becomes_means_that_keep_its_ends(tmp_path: Path) -> None:
 
 
 def test_without_a_log_there_are_no_curves(tmp_path: Path) -> None:
-    assert charts(Log.read(tmp_path / "absent.jsonl"), Training()) == []
+    assert training_charts(TrainingLog.read(tmp_path / "absent.jsonl"), Training()) == []

@@ -10,50 +10,53 @@ from pathlib import Path
 import numpy as np
 
 from weathermixer.errors import UserError
-from weathermixer.report.maps import MapPart
-from weathermixer.report.numbers import date
+from weathermixer.report.formatting import date
+from weathermixer.report.inputs import LocatedVerification, ReportInputs
+from weathermixer.report.map_section import MapSection
 from weathermixer.report.page import Page
-from weathermixer.report.scoring import ScorePart
-from weathermixer.report.sources import Sources, Verified
-from weathermixer.report.spectra import spectra
-from weathermixer.report.training import TrainingPart
+from weathermixer.report.score_section import ScoreSection
+from weathermixer.report.spectrum_section import spectrum_charts
+from weathermixer.report.training_section import TrainingSection
+from weathermixer.verification.figures.attempt import attempt
+from weathermixer.verification.scores import MODEL
+from weathermixer.verification.verification_record import SCORES_FILE
 
 FILE_NAME = "report.html"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """The file that was written; ``notes`` are sentences for the user about what it lacks."""
 
     path: Path
     notes: tuple[str, ...]
 
 
-def report(path: Path, out: Path | None = None) -> Written:
+def make_report(path: Path, out: Path | None = None) -> WrittenReport:
     """Write a page about the run or the verification at ``path``, by default into that folder.
 
     What belongs to it is found: a run's newest verification, a verification's run, forecast and
     truth. Raises UserError where ``path`` is neither, is damaged, or ``out`` cannot be written.
     """
     path = Path(path)
-    sources = Sources.find(path)
+    inputs = ReportInputs.find(path)
     target = path / FILE_NAME if out is None else Path(out)
     if target.is_dir():
         raise UserError(f"{target} is a folder: give --out the name of a file, {FILE_NAME} say")
-    verified = sources.verified
+    verified = inputs.verified
     maps, notes = _maps(verified)
     page = Page(
-        title=_title(sources.run.path if sources.run else path),
+        title=_title(inputs.run.path if inputs.run else path),
         made=date(np.datetime64("now", "m")),
         checkpoint=str(verified.attributes.get("checkpoint", "")) if verified else "",
-        training=TrainingPart.read(sources.run) if sources.run else None,
-        scores=ScorePart.read(verified) if verified else None,
+        training=TrainingSection.read(inputs.run) if inputs.run else None,
+        scores=ScoreSection.of(verified.verification, verified.path) if verified else None,
         maps=maps,
-        spectra=tuple(spectra(verified.record)) if verified else (),
-        notes=(*_absent(sources), *notes),
+        spectra=tuple(spectrum_charts(verified.verification.spectra)) if verified else (),
+        notes=(*_absent(inputs), *notes),
     )
     _write(target, page.render())
-    return Written(target, page.notes)
+    return WrittenReport(target, page.notes)
 
 
 def _title(path: Path) -> str:
@@ -61,31 +64,36 @@ def _title(path: Path) -> str:
     return "/".join(path.resolve().parts[1:][-2:])
 
 
-def _absent(sources: Sources) -> tuple[str, ...]:
-    if sources.verified is None:
-        assert sources.run is not None
+def _absent(inputs: ReportInputs) -> tuple[str, ...]:
+    if inputs.verified is None:
+        assert inputs.run is not None
         return (
-            f"No verification of {sources.run.path} was found in it or beside it: the page shows "
+            f"No verification of {inputs.run.path} was found in it or beside it: the page shows "
             "the training alone",
         )
-    if sources.run is None:
+    if inputs.run is None:
         return ("The run of this verification was not found: the page shows the scores alone",)
     return ()
 
 
-def _maps(verified: Verified | None) -> tuple[MapPart | None, tuple[str, ...]]:
-    """Maps, or why there are none."""
+def _maps(verified: LocatedVerification | None) -> tuple[MapSection | None, tuple[str, ...]]:
+    """Maps, or a sentence that says why there are none."""
     if verified is None:
         return None, ()
+    verification = verified.verification
+    names = {"forecast": verification.forecasts.get(MODEL), "truth": verification.truth}
     if verified.forecast is None or verified.truth is None:
         which = "forecast" if verified.forecast is None else "truth"
-        said = "is no longer at" if which in verified.record else "is not named in"
-        where = verified.record.get(which, verified.path / "scores.json")
-        return None, (f"There are no maps: the {which} {said} {where}",)
-    try:
-        return MapPart.read(verified.forecast, verified.truth), ()
-    except UserError as error:
-        return None, (f"There are no maps: {error}",)
+        name = names[which]
+        place = (
+            f"is not named in {verified.path / SCORES_FILE}"
+            if name is None
+            else (f"is no longer at {name}")
+        )
+        return None, (f"There are no maps: the {which} {place}",)
+    forecast, truth = verified.forecast, verified.truth
+    maps, failure = attempt(lambda: MapSection.read(forecast, truth), "The maps")
+    return maps, () if failure is None else (failure,)
 
 
 def _write(path: Path, text: str) -> None:

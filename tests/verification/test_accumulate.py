@@ -1,4 +1,4 @@
-"""The work in parts: by processes, in any order, and no more of it in memory than a little."""
+"""The work in batches: by processes, in any order, and no more of it in memory than a little."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from support.noise import LEADS, noisy
 from support.planets import Planet, write_forecast
 from weathermixer.verification import accumulate
-from weathermixer.verification.accumulate import Part, sum_part, sum_up
+from weathermixer.verification.accumulate import PairBatch, sum_batch, sum_up
 from weathermixer.verification.comparison import Comparison
-from weathermixer.verification.metrics import Sums
+from weathermixer.verification.metrics import METRICS, usable
+from weathermixer.verification.sums import Sums
 from weathermixer.verification.verify import verify
 
 MakePlanet = Callable[..., Planet]
@@ -48,13 +49,13 @@ def _assert_close(got: Sums, expected: Sums, rtol: float) -> None:
 def test_two_processes_give_the_sums_of_one_bit_for_bit(
     comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = sum_up(comparison, processes=1)
+    whole = sum_up(comparison, METRICS, processes=1)
     state_bytes = 4 * 5 * 6
     monkeypatch.setattr(accumulate, "_STATE_BYTES", 2 * state_bytes)
-    monkeypatch.setattr(accumulate, "_LEAST_PART_BYTES", 20 * state_bytes)
+    monkeypatch.setattr(accumulate, "_LEAST_BATCH_BYTES", 20 * state_bytes)
     calls: list[tuple[int, int]] = []
     one, two = (
-        sum_up(comparison, processes=number, progress=lambda *call: calls.append(call))
+        sum_up(comparison, METRICS, processes=number, progress=lambda *call: calls.append(call))
         for number in (1, 2)
     )
     ticks = 2 * int(comparison.pairs.sum())  # once for each variable
@@ -76,21 +77,23 @@ def test_any_split_of_the_initial_times_in_any_order_gives_the_same_scores(
     order.shuffle(kinds)
     chosen = np.resize(labels, len(times))
     parts = [
-        sum_part(comparison, Part(comparison.channels, times[chosen == kind]), _nothing)
+        sum_batch(
+            comparison, METRICS, PairBatch(comparison.channels, times[chosen == kind]), _nothing
+        )
         for kind in kinds
     ]
-    whole = sum_part(comparison, Part(comparison.channels, times), _nothing)
+    whole = sum_batch(comparison, METRICS, PairBatch(comparison.channels, times), _nothing)
     _assert_close(reduce(Sums.merge, parts), whole, 1e-12)
 
 
 def test_how_forecasts_are_read_in_blocks_makes_no_difference(
     comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = sum_up(comparison, processes=1)
+    whole = sum_up(comparison, METRICS, processes=1)
     for block_bytes in (1, 1000, 3000):
         monkeypatch.setattr("weathermixer.verification.comparison.BLOCK_BYTES", block_bytes)
         monkeypatch.setattr("weathermixer.verification.truth.CACHE_BYTES", block_bytes)
-        _assert_close(sum_up(comparison, processes=1), whole, 1e-12)
+        _assert_close(sum_up(comparison, METRICS, processes=1), whole, 1e-12)
 
 
 def test_memory_grows_with_neither_initial_times_nor_lead_times(
@@ -101,10 +104,10 @@ def test_memory_grows_with_neither_initial_times_nor_lead_times(
     monkeypatch.setattr("weathermixer.verification.truth.CACHE_BYTES", 256 * 1024)
     for num_times, num_leads in ((4, 16), (12, 32)):
         comparison = Comparison.open(*_write_large(tmp_path / f"{num_times}", num_times, num_leads))
-        part = Part(comparison.channels, comparison.times)
+        batch = PairBatch(comparison.channels, comparison.times)
         meter = _Meter(every=8 * num_times)
         tracemalloc.start()
-        sum_part(comparison, part, meter.tick)
+        sum_batch(comparison, usable(METRICS, has_climatology=False), batch, meter.tick)
         tracemalloc.stop()
         # A block, what is kept of the truth and its spectra, sums, fields in float64.
         assert 512 * 1024 < meter.most_bytes < 1280 * 1024

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them, and as a page that draws them wants them."""
+"""Numbers, times and units as a reader wants them, and numbers as a page's script wants them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from weathermixer.verification.headline import shown_units
+from weathermixer.verification.headline import shown_units, title_of
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DIGITS_DRAWN = 4
@@ -15,7 +15,7 @@ MISSING = "–"
 
 
 def short(value: float | None, digits: int = 3) -> str:
-    """To a few significant digits, with a true minus sign.
+    """A number to a few significant digits, with a true minus sign.
 
     >>> [short(value) for value in (1234.5, 0.04567, -3.0, 2.5e-7, 0.0, None)]
     ['1234', '0.0457', '−3.00', '2.50·10⁻⁷', '0', '–']
@@ -41,7 +41,7 @@ def percent(value: float | None) -> str:
 
 
 def count(value: int) -> str:
-    """With thin spaces between thousands.
+    """A whole number with thin spaces between thousands.
 
     >>> count(2_155_000)
     '2\u2009155\u2009000'
@@ -57,7 +57,7 @@ def lead(hours: float) -> str:
 
 
 def lead_in_words(hours: float) -> str:
-    r"""The same written out, with a space that does not break.
+    r"""A lead time with its unit written out, after a space that does not break.
 
     >>> [lead_in_words(hours) for hours in (6.0, 24.0, 72.0)]
     ['6\xa0hours', '24\xa0hours', '3\xa0days']
@@ -89,3 +89,12 @@ def units_of(channel: str) -> tuple[str, float]:
         return shown_units(channel)
     except ValueError:
         return "", 1.0
+
+
+def label_of(channel: str) -> str:
+    """A channel in words; its name as it is where this project does not know it."""
+    try:
+        title = title_of(channel)
+    except ValueError:
+        return channel
+    return title[0].upper() + title[1:]

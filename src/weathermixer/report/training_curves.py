@@ -2,75 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from weathermixer.config import Training
-from weathermixer.errors import UserError
-from weathermixer.report.numbers import drawn
+from weathermixer.report.formatting import drawn
+from weathermixer.report.training_log import TrainingLog
 
 _MOST_POINTS = 1200
 # A running mean is over this part of what was logged.
 _PART_AVERAGED = 0.03
 
-Values = list[float | None]
 
-
-@dataclass(frozen=True)
-class Log:
-    """What ``log.jsonl`` says: ``columns`` of numbers by name, each ``(logged step,)``.
-
-    ``validation`` holds (step, loss, mean RMSE relative to persistence).
-    """
-
-    columns: Mapping[str, np.ndarray]
-    validation: Sequence[tuple[int, float, float]]
-
-    @classmethod
-    def read(cls, path: Path) -> Log:
-        """An empty log where there is no file yet. Raises UserError where it cannot be read."""
-        rows: list[dict[str, float]] = []
-        validation = []
-        for record in _records(path):
-            numbers = {name: value for name, value in record.items() if _is_number(value)}
-            rows.append(numbers)
-            scores = record.get("validation")
-            if isinstance(scores, dict) and _is_number(scores.get("loss")):
-                relative = [one for one in scores.get("relative_rmse", {}).values() if one]
-                mean = float(np.mean(relative)) if relative else math.nan
-                validation.append((int(numbers["step"]), float(scores["loss"]), mean))
-        names = dict.fromkeys(name for row in rows for name in row)
-        columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
-        return cls(columns, validation)
-
-    @property
-    def last_step(self) -> int:
-        steps = self.columns.get("step")
-        return 0 if steps is None or not steps.size else int(steps[-1])
-
-    @property
-    def samples_per_second(self) -> float:
-        """The median, which pauses do not move; NaN where nothing was logged."""
-        speeds = self.columns.get("samples_per_second", np.empty(0))
-        return float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else math.nan
-
-    @property
-    def hours(self) -> float:
-        """Hours of training, from the samples and their speed; NaN where they are not logged."""
-        samples = self.columns.get("samples", np.empty(0))
-        if samples.size < 2 or "samples_per_second" not in self.columns:
-            return math.nan
-        between = np.diff(samples, prepend=0.0)
-        return float(np.nansum(between / self.columns["samples_per_second"]) / 3600.0)
-
-
-def charts(log: Log, training: Training) -> list[dict[str, Any]]:
+def training_charts(log: TrainingLog, training: Training) -> list[dict[str, Any]]:
     """The curves of a training, each as the page's script draws it; none without a log."""
     if log.last_step == 0:
         return []
@@ -82,11 +29,11 @@ def charts(log: Log, training: Training) -> list[dict[str, Any]]:
             "samples_per_second", "Speed", "samples per second", log, training, may_be_log=False
         ),
     ]
-    validated = [one for one in log.validation if math.isfinite(one[2])]
+    validated = [entry for entry in log.validation if math.isfinite(entry[2])]
     if validated:
         line = _line(
             "mean of all channels", "model",
-            [one[0] for one in validated], [one[2] for one in validated], dots=True,
+            [entry[0] for entry in validated], [entry[2] for entry in validated], dots=True,
         )  # fmt: skip
         made.insert(
             2,
@@ -100,7 +47,13 @@ def charts(log: Log, training: Training) -> list[dict[str, Any]]:
 
 
 def _chart(
-    column: str, title: str, unit: str, log: Log, training: Training, *, may_be_log: bool = True
+    column: str,
+    title: str,
+    unit: str,
+    log: TrainingLog,
+    training: Training,
+    *,
+    may_be_log: bool = True,
 ) -> dict[str, Any] | None:
     values = log.columns.get(column)
     if values is None or not np.isfinite(values).any():
@@ -115,7 +68,10 @@ def _chart(
         name = {"loss": "training"}.get(column, "") + (", running mean" if window > 1 else "")
         lines.append(_line(name.lstrip(", ") or title, "model", smooth_steps, smooth))
         if column == "loss" and log.validation:
-            at, loss = [one[0] for one in log.validation], [one[1] for one in log.validation]
+            at, loss = (
+                [entry[0] for entry in log.validation],
+                [entry[1] for entry in log.validation],
+            )
             lines.append(_line("validation", "second", at, loss, dots=True))
         if window > 1:
             lines.append(_line("as logged", "faint", steps, means))
@@ -142,7 +98,7 @@ def _line(
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:
-    """At most so many points that they can be told apart: means of equal stretches."""
+    """A curve of no more points than can be told apart: means of equal stretches."""
     size = math.ceil(len(values) / _MOST_POINTS)
     starts = np.arange(0, len(values), size)
     counts = np.diff(np.append(starts, len(values)))
@@ -157,25 +113,3 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
     number = np.convolve(np.isfinite(values).astype(float), np.ones(window), "same")
     mean = np.full_like(total, np.nan)
     return np.divide(total, number, out=mean, where=number > 0.0)
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # torn when the process was killed
-                if isinstance(record, dict) and _is_number(record.get("step")):
-                    yield record
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}): correct its permissions"
-        ) from error
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

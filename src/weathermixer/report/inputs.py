@@ -6,7 +6,6 @@ other as long as they lie where they were written, or were moved together.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,96 +15,87 @@ import zarr
 
 from weathermixer.errors import UserError
 from weathermixer.runs.run import Run
+from weathermixer.verification.scores import MODEL
+from weathermixer.verification.verification_record import SCORES_FILE, Verification
 
 _CONFIG = "config.yaml"
-_SCORES = "scores.json"
 # How far above a folder to look for what it names by a relative path, or once lay beside.
 _LEVELS_UP = 4
 
 
 @dataclass(frozen=True)
-class Verified:
-    """A verification: its folder, what ``scores.json`` says, and the stores that it names.
+class LocatedVerification:
+    """A verification, its folder, and the archives that it names.
 
     ``forecast`` and ``truth``, paths or URLs, are None where they are not named or no longer
     there; ``attributes`` are a local forecast's own words about what made it.
     """
 
     path: Path
-    record: Mapping[str, Any]
+    verification: Verification
     forecast: str | None
     truth: str | None
     attributes: Mapping[str, Any]
 
     @classmethod
-    def open(cls, path: Path) -> Verified:
-        """Raises UserError where ``scores.json`` is damaged or is something else."""
-        file = path / _SCORES
-        try:
-            record = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(
-                f"{file} cannot be read ({error.strerror or error}): correct its permissions"
-            ) from error
-        except ValueError as error:
-            raise UserError(
-                f"{file} is damaged ({error}): write it again with 'weathermixer verify --out'"
-            ) from error
-        if not (isinstance(record, dict) and isinstance(record.get("scores"), dict)):
-            raise UserError(
-                f"{file} holds no scores: write it again with 'weathermixer verify --out'"
-            )
-        forecast, truth = (_store(record.get(name), path) for name in ("forecast", "truth"))
-        return cls(path, record, forecast, truth, _attributes(forecast))
+    def open(cls, path: Path) -> LocatedVerification:
+        """Read a folder's ``scores.json``; UserError where it is damaged or something else."""
+        verification = Verification.read(path)
+        forecast = _archive(verification.forecasts.get(MODEL), path)
+        truth = _archive(verification.truth, path)
+        return cls(path, verification, forecast, truth, _attributes(forecast))
 
     def run(self) -> Path | None:
-        """The run that made the forecast, where it can be found."""
+        """The folder of the run that made the forecast, where it can be found."""
         return _locate(self.attributes.get("run"), Path(self.forecast or self.path), _is_run)
 
 
 @dataclass(frozen=True)
-class Sources:
-    """A run, a verification, or both; never neither."""
+class ReportInputs:
+    """What a report is made of: a run, a verification, or both; never neither."""
 
     run: Run | None
-    verified: Verified | None
+    verified: LocatedVerification | None
 
     @classmethod
-    def find(cls, path: Path) -> Sources:
+    def find(cls, path: Path) -> ReportInputs:
         """What ``path`` holds and what belongs to it; UserError where it is neither."""
         if not path.exists():
             raise UserError(f"there is nothing at {path}: correct the path")
-        is_run, is_verification = _is_run(path), (path / _SCORES).is_file()
+        is_run, is_verification = _is_run(path), (path / SCORES_FILE).is_file()
         if not (is_run or is_verification):
             raise UserError(
                 f"{path} is neither a run (it has no {_CONFIG}) nor a verification (it has no "
-                f"{_SCORES}): give the folder that 'weathermixer train --out' or "
+                f"{SCORES_FILE}): give the folder that 'weathermixer train --out' or "
                 "'weathermixer verify --out' wrote"
             )
         if is_verification:
-            verified = Verified.open(path)
+            verified = LocatedVerification.open(path)
             run = path if is_run else verified.run()
             return cls(Run.open(run) if run else None, verified)
         return cls(Run.open(path), _newest_verification(path))
 
 
-def _newest_verification(run: Path) -> Verified | None:
+def _newest_verification(run: Path) -> LocatedVerification | None:
     """The newest verification, in the run's folder or beside it, of one of its forecasts."""
     beside = run.resolve().parent
-    files = {*run.resolve().glob(f"*/{_SCORES}"), *beside.glob(f"*/{_SCORES}")}
+    files = {*run.resolve().glob(f"*/{SCORES_FILE}"), *beside.glob(f"*/{SCORES_FILE}")}
     for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
         try:
-            verified = Verified.open(file.parent)
+            verified = LocatedVerification.open(file.parent)
         except UserError:
             continue  # another's, or damaged; it was not asked for
-        found = verified.run()
-        if found is not None and found.resolve() == run.resolve():
+        its_run = verified.run()
+        if its_run is not None and its_run.resolve() == run.resolve():
             return verified
     return None
 
 
 def _attributes(forecast: str | None) -> Mapping[str, Any]:
-    """None of a remote forecast, nor of a damaged one: whoever draws its maps will say so."""
+    """What a local forecast says of itself.
+
+    Nothing of a remote forecast, nor of a damaged one: whoever draws its maps will say so.
+    """
     if forecast is None or _is_remote(forecast):
         return {}
     try:
@@ -114,11 +104,12 @@ def _attributes(forecast: str | None) -> Mapping[str, Any]:
         return {}
 
 
-def _store(name: Any, named_in: Path) -> str | None:
-    if isinstance(name, str) and _is_remote(name):
+def _archive(name: str | None, named_in: Path) -> str | None:
+    """The archive that a verification calls ``name``, where it can be found."""
+    if name is not None and _is_remote(name):
         return name
-    found = _locate(name, named_in, _is_zarr)
-    return None if found is None else str(found)
+    place = _locate(name, named_in, _is_zarr)
+    return None if place is None else str(place)
 
 
 def _is_remote(name: str) -> bool:

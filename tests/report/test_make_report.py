@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from weathermixer.cli import main
 from weathermixer.errors import UserError
-from weathermixer.report.report import report
+from weathermixer.report.make_report import make_report
 
 from .conftest import Demonstration
 
@@ -22,7 +24,7 @@ def _sections(page: Path) -> set[str]:
 
 
 def test_a_run_brings_its_verification_along(demonstration: Demonstration, tmp_path: Path) -> None:
-    written = report(demonstration.run, tmp_path / "page.html")
+    written = make_report(demonstration.run, tmp_path / "page.html")
     assert written.notes == ()
     assert _sections(written.path) >= {"scores", "tables", "maps", "training", "configuration"}
 
@@ -37,16 +39,51 @@ def test_folders_that_were_moved_together_are_still_found(
         assert before in text
         (tmp_path / "moved" / file).write_text(text.replace(before, "/gone"))
     for name in ("run", "scores"):
-        written = report(tmp_path / "moved" / name)
+        written = make_report(tmp_path / "moved" / name)
         assert written.path == tmp_path / "moved" / name / "report.html"
         assert written.notes == ()
 
 
 def test_a_run_alone_gives_its_training(demonstration: Demonstration, tmp_path: Path) -> None:
     run = shutil.copytree(demonstration.run, tmp_path / "alone")
-    written = report(run)
+    written = make_report(run)
     assert _sections(written.path) == {"training", "configuration"}
     assert "No verification of" in written.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"layout": {"data": 1, "domain": 2, "tensor": 3}}, "1 × 2 × 3 = 6 ranks"),
+        ({"layout": {"data": 1, "domain": 1, "tensor": 1}}, "1 × 1 × 1 = 1 rank<"),
+        ({"layout": None}, "not recorded"),
+        (None, "not recorded"),
+    ],
+)
+def test_the_mesh_is_the_one_that_was_used(
+    record: Any, said: str, demonstration: Demonstration, tmp_path: Path
+) -> None:
+    run = shutil.copytree(demonstration.run, tmp_path / "alone")
+    settings = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    settings["parallel"] = {"data": 1, "domain": None, "tensor": None}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+    if record is not None:
+        (run / "training.json").write_text(json.dumps(record), "utf-8")
+    page = make_report(run).path.read_text("utf-8")
+    row = page.split("Mesh (data × domain × tensor)")[1].split("</tr>")[0]
+    assert said in row
+
+
+def test_the_mesh_of_the_settings_is_said_where_none_was_recorded(
+    demonstration: Demonstration, tmp_path: Path
+) -> None:
+    run = shutil.copytree(demonstration.run, tmp_path / "alone")
+    settings = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
+    settings["parallel"] = {"domain": 2, "tensor": 1, "data": 2}
+    (run / "config.yaml").write_text(yaml.safe_dump(settings), "utf-8")
+    assert "2 × 2 × 1 = 4 ranks" in make_report(run).path.read_text("utf-8")
+    (run / "training.json").write_text("{torn", "utf-8")
+    assert "2 × 2 × 1 = 4 ranks" in make_report(run).path.read_text("utf-8")
 
 
 def test_a_run_that_has_logged_nothing_has_a_page(
@@ -54,7 +91,7 @@ def test_a_run_that_has_logged_nothing_has_a_page(
 ) -> None:
     run = shutil.copytree(demonstration.run, tmp_path / "alone")
     (run / "log.jsonl").unlink()
-    assert "Nothing has been logged yet" in report(run).path.read_text("utf-8")
+    assert "Nothing has been logged yet" in make_report(run).path.read_text("utf-8")
 
 
 def test_a_verification_alone_gives_its_scores(
@@ -64,7 +101,7 @@ def test_a_verification_alone_gives_its_scores(
     for name in ("forecast", "truth", "regions", "spectrum"):
         scores.pop(name, None)
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    written = report(tmp_path)
+    written = make_report(tmp_path)
     assert _sections(written.path) == {"scores", "tables"}
     assert len(written.notes) == 2
 
@@ -75,7 +112,7 @@ def test_maps_that_cannot_be_drawn_are_explained(
     scores = demonstration.scores
     scores["truth"] = "/nowhere/planet.zarr"
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    written = report(tmp_path)
+    written = make_report(tmp_path)
     assert "maps" not in _sections(written.path)
     assert any("the truth is no longer at /nowhere/planet.zarr" in note for note in written.notes)
 
@@ -87,35 +124,37 @@ def test_a_damaged_forecast_costs_the_maps_alone(
     (broken / "zarr.json").write_text("{")
     scores = demonstration.scores | {"forecast": str(broken)}
     (tmp_path / "scores.json").write_text(json.dumps(scores))
-    written = report(tmp_path)
+    written = make_report(tmp_path)
     assert _sections(written.path) >= {"scores", "tables"}
-    assert any("There are no maps" in note and "broken.zarr" in note for note in written.notes)
+    assert any(
+        "maps could not be drawn" in note and "broken.zarr" in note for note in written.notes
+    )
 
 
 def test_mistakes_are_one_sentence(demonstration: Demonstration, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing at .*absent: correct the path"):
-        report(tmp_path / "absent")
+        make_report(tmp_path / "absent")
     with pytest.raises(UserError, match=r"neither a run .* nor a verification"):
-        report(tmp_path)
+        make_report(tmp_path)
     with pytest.raises(UserError, match=r"is a folder: give --out the name of a file"):
-        report(demonstration.verification, tmp_path)
+        make_report(demonstration.verification, tmp_path)
     (tmp_path / "scores.json").write_text('{"scores": {"rmse"')
     with pytest.raises(UserError, match=r"scores.json is damaged"):
-        report(tmp_path)
+        make_report(tmp_path)
     (tmp_path / "scores.json").write_text("[]")
     with pytest.raises(UserError, match=r"holds no scores"):
-        report(tmp_path)
+        make_report(tmp_path)
     (tmp_path / "scores.json").write_text('{"scores": {"rmse": {"t": 3}}}')
     with pytest.raises(UserError, match=r"is not what 'weathermixer verify' writes"):
-        report(tmp_path)
+        make_report(tmp_path)
 
 
 def test_a_page_is_whole_or_absent(demonstration: Demonstration, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written .* choose another place"):
-        report(demonstration.verification, tmp_path / "file" / "page.html")
+        make_report(demonstration.verification, tmp_path / "file" / "page.html")
     out = tmp_path / "deep" / "page.html"
-    report(demonstration.verification, out)
+    make_report(demonstration.verification, out)
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from weathermixer.report.scoring import ScorePart
-from weathermixer.report.sources import Verified
-from weathermixer.report.spectra import spectra
+from weathermixer.report.score_section import ScoreSection
+from weathermixer.report.spectrum_section import spectrum_charts
+from weathermixer.verification.verification_record import Verification
 
 CHANNEL = "specific_humidity_700"
 
@@ -24,14 +24,14 @@ def _record() -> dict[str, Any]:
         "scores": scores(1e-4, 2e-4, 3e-4),
         "baselines": {
             "persistence": scores(2e-4, 2e-4, None),
-            "climatology": scores(4e-4, 4e-4, 4e-4),
+            "climatology": scores(4e-4, 4e-4, 2e-4),
         },
         "beside": {"other": scores(1.5e-4, 2e-4, 3e-4)},
         "regions": {
             "global": {},
             "tropics": {**scores(3e-4, 2e-4, 1e-4), "baselines": {}, "beside": {}},
         },
-        "rmse_relative_to": {"climatology": {"24": 0.25, "72": 0.5, "120": 1.5}},
+        "pairs": {"24": 1, "72": 1, "120": 1},
         "initial_times": ["2001-01-01T00:00:00"],
         "spectrum": {
             "wavenumber": [0, 1, 2],
@@ -42,8 +42,8 @@ def _record() -> dict[str, Any]:
     }
 
 
-def _part(record: dict[str, Any]) -> ScorePart:
-    return ScorePart.read(Verified(Path("scores"), record, None, None, {}))
+def _part(record: dict[str, Any]) -> ScoreSection:
+    return ScoreSection.of(Verification.from_json(record), Path("scores"))
 
 
 def test_skill_is_one_minus_the_ratio_and_missing_where_either_is() -> None:
@@ -52,7 +52,7 @@ def test_skill_is_one_minus_the_ratio_and_missing_where_either_is() -> None:
     (row,) = tables["skill-persistence"].rows
     assert [cell.shown for cell in row.cells] == ["+50 %", "0 %", "–"]
     assert [cell.value for cell in tables["skill-climatology"].rows[0].cells] == pytest.approx(
-        [0.75, 0.5, 0.25]
+        [0.75, 0.5, -0.5]
     )
     # Humidity is shown in g/kg; what stands behind a number is in SI, as in scores.json.
     assert [cell.shown for cell in tables["rmse"].rows[0].cells] == ["0.100", "0.200", "0.300"]
@@ -60,9 +60,9 @@ def test_skill_is_one_minus_the_ratio_and_missing_where_either_is() -> None:
 
 
 def test_headlines_say_when_a_limit_is_crossed() -> None:
-    tiles = {tile.label: tile for tile in _part(_record()).tiles}
-    assert tiles["Specific humidity, 700 hPa: useful until"].value == "4.0\u00a0days"
-    against = tiles["All 1 channels: RMSE against climatology"]
+    headlines = {number.label: number for number in _part(_record()).headlines}
+    assert headlines["Specific humidity, 700 hPa: useful until"].value == "4.0\u00a0days"
+    against = headlines["All 1 channels: RMSE against climatology"]
     assert (against.value, against.note.endswith("better until 4.0\u00a0days")) == ("−50 %", True)
 
 
@@ -76,18 +76,18 @@ def test_curves_hold_regions_and_forecasts_beside_in_shown_units() -> None:
 
 def test_a_record_without_climatology_regions_and_spectra_is_enough() -> None:
     record = _record()
-    for key in ("beside", "regions", "spectrum", "rmse_relative_to"):
+    for key in ("beside", "regions", "spectrum"):
         del record[key]
     del record["baselines"]["climatology"]
     del record["scores"]["acc"]
     part = _part(record)
     assert [table.name for table in part.tables] == ["skill-persistence", "rmse"]
     assert not part.has_climatology
-    assert spectra(record) == []
+    assert spectrum_charts(Verification.from_json(record).spectra) == []
 
 
 def test_spectra_leave_the_mean_out_and_compare_with_the_truth() -> None:
-    (channel,) = spectra(_record())
+    (channel,) = spectrum_charts(Verification.from_json(_record()).spectra)
     energy, ratio = channel["charts"]
     assert [line["name"] for line in energy["lines"]] == [
         "truth", "model, 24\u00a0hours", "other, 24\u00a0hours",

@@ -1,6 +1,6 @@
 import numpy as np
 
-from weathermixer.verification.coastlines import coastlines
+from weathermixer.verification.figures.coastlines import coastlines
 
 
 def test_every_line_lies_on_the_map_and_crosses_no_more_than_a_little_of_it() -> None:

@@ -1,18 +1,23 @@
-"""What a run is: its size, its mesh, its data and every setting."""
+"""What the page says of a run: its size, its mesh, its data and all settings."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from weathermixer.config import Config, settings
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.model.mixer import architecture_of, count_parameters
-from weathermixer.report import curves
-from weathermixer.report.numbers import count, short
+from weathermixer.report.formatting import count, short
+from weathermixer.report.training_curves import training_charts
+from weathermixer.report.training_log import TrainingLog
 from weathermixer.runs.run import Run
+
+_TRAINING = "training.json"  # beside the configuration, in a run's folder
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class TrainingPart:
+class TrainingSection:
     """What the page says of a run; ``facts`` are (name, value)."""
 
     path: str
@@ -39,10 +44,13 @@ class TrainingPart:
     charts: tuple[dict[str, Any], ...]
 
     @classmethod
-    def read(cls, run: Run) -> TrainingPart:
-        """Raises UserError where the run's configuration, data description or log is damaged."""
+    def read(cls, run: Run) -> TrainingSection:
+        """The section about a run.
+
+        Raises UserError where its configuration, data description or log is damaged.
+        """
         config, normalisation = run.config, run.normalisation
-        log = curves.Log.read(run.log)
+        log = TrainingLog.read(run.log)
         parameters = count_parameters(architecture_of(config, normalisation.grid))
         newest = run.newest()
         checkpoint = newest.name if newest else "none yet"
@@ -51,24 +59,25 @@ class TrainingPart:
             parameters=parameters,
             steps_done=log.last_step,
             steps_wanted=config.training.steps,
-            facts=tuple(_facts(config, normalisation, log, parameters, checkpoint)),
+            facts=tuple(_facts(run, normalisation, log, parameters, checkpoint)),
             sections=tuple(_sections(config)),
-            charts=tuple(curves.charts(log, config.training)),
+            charts=tuple(training_charts(log, config.training)),
         )
 
 
 def _facts(
-    config: Config,
+    run: Run,
     normalisation: Normalisation,
-    log: curves.Log,
+    log: TrainingLog,
     parameters: int,
     checkpoint: str,
 ) -> Iterator[tuple[str, str]]:
+    config = run.config
     model, training = config.model, config.training
     rows, columns = normalisation.grid
     tokens = -(-rows // model.patch[0]) * -(-columns // model.patch[1])
     yield "Parameters", count(parameters)
-    yield "Mesh (data × domain × tensor)", _mesh(config)
+    yield "Mesh (data × domain × tensor)", _mesh(run)
     yield "Grid (latitude × longitude)", f"{rows} × {columns}"
     yield "Tokens", f"{count(tokens)} of {model.patch[0]} × {model.patch[1]} grid points"
     yield (
@@ -93,14 +102,23 @@ def _facts(
     yield "Newest checkpoint", checkpoint
 
 
-def _mesh(config: Config) -> str:
-    parallel = config.parallel
-    axes = (parallel.data, parallel.domain, parallel.tensor)
-    shown = " × ".join("chosen" if axis is None else str(axis) for axis in axes)
+def _mesh(run: Run) -> str:
+    """The mesh that the newest training of a run used, else the one of its settings."""
+    parallel = run.config.parallel
+    axes = _recorded_mesh(run.path / _TRAINING) or (parallel.data, parallel.domain, parallel.tensor)
     if None in axes:
-        return f"{shown} at the start"
+        return "not recorded"
     ranks = math.prod(axis for axis in axes if axis is not None)
-    return f"{shown} = {ranks} {'rank' if ranks == 1 else 'ranks'}"
+    return f"{' × '.join(map(str, axes))} = {ranks} {'rank' if ranks == 1 else 'ranks'}"
+
+
+def _recorded_mesh(path: Path) -> tuple[int, int, int] | None:
+    """The mesh ``(data, domain, tensor)`` that a training recorded; None where it recorded none."""
+    try:
+        layout = json.loads(path.read_text(encoding="utf-8"))["layout"]
+        return int(layout["data"]), int(layout["domain"]), int(layout["tensor"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # not there yet, or damaged: no reason to withhold the page
 
 
 def _duration(hours: float) -> str:

@@ -1,0 +1,164 @@
+"""Maps of one forecast, of what happened and of the difference, at up to ten lead times.
+
+Read from the forecast and the truth that a verification names, a channel and a time at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weathermixer.errors import UserError
+from weathermixer.report.formatting import date, label_of, lead_in_words, short, units_of
+from weathermixer.verification.comparison import Comparison
+from weathermixer.verification.figures.colour_classes import ColourClasses
+from weathermixer.verification.figures.map_canvas import MapCanvas, as_image, as_svg_path
+from weathermixer.verification.figures.map_pictures import (
+    MapPictures,
+    draw_pictures,
+    fullest_initial_time,
+)
+from weathermixer.verification.headline import headline_channels
+
+_CHANNELS = (
+    "geopotential_500",
+    "2m_temperature",
+    "mean_sea_level_pressure",
+    "u_component_of_wind_850",
+)
+_MOST_LEADS = 10
+
+
+@dataclass(frozen=True)
+class Swatch:
+    """A class of a legend; ``label`` is of its upper bound, empty where it is not written."""
+
+    colour: str
+    label: str
+
+
+@dataclass(frozen=True)
+class MapStrip:
+    """One strip of maps, a lead time below the other: forecast, truth or error.
+
+    ``image`` is a ``data:`` URL.
+    """
+
+    name: str
+    image: str
+    legend: tuple[Swatch, ...]
+
+
+@dataclass(frozen=True)
+class ChannelMaps:
+    """The maps of a channel; ``errors`` is by lead time this forecast's RMSE, in words."""
+
+    label: str
+    units: str
+    strips: tuple[MapStrip, ...]
+    errors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pictures: MapPictures) -> ChannelMaps:
+        """The maps that were drawn of a channel."""
+        shown = (
+            ("Forecast", pictures.forecasts, pictures.state_classes),
+            ("Truth", pictures.truths, pictures.state_classes),
+            ("Error", pictures.errors, pictures.error_classes),
+        )
+        return cls(
+            label_of(pictures.channel),
+            units_of(pictures.channel)[0],
+            tuple(
+                MapStrip(name, as_image(drawn, classes), legend(classes))
+                for name, drawn, classes in shown
+            ),
+            tuple(map(short, pictures.rmse)),
+        )
+
+
+@dataclass(frozen=True)
+class MapLead:
+    """A lead time in words, and the time that it is a forecast of."""
+
+    label: str
+    valid: str
+
+
+@dataclass(frozen=True)
+class MapSection:
+    """What the page shows on maps. Sizes are in pixels of one map, lines are SVG paths."""
+
+    initial_time: str
+    leads: tuple[MapLead, ...]
+    channels: tuple[ChannelMaps, ...]
+    width: int
+    height: int
+    grid: str
+    edge: str
+    land: str
+    graticule: str
+
+    @classmethod
+    def read(cls, forecast: str, truth: str) -> MapSection:
+        """The maps of a forecast and the truth, at paths or URLs.
+
+        Raises UserError where the two do not fit together, cannot be read, or have no area.
+        """
+        comparison = Comparison.open(forecast, truth)
+        if not comparison.grid.has_area:
+            raise UserError(
+                f"{forecast} has a single row or column: verify it for its scores alone"
+            )
+        time, scored = fullest_initial_time(comparison)
+        hours = [comparison.lead_hours[index] for index in scored]
+        leads = [scored[index] for index in leads_of_maps(hours)]
+        known = comparison.channels
+        usual = [name for name in _CHANNELS if name in known]
+        wanted = list(dict.fromkeys([*usual, *headline_channels(known)]))[: len(_CHANNELS)]
+        canvas = MapCanvas.of(comparison.grid)
+        return cls(
+            initial_time=date(comparison.initial_times[time]),
+            leads=tuple(
+                MapLead(
+                    lead_in_words(comparison.lead_hours[index]),
+                    date(comparison.valid_time(time, index)),
+                )
+                for index in leads
+            ),
+            channels=tuple(
+                ChannelMaps.of(
+                    draw_pictures(comparison, canvas, channel=name, time=time, leads=leads)
+                )
+                for name in wanted
+            ),
+            width=canvas.width,
+            height=canvas.height,
+            grid=" × ".join(map(str, comparison.grid.shape)),
+            edge=as_svg_path([canvas.outline()]) + "z",
+            land=as_svg_path(canvas.coastlines()),
+            graticule=as_svg_path(canvas.graticule()),
+        )
+
+
+def leads_of_maps(hours: Sequence[float]) -> list[int]:
+    """Indices of the lead times to draw.
+
+    Whole days where there are two to ten of them; else up to ten lead times, evenly spread.
+    """
+    days = [index for index, lead in enumerate(hours) if lead % 24.0 == 0.0]
+    if 2 <= len(days) <= _MOST_LEADS:
+        return days
+    chosen = days if len(days) > _MOST_LEADS else list(range(len(hours)))
+    number = min(_MOST_LEADS, len(chosen))
+    return [chosen[round(at)] for at in np.linspace(0, len(chosen) - 1, number)]
+
+
+def legend(classes: ColourClasses) -> tuple[Swatch, ...]:
+    """The classes, with a label at as many of their bounds as there is room for."""
+    return tuple(
+        Swatch(colour, label)
+        for colour, label in zip(classes.colours, [*classes.labels, ""], strict=True)
+    )

@@ -1,0 +1,134 @@
+"""Tables of scores: skill, RMSE and ACC of all channels at a few lead times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.data.channels import parse_channel
+from weathermixer.report.formatting import label_of, lead, percent, short, units_of
+from weathermixer.verification.headline import TABLE_HOURS, headline_leads
+from weathermixer.verification.scores import MODEL, Scores
+
+USEFUL_ACC = 0.6
+
+
+@dataclass(frozen=True)
+class ScoreCell:
+    """A number as it is (None: not defined), as it is shown, and from −1 to 1 how good it is."""
+
+    value: float | None
+    shown: str
+    shade: float | None = None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A channel's line of a table."""
+
+    label: str
+    units: str
+    cells: tuple[ScoreCell, ...]
+    is_first_of_variable: bool
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """One score of all channels at a few lead times."""
+
+    name: str
+    title: str
+    note: str
+    leads: tuple[str, ...]
+    rows: tuple[ScoreRow, ...]
+
+
+def score_tables(scores: Scores) -> Iterator[ScoreTable]:
+    """The tables of a verification's scores: skill against each baseline, RMSE, and ACC."""
+    shown = headline_leads(scores.lead_hours, TABLE_HOURS)
+    leads = tuple(lead(scores.lead_hours[index]) for index in shown)
+
+    def table(
+        name: str, title: str, note: str, cell: Callable[[int, int], ScoreCell]
+    ) -> ScoreTable:
+        rows = _rows(scores.channels, shown, cell, with_units=name == "rmse")
+        return ScoreTable(name, title, note, leads, tuple(rows))
+
+    for baseline in scores.baselines:
+        note = f"1 − RMSE / RMSE of {baseline}: above zero the model is better."
+        yield table(
+            f"skill-{baseline}", f"Skill against {baseline}", note,
+            partial(_skill_cell, skill_against(scores, baseline)),
+        )  # fmt: skip
+    rmse = scores.values[MODEL]["rmse"]
+    yield table(
+        "rmse", "RMSE", "Root mean square error, weighted by area.",
+        lambda at, channel: _rmse_cell(rmse[at, channel], scores.channels[channel]),
+    )  # fmt: skip
+    if "acc" in scores.metrics:
+        acc = scores.values[MODEL]["acc"]
+        yield table(
+            "acc", "ACC", "Correlation of anomalies from the climatology; above 0.6 a forecast is "
+            "commonly held to be useful.", lambda at, channel: _acc_cell(acc[at, channel]),
+        )  # fmt: skip
+
+
+def _rows(
+    channels: Sequence[str],
+    leads: Sequence[int],
+    cell: Callable[[int, int], ScoreCell],
+    *,
+    with_units: bool,
+) -> Iterator[ScoreRow]:
+    """A row for each channel, of ``cell(lead, channel)``, by their indices."""
+    previous = None
+    for index, channel in enumerate(channels):
+        variable = _variable(channel)
+        units = units_of(channel)[0] if with_units else ""
+        cells = tuple(cell(at, index) for at in leads)
+        yield ScoreRow(label_of(channel), units, cells, variable != previous)
+        previous = variable
+
+
+def _variable(channel: str) -> str:
+    """What a channel stands together with in tables: its variable, or the surface's channels."""
+    try:
+        parsed = parse_channel(channel)
+    except ValueError:
+        return channel
+    return parsed.variable if parsed.level_hpa is not None else ""
+
+
+def skill_against(scores: Scores, baseline: str) -> NDArray[np.float64]:
+    """1 − RMSE over that of a baseline, ``(lead, channel)``; NaN where it is not defined."""
+    ours, theirs = scores.values[MODEL]["rmse"], scores.values[baseline]["rmse"]
+    return 1.0 - np.divide(ours, theirs, out=np.full_like(ours, np.nan), where=theirs > 0.0)
+
+
+def _skill_cell(skill: NDArray[np.float64], at: int, channel: int) -> ScoreCell:
+    value = defined(skill[at, channel])
+    return ScoreCell(value, percent(value), None if value is None else _shade(value))
+
+
+def _rmse_cell(rmse: float, channel: str) -> ScoreCell:
+    value = defined(rmse)
+    return ScoreCell(value, short(None if value is None else units_of(channel)[1] * value))
+
+
+def _acc_cell(acc: float) -> ScoreCell:
+    value = defined(acc)
+    shade = None if value is None else _shade((value - USEFUL_ACC) / (1.0 - USEFUL_ACC))
+    return ScoreCell(value, short(value), shade)
+
+
+def defined(value: float) -> float | None:
+    """A number, or None where it is NaN or infinite."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _shade(value: float) -> float:
+    return round(max(-1.0, min(1.0, value)), 3)

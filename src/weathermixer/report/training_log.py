@@ -1,0 +1,88 @@
+"""The log that a training left, read again: numbers by step, and validations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weathermixer.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What ``log.jsonl`` says: ``columns`` of numbers by name, each ``(logged step,)``.
+
+    ``validation`` holds (step, loss, mean RMSE relative to persistence).
+    """
+
+    columns: Mapping[str, np.ndarray]
+    validation: Sequence[tuple[int, float, float]]
+
+    @classmethod
+    def read(cls, path: Path) -> TrainingLog:
+        """Read ``log.jsonl``: an empty log where there is no file yet.
+
+        Raises UserError where it cannot be read.
+        """
+        rows: list[dict[str, float]] = []
+        validation = []
+        for record in _records(path):
+            numbers = {name: value for name, value in record.items() if _is_number(value)}
+            rows.append(numbers)
+            scores = record.get("validation")
+            if isinstance(scores, dict) and _is_number(scores.get("loss")):
+                relative = [ratio for ratio in scores.get("relative_rmse", {}).values() if ratio]
+                mean = float(np.mean(relative)) if relative else math.nan
+                validation.append((int(numbers["step"]), float(scores["loss"]), mean))
+        names = dict.fromkeys(name for row in rows for name in row)
+        columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
+        return cls(columns, validation)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was logged; 0 where there is none."""
+        steps = self.columns.get("step")
+        return 0 if steps is None or not steps.size else int(steps[-1])
+
+    @property
+    def samples_per_second(self) -> float:
+        """The median speed, which pauses do not move; NaN where nothing was logged."""
+        speeds = self.columns.get("samples_per_second", np.empty(0))
+        return float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else math.nan
+
+    @property
+    def hours(self) -> float:
+        """Hours of training, from the samples and their speed; NaN where they are not logged."""
+        samples = self.columns.get("samples", np.empty(0))
+        if samples.size < 2 or "samples_per_second" not in self.columns:
+            return math.nan
+        between = np.diff(samples, prepend=0.0)
+        return float(np.nansum(between / self.columns["samples_per_second"]) / 3600.0)
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # torn when the process was killed
+                if isinstance(record, dict) and _is_number(record.get("step")):
+                    yield record
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}): correct its permissions"
+        ) from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,1 @@
+"""Pictures of scores and of fields: curves, score cards, spectra and maps."""

@@ -1,0 +1,80 @@
+"""One forecast beside what happened, drawn: what every map of this project is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weathermixer.data.channels import parse_channel
+from weathermixer.verification.comparison import Comparison
+from weathermixer.verification.figures.colour_classes import (
+    ColourClasses,
+    classes_of_errors,
+    classes_of_states,
+)
+from weathermixer.verification.figures.map_canvas import MapCanvas
+from weathermixer.verification.headline import shown_units
+from weathermixer.verification.regions import Regions
+
+Picture = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class MapPictures:
+    """A channel of one forecast, the truth and the error, a picture for each lead time.
+
+    Pictures hold values in shown units at the canvas's pixels. ``rmse`` is this forecast's alone,
+    by lead time, over all that the grid covers.
+    """
+
+    channel: str
+    forecasts: tuple[Picture, ...]
+    truths: tuple[Picture, ...]
+    errors: tuple[Picture, ...]
+    rmse: tuple[float, ...]
+    state_classes: ColourClasses
+    error_classes: ColourClasses
+
+
+def draw_pictures(
+    comparison: Comparison, canvas: MapCanvas, *, channel: str, time: int, leads: Sequence[int]
+) -> MapPictures:
+    """Draw a channel of the forecast from one initial time, at some lead times, by their indices.
+
+    Raises UserError where the fields cannot be read.
+    """
+    _, factor = shown_units(channel)
+    regions = Regions.of(comparison.grid)
+    forecasts, truths, errors, rmse = [], [], [], []
+    for lead in leads:
+        forecast, truth = (
+            factor * field.astype(np.float64) for field in comparison.fields(time, lead, channel)
+        )
+        error = forecast - truth
+        forecasts.append(canvas.draw(forecast))
+        truths.append(canvas.draw(truth))
+        errors.append(canvas.draw(error))
+        rmse.append(float(np.sqrt(regions.mean_product(error[None], error[None])[0, 0])))
+    states, differences = np.stack(forecasts + truths), np.stack(errors)
+    variable = parse_channel(channel).variable
+    return MapPictures(
+        channel,
+        tuple(forecasts),
+        tuple(truths),
+        tuple(errors),
+        tuple(rmse),
+        classes_of_states(states[np.isfinite(states)], variable),
+        classes_of_errors(differences[np.isfinite(differences)]),
+    )
+
+
+def fullest_initial_time(comparison: Comparison) -> tuple[int, list[int]]:
+    """The initial time of which most can be compared, the first of several, and its lead times.
+
+    Both are indices.
+    """
+    time = int(comparison.pairs.sum(axis=1).argmax())
+    return time, np.flatnonzero(comparison.pairs[time]).tolist()

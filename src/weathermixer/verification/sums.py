@@ -1,0 +1,59 @@
+"""The state of a verification under way: sums over pairs, which add over any parts of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over pairs by lead time, and ``counts (lead,)`` of the pairs.
+
+    ``values (lead, candidate, statistic, region, channel)`` are sums of statistics, ``energy
+    (lead, source, region, wavenumber, channel)`` of spectra.
+    """
+
+    values: Values
+    energy: Values
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def zero(cls, num_leads: int, statistics: tuple[int, ...], spectra: tuple[int, ...]) -> Self:
+        """The sums over no pairs, by the shapes of one pair's statistics and spectra."""
+        return cls(
+            np.zeros((num_leads, *statistics)),
+            np.zeros((num_leads, *spectra)),
+            np.zeros(num_leads, np.int64),
+        )
+
+    def add(self, lead: int, statistics: Values, spectra: Values) -> None:
+        """Take in one pair."""
+        self.values[lead] += statistics
+        self.energy[lead] += spectra
+        self.counts[lead] += 1
+
+    def merge(self, other: Sums) -> Sums:
+        """The sums over both sets of pairs."""
+        return Sums(
+            self.values + other.values, self.energy + other.energy, self.counts + other.counts
+        )
+
+    def beside(self, other: Sums) -> Sums:
+        """The sums over the same pairs of these channels and of others."""
+        return Sums(
+            np.concatenate([self.values, other.values], axis=-1),
+            np.concatenate([self.energy, other.energy], axis=-1),
+            self.counts,
+        )
+
+    def means(self) -> tuple[Values, Values]:
+        """Mean ``values`` and ``energy`` over pairs; NaN at lead times without any."""
+        with np.errstate(invalid="ignore"):
+            counts = self.counts.reshape(-1, 1, 1, 1, 1)
+            return self.values / counts, self.energy / counts
