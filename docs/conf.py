@@ -53,9 +53,10 @@ apidoc_modules = [
         "destination": "api",
         "separate_modules": True,
         "module_first": True,
-        "automodule_options": {"members", "undoc-members", "show-inheritance"},
     }
 ]
+# What a package passes on is described once, in the module that makes it.
+autodoc_default_options = {"ignore-module-all": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
