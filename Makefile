@@ -1,7 +1,11 @@
-# make demo    simulate a planet, learn its weather, forecast it, score the forecast
-# make test    every test, and formatting, lint, types and import direction
-# make check   those four alone
-# make format  put the code into its format
+# make demo      simulate a planet, learn its weather, forecast it, score the forecast
+# make test      the checks below, and the tests that show each feature: under ten minutes on two cores
+# make test-all  every test, on every mesh, with the coverage of the code
+# make check     formatting, lint, types, import direction, spelling, and links between documents
+# make format    put the code into its format
+# make docs      the site, with a reference of the code, in build/docs
+# make package   wheel and sdist, and the wheel tried in an empty environment
+# make hooks     check what a commit touches before each commit
 #
 # The first one to run makes .venv; PYTHON=python3.12 chooses another Python, TORCH_INDEX another
 # build of PyTorch (CONTRIBUTING.md).
@@ -10,29 +14,61 @@ PYTHON ?= $(shell for p in .venv/bin/python python3 python3.14 python3.13 python
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; \
 	done || true)
 BIN := .venv/bin
-CODE := src tests benchmarks tools
+CODE := src tests benchmarks tools examples docs
+DOCUMENTS := $(wildcard *.md docs/*.md .github/*.md .github/*/*.md)
+# What is checked, in this order. The hooks of .pre-commit-config.yaml run the same.
+CHECKS := check-format check-lint check-types check-imports check-spelling check-links
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-.PHONY: demo test check format setup-demo setup-test
+.PHONY: demo test test-all check format docs package hooks setup-demo setup-work $(CHECKS)
 .DEFAULT_GOAL := test
 
 demo: setup-demo
 	$(BIN)/weathermixer demo
 
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+	$(PYTEST)
 
-check: setup-test
+test-all: check
+	$(PYTEST) -m "" --cov
+
+check: setup-work
+	@$(MAKE) --no-print-directory $(CHECKS)
+
+check-format:
 	$(BIN)/ruff format --check $(CODE)
+check-lint:
 	$(BIN)/ruff check $(CODE)
+check-types:
 	$(BIN)/mypy
+check-imports:
 	$(BIN)/lint-imports
+check-spelling:
+	$(BIN)/codespell $(CODE) $(DOCUMENTS) .ci .devcontainer .github Makefile pyproject.toml
+check-links:
+	$(BIN)/python tools/check_links.py $(DOCUMENTS)
 
-format: setup-test
+format: setup-work
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
+# Pages of modules that are gone would be built again, so the reference is made anew each time.
+docs: setup-work
+	rm -rf build/docs docs/api
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	@echo "the site is build/docs/index.html"
+
+# Build's own environment takes its versions from here.
+package: setup-work
+	rm -rf dist
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build
+	$(BIN)/python tools/try_wheel.py dist/*.whl
+
+hooks: setup-work
+	$(BIN)/pre-commit install
+
 setup-demo: ; @$(call bootstrap,planet)
-setup-test: ; @$(call bootstrap,dev grib planet test)
+setup-work: ; @$(call bootstrap,dev docs grib planet test)
 
 define bootstrap
 	if [ -z "$(PYTHON)" ]; then \

@@ -10,6 +10,13 @@ import pytest
 
 from support.processes import Processes
 from support.ranks import POOL, Pool
+from support.selection import mark_exhaustive
+
+
+# Before pytest takes out what the command line does not select.
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_exhaustive(items)
 
 
 @pytest.fixture(scope="session")

@@ -4,15 +4,15 @@ Features are what a product contracts, rows what it leaves alone; a rank holds s
 rows of each activation. *Along* is the axis that features are cut over, *across* the one that rows
 are cut over, of ``A`` and ``O`` ranks. Four schemes differ in what moves:
 
-========  =====================  ==========================  ====================
+========  =====================  ===========================  ====================
 scheme    gathered beforehand    reduce-scattered afterwards  where the output lies
-========  =====================  ==========================  ====================
+========  =====================  ===========================  ====================
 reduce    weight, across         output features, along       as the input
 gather    weight, across;        nothing                      as the input
           input features, along
 turn      input rows, across     output features, along       turned: all rows
 fold      input features, along  output rows, across          as before the turn
-========  =====================  ==========================  ====================
+========  =====================  ===========================  ====================
 
 In ``turn`` and ``fold`` no weight moves. A *turned* activation, which only ``turn`` makes and only
 ``fold`` takes, has all rows, and its features are cut over both axes. The gradient of the input is

@@ -1,0 +1,125 @@
+"""How Sphinx makes the site: guides as they stand in ``docs/``, and a reference from docstrings.
+
+Three things are not Sphinx's own. Guides link to files that no page is made of (sources, examples,
+results), so that they work where one reads the repository: `link_to_repository` turns these into
+links to the repository where ``REPOSITORY_URL`` names it (``https://HOST/OWNER/NAME/blob/TAG``),
+and into plain text where it does not. Docstrings are prose: see `show_formulas_as_written`. And
+where ``DOCS_PUBLISHED`` is set, each page links to the other versions, one folder above.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docutils import nodes
+from sphinx import addnodes
+
+from weathermixer import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[1]
+REPOSITORY_URL = os.environ.get("REPOSITORY_URL", "")
+# Files of the repository that have a page of another name.
+PAGES = {
+    "README.md": "index",
+    "CONTRIBUTING.md": "contributing",
+    "CHANGELOG.md": "changelog",
+}
+
+project = "WeatherMixer"
+author = "The WeatherMixer authors"
+release = __version__
+version = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.apidoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["images", "api/modules.rst"]
+templates_path = ["_templates"]
+
+myst_enable_extensions = ["deflist", "dollarmath"]
+myst_heading_anchors = 4
+
+apidoc_modules = [
+    {
+        "path": "../src/weathermixer",
+        "destination": "api",
+        "separate_modules": True,
+        "module_first": True,
+    }
+]
+# What a package passes on is described once, in the module that makes it.
+autodoc_default_options = {"ignore-module-all": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_display_short_literal_types = True
+python_maximum_signature_line_length = 88
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_title = f"WeatherMixer {release}"
+html_copy_source = False
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        *(["versions.html"] if os.environ.get("DOCS_PUBLISHED") else []),
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
+
+
+def link_to_repository(app: Sphinx, document: nodes.document) -> None:
+    """Turns links to what is no page into links to the repository, or to the page made of it.
+
+    What the repository does not have is left as it is, for Sphinx to warn of.
+    """
+    for link in list(document.findall(addnodes.pending_xref)):
+        if link.get("reftype") != "myst" or link.get("refdomain"):
+            continue
+        target, _, anchor = str(link["reftarget"]).partition("#")
+        page = Path(app.env.doc2path(link["refdoc"])).parent
+        paths = [path for path in (page / target, ROOT / target) if target and path.exists()]
+        if not paths:
+            continue
+        name = paths[0].resolve().relative_to(ROOT).as_posix()
+        if name in PAGES:
+            link["refdomain"], link["reftarget"], link["reftargetid"] = "doc", PAGES[name], anchor
+        elif REPOSITORY_URL:
+            address = f"{REPOSITORY_URL}/{name}"
+            link.replace_self(nodes.reference("", "", *link.children, refuri=address))
+        else:
+            link.replace_self(link.children)
+
+
+def show_formulas_as_written(*arguments: Any) -> None:
+    """Makes indented blocks of a docstring literal, which else are quotations, lines run together.
+
+    Docstrings are written to be read as they stand, in an editor too: a formula or an example is
+    indented below its sentence, without the two colons that reST asks for.
+    """
+    lines: list[str] = arguments[-1]
+    for index in reversed(range(2, len(lines))):
+        before, blank, line = lines[index - 2 : index + 1]
+        begins = line.startswith("    ") and not blank and before and not before.startswith(" ")
+        if begins and not before.startswith((".. ", ":")) and not before.endswith("::"):
+            lines[index - 1 : index] = ["", "::", ""]
+
+
+def setup(app: Sphinx) -> None:
+    """What Sphinx calls before it begins."""
+    app.connect("autodoc-process-docstring", show_formulas_as_written)
+    app.connect("doctree-read", link_to_repository)

@@ -1,0 +1,51 @@
+"""Which cases of a test `make test` runs: those on a few meshes that stand for all the others.
+
+A test that runs on all meshes takes minutes, and when it fails, it fails on one of these few. The
+other cases are marked ``exhaustive`` and left to `make test-all`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from support.networks import mesh_name
+from weathermixer.jigsaw.layout import Layout
+
+# One rank; shards that are uneven and ranks that hold nothing; both axes of an instance at once;
+# replicas, of one rank and of several.
+REPRESENTATIVE = {"1x1x1", "1x3x1", "1x2x2", "2x1x1", "2x1x2"}
+
+
+def mark_exhaustive(items: Iterable[pytest.Item]) -> None:
+    """Mark the cases of each test that need not run every time."""
+    tests: dict[str, list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            tests[item.nodeid.partition("[")[0]].append(item)
+    for cases in tests.values():
+        representative = [is_representative(case.callspec.params) for case in cases]
+        # A test that runs on none of these meshes runs on all of its own.
+        for case, stays in zip(cases, representative, strict=True):
+            if any(representative) and not stays:
+                case.add_marker(pytest.mark.exhaustive)
+
+
+def is_representative(parameters: Mapping[str, Any]) -> bool:
+    """Whether every mesh among the parameters of a case stands for others."""
+    return all(mesh in REPRESENTATIVE for value in parameters.values() for mesh in meshes_in(value))
+
+
+def meshes_in(value: Any) -> list[str]:
+    """The names of the meshes that a parameter is or holds: ``["1x2x2"]``."""
+    if isinstance(value, Layout):
+        return [mesh_name(value)]
+    if isinstance(value, str):
+        return [value] if re.fullmatch(r"\d+x\d+x\d+", value) else []
+    if isinstance(value, Sequence):
+        return [mesh for part in value for mesh in meshes_in(part)]
+    return []

@@ -1,0 +1,67 @@
+"""Examples are run, and fit the data that they are meant for."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from weathermixer.check import check
+from weathermixer.data.making.synthetic import write_synthetic
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+# A small store in place of the one that an example is made for.
+STORES: dict[str, dict[str, Any]] = {
+    "era5-surface-1deg": {
+        "grid": (13, 24),
+        "times": 24,
+        "step_hours": 7.0,
+        "start": np.datetime64("2026-03-25", "s"),
+        "static": (),
+    },
+    "levels-only": {"grid": (8, 16), "times": 24},
+    "planet": {"grid": (8, 16), "times": 24},
+    "published-025deg": {"grid": (4, 120), "times": 24},
+}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_configuration_fits_data_of_its_kind(path: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    description = dict(STORES[path.stem])
+    for key in ("variables", "levels"):
+        if key in settings["data"]:
+            description[key] = tuple(settings["data"][key])
+    write_synthetic(tmp_path / "store.zarr", processes=1, **description)
+    assert check(path, [f"--data.store={tmp_path / 'store.zarr'}"]).problems == []
+
+
+def losses_of_feed_forward(ranks: int) -> tuple[str, list[float]]:
+    """The mesh that the example names, and the first and last loss that it prints."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    said = subprocess.run(
+        [sys.executable, *(launcher if ranks > 1 else []), str(EXAMPLES / "feed_forward.py")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    ).stdout
+    line = re.fullmatch(r"(\d+ × \d+) ranks: loss (\S+), then (\S+)\n", said)
+    assert line, said
+    return line[1], [float(line[2]), float(line[3])]
+
+
+def test_a_transformers_layers_learn_the_same_on_four_ranks_as_on_one() -> None:
+    alone, expected = losses_of_feed_forward(1)
+    together, losses = losses_of_feed_forward(4)
+    assert (alone, together) == ("1 × 1", "2 × 2")
+    assert losses == pytest.approx(expected, rel=1e-4)
+    assert losses[1] < losses[0] / 2
