@@ -1,6 +1,7 @@
 # make demo      simulate a planet, learn its weather, forecast it, score the forecast
 # make test      the checks below, and the tests that show each feature: under ten minutes on two cores
-# make test-all  every test, on every mesh, with the coverage of the code
+# make test-all  these, then the rest: every mesh, every size, every way to fail
+# make coverage  the tests of make test, with the share of the code that they run
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
 # make docs      the site, with a reference of the code, in build/docs
@@ -20,7 +21,7 @@ DOCUMENTS := $(wildcard *.md docs/*.md .github/*.md .github/*/*.md)
 CHECKS := check-format check-lint check-types check-imports check-spelling check-links
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-.PHONY: demo test test-all check format docs package hooks setup-demo setup-work $(CHECKS)
+.PHONY: demo test test-all test-exhaustive coverage check format docs package hooks setup-demo setup-work $(CHECKS)
 .DEFAULT_GOAL := test
 
 demo: setup-demo
@@ -29,8 +30,13 @@ demo: setup-demo
 test: check
 	$(PYTEST)
 
-test-all: check
-	$(PYTEST) -m "" --cov
+test-all: test test-exhaustive
+
+test-exhaustive: setup-work
+	$(PYTEST) -m exhaustive
+
+coverage: setup-work
+	$(PYTEST) --cov
 
 check: setup-work
 	@$(MAKE) --no-print-directory $(CHECKS)
