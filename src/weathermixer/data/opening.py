@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weathermixer.config import Data
+from weathermixer.console import waiting_for
 from weathermixer.data.archives.archive import is_store
 from weathermixer.data.archives.direct import DirectStates
 from weathermixer.data.store.store import Store
@@ -16,7 +17,11 @@ def open_states(source: Path | str, data: Data) -> Store | DirectStates:
 
     Raises UserError where nothing is there, or nothing that can be read directly.
     """
-    name = str(source)
+    with waiting_for(f"{source} to be opened"):
+        return _open(str(source), data)
+
+
+def _open(name: str, data: Data) -> Store | DirectStates:
     if "://" not in name and (not Path(name).exists() or is_store(name)):
         return Store.open(name, reader=data.reader)
     if data.reader != "zarr":

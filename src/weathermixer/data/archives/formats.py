@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import aiohttp
 import fsspec
 import xarray as xr
 
+from weathermixer.console import waiting_for
 from weathermixer.errors import UserError
 
 # What the libraries that decode and download raise when bytes are missing, torn or unreachable.
@@ -51,7 +52,9 @@ def open_datasets(source: str) -> list[xr.Dataset]:
 def naming_errors(name: str, doing: str) -> Iterator[None]:
     """Turns what decoders and downloads raise into one sentence that names the source."""
     try:
-        yield
+        # Reading is often, and has its own progress.
+        with waiting_for(f"{name} to be opened") if "opened" in doing else nullcontext():
+            yield
     except UserError:
         raise
     except _READ_ERRORS as error:
