@@ -17,7 +17,7 @@ Progress = Callable[[int, int], None]
 """Takes how many of how many are done."""
 
 _SECONDS_BETWEEN_LINES = 15.0
-_SECONDS_TO_A_WORD = 6.0  # of silence, after which a wait is explained
+_SECONDS_TO_A_WORD = 5.0  # of silence, after which a wait is explained
 _SECONDS_BETWEEN_WORDS = 60.0  # on the same wait
 
 

@@ -18,6 +18,7 @@ from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.interpreter import program
 from weathermixer.launch.start import start_ranks
+from weathermixer.runs.folder_lock import FolderLock
 
 DAYS = 1460
 STEPS = 3000
@@ -47,8 +48,14 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
     """Simulate, train, forecast and verify below ``out``; prints the score table.
 
     ``days`` of weather and ``steps`` of training default to what takes about a quarter of an
-    hour on two cores. Raises UserError where ``out`` holds a demonstration of other settings.
+    hour on two cores. Raises UserError where ``out`` holds a demonstration of other settings, or
+    another process is making one there.
     """
+    with FolderLock(out, "demonstration"):
+        _run_stages(out, days=days or DAYS, steps=steps or STEPS, seed=seed)
+
+
+def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
     from weathermixer.data.making.planet import write_planet
     from weathermixer.forecast.forecast import forecast
     from weathermixer.report.make_report import make_report
@@ -56,7 +63,6 @@ def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> No
 
     start = time.monotonic()
     store_path, run, forecasts = out / "planet.zarr", out / "run", out / "forecast.zarr"
-    days, steps = days or DAYS, steps or STEPS
 
     say(f"1/5  Simulating {days} days of weather into {store_path}")
     if not store_path.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from weathermixer.config import Data
+from weathermixer.console import waiting_for
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
@@ -38,7 +39,11 @@ def open_states_on(source: Path | str, data: Data, grid: Grid) -> States:
 
 
 def _open(source: Path | str, data: Data) -> Store | DirectStates:
-    name = str(source)
+    with waiting_for(f"{source} to be opened"):
+        return _open_named(str(source), data)
+
+
+def _open_named(name: str, data: Data) -> Store | DirectStates:
     if is_store(name) or ("://" not in name and not Path(name).exists()):
         return Store.open(name, reader=data.reader)
     if data.reader != "zarr":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import weathermixer
-from weathermixer.console import Progress, say
+from weathermixer.console import Progress, say, waiting_for
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
@@ -148,7 +148,8 @@ def forecast(
         if advice is not None:
             say(f"{advice}: {REMEDY}")
         ForecastWriter.create(out, description)
-    meshes.wait_for_all()
+    with waiting_for("the other ranks to begin the forecast"):
+        meshes.wait_for_all()
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     finished = meshes.gather_objects([writer.is_finished(n) for n in range(len(indices))])[0]
     model = opened.load_model(config, mesh)
@@ -173,7 +174,8 @@ def forecast(
                 writer.mark(batch)
         elif progress is not None:
             progress(batch.stop * steps, total)
-    meshes.wait_for_all()
+    with waiting_for("the other ranks to finish their forecasts"):
+        meshes.wait_for_all()
     if meshes.is_first_rank():
         writer.finish()
     meshes.wait_for_all()

@@ -29,8 +29,8 @@ from weathermixer.launch.rank_names import rank_names
 SECONDS_TO_MEET = 300.0
 
 _SECONDS_TO_END = 2.0  # for the ranks that a failure leaves behind, to say what they know of it
-_SECONDS_TO_COME = 15.0  # for those that have not come yet when another fails
-_SECONDS_TO_BE_TOLD = _SECONDS_TO_COME + 5.0
+_SECONDS_TO_COME = 60.0  # for those that have not come yet when another fails
+_SECONDS_TO_BE_TOLD = _SECONDS_TO_COME + 30.0
 
 
 class Companions(Protocol):
@@ -181,6 +181,8 @@ class Coordinator:
         if not self._absent():
             self._tell_all({"begin": True})
             self._met.set()
+            if self._deadline is not None:
+                self._deadline = min(self._deadline, time.monotonic() + _SECONDS_TO_END)
 
     def _note_failure(self, member: _Member, message: Mapping[str, Any]) -> None:
         member.words = LastWords(**message["failed"])

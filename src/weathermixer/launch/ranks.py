@@ -29,7 +29,7 @@ from weathermixer.launch.failures import LastWords
 if TYPE_CHECKING:
     from weathermixer.launch.coordination import Companions
 
-_SECONDS_TO_REPORT = 20.0  # in which one that fails before it has met the others finds rank 0
+_SECONDS_TO_REPORT = 120.0  # in which one that fails before it has met the others finds rank 0
 
 
 class _Own:
@@ -63,8 +63,10 @@ def ranks(remedy: str = "start the same command again") -> Iterator[RankInfo]:
     if info.world_size == 1:
         yield info
         return
-    quietly = nullcontext() if info.is_first else muted()
-    with quietly, waiting_for("PyTorch to be loaded"):
+    loading = "PyTorch to be loaded"
+    if isinstance(info.meeting, MeetingAddress):
+        loading += f", then for all {info.world_size} ranks at {info.meeting}"
+    with nullcontext() if info.is_first else muted(), waiting_for(loading):
         import torch
 
         from weathermixer.jigsaw import mesh

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_
 
 from weathermixer.config import Config
+from weathermixer.console import waiting_for
 from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
 from weathermixer.data.feeding.samples import training_plan
 from weathermixer.data.opening import open_states
@@ -32,6 +33,7 @@ from weathermixer.launch.ranks import this_rank
 from weathermixer.model.mixer import architecture_of
 from weathermixer.planning.reading_share import REMEDY, reads_too_much
 from weathermixer.planning.step_cost import choose_layout
+from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run, build_model, state_dtype
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.finite import find_cause, not_finite
@@ -60,8 +62,9 @@ def train(
     SIGTERM and Ctrl-C end the training after the step in hand, with a checkpoint.
 
     Raises UserError where store and configuration do not fit together, where ranks differ in them,
-    where a run would be overwritten, where the store is damaged or the disk full, and at the first
-    NaN or infinity; LayoutError where the mesh does not fit the ranks or the network.
+    where a run would be overwritten or another process trains in it, where the store is damaged or
+    the disk full, and at the first NaN or infinity; LayoutError where the mesh does not fit the
+    ranks or the network.
     """
     store = open_states(config.data.store, config.data)
     require_equal_settings(settings_of(config) | {"the store": store.fingerprint()} | versions())
@@ -76,24 +79,27 @@ def train(
         ),
         device=meshes.local_device() if device is None else torch.device(device),
     )
-    if meshes.is_first_rank():
-        begin_run(config, out, store, resume=resume or config.checkpoint.resume)
-    meshes.wait_for_all()
-    run = Run.open(out)
-    console = console or Console(stderr=True)
-    if meshes.is_first_rank():
-        architecture = architecture_of(config, store.grid)
-        advice = reads_too_much(store, run.normalisation.channels, architecture, mesh.layout)
-        if advice is not None:
-            console.print(f"{advice}: {REMEDY}", highlight=False, soft_wrap=True)
-    trainer = _Trainer(config, run, store, mesh, samples, held_out)
-    newest = run.newest()
-    if newest is not None:
-        trainer.state.load(newest)
-        console.print(f"continuing from {newest}", highlight=False, soft_wrap=True)
-    if not len(held_out):
-        console.print("the validation period holds no sample: there will be no validation")
-    return trainer.run_steps(console)
+    with ExitStack() as held:
+        if meshes.is_first_rank():
+            held.enter_context(FolderLock(out, "training"))
+            begin_run(config, out, store, resume=resume or config.checkpoint.resume)
+        with waiting_for("the other ranks"):
+            meshes.wait_for_all()
+        run = Run.open(out)
+        console = console or Console(stderr=True)
+        if meshes.is_first_rank():
+            architecture = architecture_of(config, store.grid)
+            advice = reads_too_much(store, run.normalisation.channels, architecture, mesh.layout)
+            if advice is not None:
+                console.print(f"{advice}: {REMEDY}", highlight=False, soft_wrap=True)
+        trainer = _Trainer(config, run, store, mesh, samples, held_out)
+        newest = run.newest()
+        if newest is not None:
+            trainer.state.load(newest)
+            console.print(f"continuing from {newest}", highlight=False, soft_wrap=True)
+        if not len(held_out):
+            console.print("the validation period holds no sample: there will be no validation")
+        return trainer.run_steps(console)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import aiohttp
 import fsspec
 import xarray as xr
 
+from weathermixer.console import waiting_for
 from weathermixer.data.archives.storage import (
     Hdf5Storage,
     OpaqueStorage,
@@ -76,7 +77,9 @@ def open_datasets(source: str) -> list[OpenedDataset]:
 def naming_errors(name: str, doing: str) -> Iterator[None]:
     """Turns what decoders and downloads raise into one sentence that names the source."""
     try:
-        yield
+        # Reading is often, and has its own progress.
+        with waiting_for(f"{name} to be opened") if "opened" in doing else nullcontext():
+            yield
     except UserError:
         raise
     except _READ_ERRORS as error:
