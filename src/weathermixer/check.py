@@ -109,12 +109,16 @@ def _against_store(config: Config, store: States) -> Iterable[Problem]:
         ("data.static", f"change it, {other_store}", lambda: store.read_static(data.static)),
         ("model.patch", "change it", lambda: architecture_of(config, store.grid)),
         ("parallel", "use fewer ranks along that axis, or a larger network", mesh),
-        ("data.step_hours", f"change it, {other_store}", lambda: check_step(config, store)),
-        ("data.train", "change it or data.step_hours", lambda: training_windows(config, store)),
+        ("data.step_hours", f"change it, {other_store}", lambda: check_step(data, store)),
+        (
+            "data.train",
+            "change it or data.step_hours",
+            lambda: training_windows(data, config.training, store),
+        ),
         (
             "data.validation",
             "change it or data.step_hours",
-            lambda: validation_windows(config, store),
+            lambda: validation_windows(data, config.training, store),
         ),
     )
     for where, remedy, test in tests:
@@ -146,7 +150,7 @@ def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     channels = range(architecture.prognostic)[part.channels]
     columns = range(architecture.grid[1])[part.longitudes]
     values = len(channels) * architecture.grid[0] * len(columns)
-    state = values * state_dtype(config).itemsize
+    state = values * state_dtype(config.training).itemsize
     training = config.training
     return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
 

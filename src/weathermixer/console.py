@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 Progress = Callable[[int, int], None]
 
@@ -16,8 +16,9 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 def say(sentence: str) -> None:
-    """One line to the user, on standard error."""
-    print(sentence, file=sys.stderr, flush=True)
+    """Print one line to the user, on standard error, where that can still be written."""
+    with suppress(OSError, ValueError):  # the terminal is gone, or the disk under a file is full
+        print(sentence, file=sys.stderr, flush=True)
 
 
 @contextmanager

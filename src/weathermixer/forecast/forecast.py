@@ -6,7 +6,7 @@ a time go through the model and into the writer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import weathermixer
-from weathermixer.console import say
+from weathermixer.console import Progress, say
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.opening import open_states
+from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.forecast.initial_times import parse_initial_times
 from weathermixer.forecast.memory import give_back_freed, share_one_arena
@@ -31,13 +32,8 @@ from weathermixer.forecast.writer import (
 )
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
-from weathermixer.launch.agree import agree, settings_of, versions
-from weathermixer.model.mixer import architecture_of
-from weathermixer.planning.reading_share import REMEDY, reads_too_much
-from weathermixer.planning.step_cost import choose_layout
+from weathermixer.job import join
 from weathermixer.runs.run import Run
-
-Progress = Callable[[int, int], None]
 
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
 _LARGEST_BATCH = 8
@@ -54,7 +50,7 @@ _ANY_MESH = ("parallel.data=1", "parallel.domain=null", "parallel.tensor=null")
 
 @dataclass(frozen=True)
 class ForecastResult:
-    """What was written: ``initial_times (time,)``, ``lead_hours (lead,)`` and the channels."""
+    """The forecast that was written: its place, initial times, lead times and channels."""
 
     path: Path
     initial_times: tuple[np.datetime64, ...]
@@ -62,6 +58,7 @@ class ForecastResult:
     channels: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """The same as an object of JSON."""
         return {
             "forecast": str(self.path),
             "initial_times": [str(time) for time in self.initial_times],
@@ -110,27 +107,26 @@ def forecast(
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
 
-    agree(
-        {"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
-        | {"--init": init, "--steps": str(steps), "the store": source.fingerprint()}
-        | settings_of(config)
-        | versions()
+    job = join(
+        config,
+        source,
+        samples=_LARGEST_BATCH,
+        say=say,
+        settled={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
+        | {"--init": init, "--steps": str(steps)},
     )
-    architecture = architecture_of(config, normalisation.grid)
-    mesh = meshes.connect(
-        choose_layout(
-            config.parallel, architecture, world_size=meshes.world_size(), samples=_LARGEST_BATCH
-        ),
-        device=meshes.local_device(),
-    )
-    part = architecture.part(mesh)
+    mesh, part = job.mesh, job.part
+    # The last initial time is read late, and an archive's times may go on where its data end.
+    (problem,) = job.reading_problems([indices[-1:]])
+    if problem is not None:
+        raise UserError(problem)
 
     step_hours = opened.config.data.step_hours
     lead_hours = step_hours * np.arange(1, steps + 1)
     description = ForecastDescription(
         channels=normalisation.channels,
         initial_times=initial_times,
-        lead_times=np.round(3600 * lead_hours).astype("timedelta64[s]"),
+        lead_times=to_timedelta(lead_hours),
         latitude=source.latitude,
         longitude=source.longitude,
         attributes={
@@ -141,15 +137,10 @@ def forecast(
             "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
             "initial_conditions": str(store),
         },
-        longitudes_per_chunk=architecture.longitude_dimension.common_part(mesh.domain.size),
+        longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         levels_apart=mesh.tensor.size > 1,
     )
-    if meshes.is_first_rank():
-        advice = reads_too_much(source, normalisation.channels, architecture, mesh.layout)
-        if advice is not None:
-            say(f"{advice}: {REMEDY}")
-        ForecastWriter.create(out, description)
-    meshes.wait_for_all()
+    job.prepare(lambda: ForecastWriter.create(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     finished = meshes.gather_objects([writer.is_finished(n) for n in range(len(indices))])[0]
     model = opened.load_model(config, mesh)
@@ -175,9 +166,7 @@ def forecast(
         elif progress is not None:
             progress(batch.stop * steps, total)
     meshes.wait_for_all()
-    if meshes.is_first_rank():
-        writer.finish()
-    meshes.wait_for_all()
+    job.prepare(writer.finish)
     return ForecastResult(
         out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
     )
@@ -249,7 +238,7 @@ def _check_finite(
     finite = np.isfinite(states.sum(axis=(2, 3), dtype=np.float64))
     if not finite.all():
         item, channel = np.argwhere(~finite)[0]
-        hours = description.lead_times[step] / np.timedelta64(1, "h")
+        hours = to_hours(description.lead_times[step])
         raise UserError(
             f"the forecast from {description.initial_times[batch[item]]} is NaN or infinite at "
             f"{hours:g} h, first in {channels[channel]}: the model is unstable "

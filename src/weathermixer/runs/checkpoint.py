@@ -91,11 +91,11 @@ class Shard:
         ]
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
-        found: dict[Size | None, tuple[range, ...]] = {
+        pieces: dict[Size | None, tuple[range, ...]] = {
             Size(start): local for start, local in self.block.pieces()
         }
         piece = self.tensor.detach()
-        for dimension, part in enumerate(found[index.offset]):
+        for dimension, part in enumerate(pieces[index.offset]):
             piece = piece.narrow(dimension, part.start, len(part))
         return piece
 
@@ -145,7 +145,7 @@ def load(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
         with _plain():
             load_shards(
                 dict(tensors),
-                storage_reader=_Reader(path, metadata),
+                storage_reader=_CheckedReader(path, metadata),
                 planner=_LoadPlanner(),
                 no_dist=not dist.is_initialized(),
             )
@@ -156,25 +156,28 @@ def load(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
 
 
 def remove_old(folder: Path, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints, none of which is ever there in part."""
+    """Remove all but the newest ``keep`` checkpoints, none of which is ever there in part.
+
+    Raises OSError where one of them cannot be moved out of the way.
+    """
     for path in checkpoints(folder)[:-keep]:
         path.rename(path.with_name(path.name + _REMOVED))
     clean(folder)
 
 
 def clean(folder: Path) -> None:
-    """Remove what an interrupted ``save`` or ``remove_old`` left behind."""
+    """Remove what an interrupted ``save`` or ``remove_old`` left behind, as far as it can be."""
     for path in folder.glob("step-*"):
         if path.suffix in (_PARTIAL, _REMOVED):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _SavePlanner(DefaultSavePlanner):
     """DCP's plan for saving, which finds the pieces of a shard."""
 
     def lookup_object(self, index: MetadataIndex) -> Any:
-        found = self.state_dict[index.fqn]
-        return found.__get_tensor_shard__(index) if isinstance(found, Shard) else found
+        value = self.state_dict[index.fqn]
+        return value.__get_tensor_shard__(index) if isinstance(value, Shard) else value
 
 
 class _LoadPlanner(DefaultLoadPlanner):
@@ -191,11 +194,11 @@ class _LoadPlanner(DefaultLoadPlanner):
         self.state_dict = self.original_state_dict = state_dict
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
-        found = self.state_dict[index.fqn]
-        if isinstance(found, Shard):
-            return found.__get_tensor_shard__(index)
-        assert isinstance(found, Tensor)
-        return found.detach()
+        value = self.state_dict[index.fqn]
+        if isinstance(value, Shard):
+            return value.__get_tensor_shard__(index)
+        assert isinstance(value, Tensor)
+        return value.detach()
 
 
 class _Writer(FileSystemWriter):
@@ -205,7 +208,7 @@ class _Writer(FileSystemWriter):
         return StorageMeta()
 
 
-class _Reader(FileSystemReader):
+class _CheckedReader(FileSystemReader):
     """DCP's reader of an index that was read already, which verifies what it reads.
 
     A stored tensor is a zip archive, with a checksum that torch writes but does not look at.
@@ -292,16 +295,16 @@ def _checksum(content: bytes) -> str:
 def _check_same(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor | Shard]) -> None:
     stored = metadata.state_dict_metadata
     for name, tensor in tensors.items():
-        there = stored.get(name)
-        if not isinstance(there, TensorStorageMetadata):
+        saved = stored.get(name)
+        if not isinstance(saved, TensorStorageMetadata):
             raise UserError(
                 f"the checkpoint {path} is of another network: it has no {name}; "
                 "use the configuration that it was trained with"
             )
-        if tuple(there.size) != tuple(tensor.shape):
+        if tuple(saved.size) != tuple(tensor.shape):
             raise UserError(
                 f"the checkpoint {path} is of another network: {name} has the shape "
-                f"{tuple(there.size)} there and {tuple(tensor.shape)} here; "
+                f"{tuple(saved.size)} there and {tuple(tensor.shape)} here; "
                 "use the configuration that it was trained with"
             )
     for name in stored:
