@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import warnings
@@ -229,6 +230,16 @@ def distances(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
         for name, value in expected.items()
         if not has_no_effect(name)
     }
+
+
+def train_heard(mesh: Mesh, orders: Sequence[TrainingOrder]) -> list[tuple[TrainResult, list[str]]]:
+    """Work for a pool: the trainings in turn, each with the lines that this rank said."""
+    heard = []
+    for order in orders:
+        said = io.StringIO()
+        result = train(order.config, order.out, console=Console(file=said, width=1000))
+        heard.append((result, said.getvalue().splitlines()))
+    return heard
 
 
 def train_spoiled(mesh: Mesh, order: TrainingOrder, rank: int, at_step: int) -> str:
