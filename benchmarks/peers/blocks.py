@@ -28,7 +28,7 @@ class BlockSizes:
 
 
 @dataclass(frozen=True)
-class Step:
+class SchemeStep:
     """One forward and backward pass of a scheme, on this rank.
 
     ``run`` leaves the gradients of the weights in place, reduced as an optimizer needs them, and

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
-from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
 
 TOKENS, CHANNELS = 1, 2
 BY_OUTPUTS, BY_INPUTS = Shard(0), Shard(1)
@@ -35,17 +35,19 @@ class Cuts:
 
 def build_over_channels(
     sizes: BlockSizes, rank: int, world_size: int, device: torch.device
-) -> Step:
+) -> SchemeStep:
     cuts = Cuts(Shard(CHANNELS), BY_INPUTS, BY_OUTPUTS, BY_OUTPUTS, BY_OUTPUTS)
     return _build(sizes, world_size, device, cuts)
 
 
-def build_over_tokens(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build_over_tokens(
+    sizes: BlockSizes, rank: int, world_size: int, device: torch.device
+) -> SchemeStep:
     cuts = Cuts(Shard(TOKENS), BY_INPUTS, BY_OUTPUTS, BY_OUTPUTS, BY_INPUTS)
     return _build(sizes, world_size, device, cuts)
 
 
-def _build(sizes: BlockSizes, world_size: int, device: torch.device, cuts: Cuts) -> Step:
+def _build(sizes: BlockSizes, world_size: int, device: torch.device, cuts: Cuts) -> SchemeStep:
     mesh = init_device_mesh(device.type, (world_size,))
     model = Blocks(sizes).to(device)
     for block in model:
@@ -71,7 +73,7 @@ def _build(sizes: BlockSizes, world_size: int, device: torch.device, cuts: Cuts)
         settle(model)
         return parts
 
-    return Step(run, gather=DTensor.full_tensor, gradients=lambda: whole_gradients(model))
+    return SchemeStep(run, gather=DTensor.full_tensor, gradients=lambda: whole_gradients(model))
 
 
 def _place(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:

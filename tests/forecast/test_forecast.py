@@ -52,6 +52,18 @@ def test_it_is_the_model_applied_to_normalised_states_and_restored(
             np.testing.assert_allclose(got["2m_temperature"], state[1], rtol=1e-6)
 
 
+def test_a_hole_at_the_last_initial_time_is_known_before_anything_is_written(
+    waves: Path, tmp_path: Path
+) -> None:
+    run_path = write_run(tmp_path / "run", waves, scale=0.05)
+    store = tmp_path / "waves.zarr"
+    shutil.copytree(waves, store)
+    shutil.rmtree(store / "state" / "c" / "14")
+    with pytest.raises(UserError, match="the state at 2001-01-04T12:00:00 has missing chunks"):
+        forecast(run_path, store, INITS, 2, tmp_path / "f.zarr")
+    assert not (tmp_path / "f.zarr.partial").exists()
+
+
 def test_an_untrained_increment_is_persistence(waves: Path, tmp_path: Path) -> None:
     run_path = write_run(tmp_path / "run", waves, scale=0.0)
     forecast(run_path, waves, "2001-01-03", 3, tmp_path / "f.zarr")

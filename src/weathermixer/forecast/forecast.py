@@ -116,11 +116,6 @@ def forecast(
         | {"--init": init, "--steps": str(steps)},
     )
     mesh, part = job.mesh, job.part
-    # The last initial time is read late, and an archive's times may go on where its data end.
-    (problem,) = job.reading_problems([indices[-1:]])
-    if problem is not None:
-        raise UserError(problem)
-
     step_hours = opened.config.data.step_hours
     lead_hours = step_hours * np.arange(1, steps + 1)
     description = ForecastDescription(
@@ -140,6 +135,12 @@ def forecast(
         longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         levels_apart=mesh.tensor.size > 1,
     )
+    batches = list(_batches(len(indices), description))
+    if len(batches) > 1:
+        # What is read late is looked at now: an archive's times may go on where its data end.
+        (problem,) = job.reading_problems([indices[-1:]])
+        if problem is not None:
+            raise UserError(problem)
     job.prepare(lambda: ForecastWriter.create(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     finished = meshes.gather_objects([writer.is_finished(n) for n in range(len(indices))])[0]
@@ -151,7 +152,7 @@ def forecast(
         return source.read(indices[number], own_channels, part.longitudes)
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
-    for number, batch in enumerate(_batches(len(indices), description)):
+    for number, batch in enumerate(batches):
         if number % mesh.data.size != mesh.data.index:
             continue
         if not all(finished[position] for position in batch):

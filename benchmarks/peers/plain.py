@@ -7,24 +7,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
 
 
-def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     if rank > 0:
-        return Step(run=lambda: None, gather=_itself, gradients=dict)
+        return SchemeStep(run=lambda: None, gather=_itself, gradients=dict)
     model, run = _alone(sizes, 0, device)
-    return Step(
+    return SchemeStep(
         run=run,
         gather=_itself,
         gradients=lambda: {name: weight.grad for name, weight in model.named_parameters()},
     )
 
 
-def build_copies(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build_copies(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     """A sample on each rank, of which the others learn nothing: what the machine can do at most."""
     _, run = _alone(sizes, rank, device)
-    return Step(run=run, gather=_itself, gradients=dict, samples=world_size)
+    return SchemeStep(run=run, gather=_itself, gradients=dict, samples=world_size)
 
 
 def _alone(
