@@ -17,7 +17,7 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    def names(known: Container[str], text: str) -> list[str]:
+    def names(known: Collection[str], text: str) -> list[str]:
         chosen = text.split(",")
         for name in chosen:
             if name not in known:

@@ -21,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from weathermixer.launch.ranks import ranks
 from weathermixer.launch.start import start_ranks
@@ -95,13 +96,14 @@ def under_torchrun() -> bool:
 def _be_a_rank(task: bytes) -> bytes:
     work, device_type, arguments, settings = pickle.loads(task)
     with ranks() as own:
-        device = torch.device(device_type, own.local_rank if device_type == "cuda" else None)
+        device = torch.device(device_type)
         if device.type == "cuda":
+            device = torch.device("cuda", own.local_rank)
             torch.accelerator.set_device_index(own.local_rank)
         else:
             torch.set_num_threads(1)
         if own.world_size == 1:  # which the schemes of others need started all the same
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         rank = Rank(
             own.rank, own.local_rank, own.world_size, device, dist.new_group(backend="gloo")
         )

@@ -12,7 +12,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
+from peers.blocks import (
+    Blocks,
+    BlockSizes,
+    SchemeStep,
+    forward_and_backward,
+    gradients_of,
+    sample,
+)
 from peers.dtensor import whole_gradients
 
 
@@ -24,7 +31,7 @@ def build_ddp(sizes: BlockSizes, rank: int, world_size: int, device: torch.devic
     return SchemeStep(
         run=lambda: forward_and_backward(replica, x, upstream),
         gather=_itself,
-        gradients=lambda: {name: weight.grad for name, weight in model.named_parameters()},
+        gradients=lambda: gradients_of(model),
         samples=world_size,
     )
 

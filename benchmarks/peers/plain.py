@@ -7,7 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
+from peers.blocks import (
+    Blocks,
+    BlockSizes,
+    SchemeStep,
+    forward_and_backward,
+    gradients_of,
+    sample,
+)
 
 
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
@@ -17,7 +24,7 @@ def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -
     return SchemeStep(
         run=run,
         gather=_itself,
-        gradients=lambda: {name: weight.grad for name, weight in model.named_parameters()},
+        gradients=lambda: gradients_of(model),
     )
 
 
@@ -44,7 +51,7 @@ def reference(
     model = Blocks(sizes).to(device)
     x, upstream = (tensor.to(device) for tensor in sample(sizes, index))
     output, gradient = forward_and_backward(model, x.requires_grad_(), upstream)
-    return output, gradient, {name: weight.grad for name, weight in model.named_parameters()}
+    return output, gradient, gradients_of(model)
 
 
 def _itself(tensor: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from support.networks import (
     MESHES,
     UNEVEN,
     Network,
+    NetworkStep,
     Sample,
     Schemes,
     Sizes,
-    Step,
     mesh_name,
     run_step,
     whole_parameters,
@@ -43,9 +43,9 @@ def step_of(
     dtype: torch.dtype = torch.float32,
     passes: int = 1,
     state_gradient: bool = True,
-) -> Step:
+) -> NetworkStep:
     parameter_dtype = torch.promote_types(dtype, torch.float32)
-    return Step(
+    return NetworkStep(
         sizes,
         schemes,
         Sample.draw(sizes, batch, dtype),
@@ -55,7 +55,7 @@ def step_of(
     )
 
 
-def predicted(step: Step, layout: Layout) -> Cost:
+def predicted(step: NetworkStep, layout: Layout) -> Cost:
     """The cost on a rank, from a description of its mesh."""
     network = Network(step.sizes, Mesh.describe(layout), step.schemes, device="meta")
     parts = {network.encoder: False, network.blocks: step.checkpointed}
@@ -78,7 +78,7 @@ def predicted(step: Step, layout: Layout) -> Cost:
     return layers + shared_cost(network, parameter_bytes=parameter_bytes)
 
 
-def check(pool: Pool, layout: Layout, step: Step) -> None:
+def check(pool: Pool, layout: Layout, step: NetworkStep) -> None:
     for rank, outcome in enumerate(pool.run(run_step, layout, step)):
         counted = Cost(
             *(

@@ -95,32 +95,41 @@ class Schemes:
 
 
 ALL_SCHEMES = [
-    Schemes(single, tokens, channels)
-    for single, tokens, channels in (
-        *product(("reduce",), PAIRS, PAIRS),
-        ("gather", PAIRS[0], PAIRS[0]),
-    )
+    *(Schemes("reduce", tokens, channels) for tokens, channels in product(PAIRS, PAIRS)),
+    Schemes("gather", PAIRS[0], PAIRS[0]),
 ]
 
 
-class Block(nn.Module):
-    def __init__(self, sizes: Sizes, mesh: Mesh, schemes: Schemes, device: object) -> None:
+class MixingPair(nn.Module):
+    """Token mixing, then channel mixing, each added to its input; ``(tokens, batch, channels)``."""
+
+    def __init__(
+        self, sizes: Sizes, mesh: Mesh, schemes: Schemes, device: torch.device | str | None
+    ) -> None:
         super().__init__()
         tokens, channels = sizes.tokens, sizes.channels
-        pairs = {
-            TokenLinear: (schemes.tokens, tokens, sizes.token_hidden, channels),
-            ChannelLinear: (schemes.channels, channels, sizes.channel_hidden, tokens),
-        }
-        for prefix, kind in (("token", TokenLinear), ("channel", ChannelLinear)):
-            pair, size, hidden, rows = pairs[kind]
-            pair = pair or cheapest_pair(kind, size, hidden, mesh, rows=rows)
-            self.add_module(f"{prefix}_norm", LayerNorm(channels, mesh, rows=tokens, device=device))
-            for name, ends, scheme in (
-                ("expand", (size, hidden), pair[0]),
-                ("contract", (hidden, size), pair[1]),
-            ):
-                linear = kind(*ends, mesh, rows=rows, scheme=scheme, device=device)
-                self.add_module(f"{prefix}_{name}", linear)
+        tokens_pair = schemes.tokens or cheapest_pair(
+            TokenLinear, tokens, sizes.token_hidden, mesh, rows=channels
+        )
+        channels_pair = schemes.channels or cheapest_pair(
+            ChannelLinear, channels, sizes.channel_hidden, mesh, rows=tokens
+        )
+        self.token_norm = LayerNorm(channels, mesh, rows=tokens, device=device)
+        self.token_expand, self.token_contract = (
+            TokenLinear(source, target, mesh, rows=channels, scheme=scheme, device=device)
+            for source, target, scheme in (
+                (tokens, sizes.token_hidden, tokens_pair[0]),
+                (sizes.token_hidden, tokens, tokens_pair[1]),
+            )
+        )
+        self.channel_norm = LayerNorm(channels, mesh, rows=tokens, device=device)
+        self.channel_expand, self.channel_contract = (
+            ChannelLinear(source, target, mesh, rows=tokens, scheme=scheme, device=device)
+            for source, target, scheme in (
+                (channels, sizes.channel_hidden, channels_pair[0]),
+                (sizes.channel_hidden, channels, channels_pair[1]),
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.token_contract(F.gelu(self.token_expand(x, self.token_norm)))
@@ -131,19 +140,33 @@ class Network(nn.Module):
     """The function of :func:`oracles.layers.mixer`, on the part of a rank."""
 
     def __init__(
-        self, sizes: Sizes, mesh: Mesh, schemes: Schemes | None = None, device: object = None
+        self,
+        sizes: Sizes,
+        mesh: Mesh,
+        schemes: Schemes | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         schemes = schemes or Schemes()
         channels, tokens = sizes.channels, sizes.tokens
-        options = {"rows": tokens, "scheme": schemes.single, "device": device}
-        self.encoder = ChannelLinear(sizes.inputs, channels, mesh, **options)
+
+        def linear(source: Dimension, target: int | Dimension) -> ChannelLinear:
+            return ChannelLinear(
+                source,
+                target,
+                mesh,
+                rows=tokens,
+                scheme=schemes.single,
+                device=device,
+            )
+
+        self.encoder = linear(sizes.inputs, channels)
         self.blocks = nn.ModuleList(
-            Block(sizes, mesh, schemes, device) for _ in range(sizes.blocks)
+            MixingPair(sizes, mesh, schemes, device) for _ in range(sizes.blocks)
         )
         self.norm = LayerNorm(channels, mesh, rows=tokens, device=device)
         both = Dimension((channels, channels))
-        self.decoder = ChannelLinear(both, sizes.state, mesh, **options)
+        self.decoder = linear(both, sizes.state)
         self.checkpointed = False
         prefetch_in_order(self)
 
@@ -243,10 +266,13 @@ def held_activation(layout: Layout, tokens: Dimension, features: Dimension, tens
 
 
 def held_gradients(network: Network) -> dict[str, Held]:
+    """The gradient of each parameter, as far as the rank holds it."""
     ranges = network.ranges()
-    return {
-        name: Held(*ranges[name], parameter.grad) for name, parameter in network.named_parameters()
-    }
+    held = {}
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        held[name] = Held(*ranges[name], parameter.grad)
+    return held
 
 
 @dataclass(frozen=True)
@@ -259,7 +285,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Step:
+class NetworkStep:
     """A forward and a backward pass of a network, run on every rank of a mesh."""
 
     sizes: Sizes
@@ -301,10 +327,10 @@ class Step:
         output.backward(self.sample.gradient.double())
         tensors = {"output": output, "state": state.grad}
         tensors |= {name: value.grad for name, value in weights.items()}
-        return {name: tensor.detach() for name, tensor in tensors.items()}
+        return {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
 
 
-def run_step(mesh: Mesh, step: Step) -> Outcome:
+def run_step(mesh: Mesh, step: NetworkStep) -> Outcome:
     return step(mesh)
 
 

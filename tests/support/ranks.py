@@ -79,7 +79,7 @@ class Pool:
         waiting = {connection: rank for rank, (_, connection) in enumerate(self._ranks)}
         deadline = time.monotonic() + deadline_seconds
         while waiting:
-            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+            ready: list[Any] = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 if not failures:
                     late = ", ".join(map(str, sorted(waiting.values())))
