@@ -99,3 +99,18 @@ def test_a_loop_without_validation_samples_refuses_to_validate(waves: Path, tmp_
         loop.validation_samples = loop.validation_samples[:0]
         with pytest.raises(UserError, match="holds no sample that can be read"):
             loop.validate()
+
+
+def test_a_run_is_written_by_one_training_at_a_time(
+    waves: Path, trained: TrainResult, tmp_path: Path
+) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        for _ in range(7):
+            loop.step()
+        for resume in (False, True):
+            with pytest.raises(UserError, match="another training is writing into the run"):
+                TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=resume)
+        loop.save()
+        assert [step.loss for step in loop] == trained.loss[7:]
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=True) as loop:
+        assert loop.state.step == 7

@@ -6,6 +6,7 @@
     normalisation.npz     channels, their statistics, static fields, grid
     checkpoints/step-N    weights, and what else a training needs to go on
     log.jsonl             what training said, and TensorBoard's events beside it
+    training.lock         held while a training writes into the folder
     training.json         what the latest training took and came to, when it ended
 
 What is in a checkpoint besides weights is for ``training`` to know.
@@ -28,7 +29,7 @@ from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Architecture, WeatherMixer, architecture_of, build
 from weathermixer.runs import checkpoint
-from weathermixer.runs.checkpoint import Shard
+from weathermixer.runs.shards import Shard
 
 _CONFIG = "config.yaml"
 _NORMALISATION = "normalisation.npz"

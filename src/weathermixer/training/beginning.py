@@ -25,16 +25,18 @@ from weathermixer.data.store.store import Store
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.runs import checkpoint
+from weathermixer.runs.lock import RunLock
 from weathermixer.runs.run import Run
 
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
 
-def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> Run:
+def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: RunLock) -> None:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
-    A run without checkpoints starts over, whether or not it is resumed. Raises UserError where one
-    with checkpoints is not resumed, or is resumed with another network or other data.
+    A run without checkpoints starts over, whether or not it is resumed. From then on ``lock`` is
+    held. Raises UserError where another training holds it, and where a run with checkpoints is not
+    resumed, or is resumed with another network or other data.
     """
     run = Run(out)
     if out.exists() and not out.is_dir():
@@ -43,6 +45,8 @@ def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> Run:
         raise UserError(
             f"the run {out} has checkpoints: continue it with --resume, or choose another --out"
         )
+    if out.exists():
+        lock.take()
     checkpoint.clean(run.checkpoints)
     if run.newest() is None:
         check_step(config.data, store)
@@ -56,11 +60,13 @@ def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> Run:
                 training_period(config.data, store),
                 update,
             )
-        return Run.create(out, config, normalisation)
-    begun = Run.open(out)
-    _check_same(begun, config)
-    begun.normalisation.check_grid(store)
-    return Run.create(out, config, begun.normalisation)
+    else:
+        begun = Run.open(out)
+        _check_same(begun, config)
+        normalisation = begun.normalisation
+        normalisation.check_grid(store)
+    Run.create(out, config, normalisation)
+    lock.take()
 
 
 def training_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:

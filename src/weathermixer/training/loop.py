@@ -28,6 +28,7 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.job import Job, join
+from weathermixer.runs.lock import RunLock
 from weathermixer.runs.run import Run, build_model, state_dtype
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.finite import find_cause, not_finite
@@ -69,6 +70,7 @@ class TrainingLoop:
         windows: NDArray[np.int64],
         validation_samples: NDArray[np.int64],
         notices: Notices | None = None,
+        lock: RunLock | None = None,
     ) -> None:
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
@@ -76,6 +78,7 @@ class TrainingLoop:
         self.checkpoint: Path | None = None
         self.stop_request = StopRequest()
         self.notices = notices or Notices(console.say)
+        self._lock = lock or RunLock(run.path)
         self._training, self._mesh = job.config.training, job.mesh
         self._normalisation = job.part.of(run.normalisation)
         self._share = job.part.share(run.normalisation) / job.mesh.layout.data
@@ -111,11 +114,11 @@ class TrainingLoop:
         """A loop at the first step of a new run in ``out``, or where a resumed one was saved.
 
         Each rank that was started calls this. ``device`` is the accelerator where there is one, by
-        default; ``notices`` say, on the first rank, what is worth knowing, on standard error.
+        default; ``notices`` say what is worth knowing, on the first rank.
 
-        Raises UserError where store and configuration do not fit together, where ranks differ in
-        them, where a run would be overwritten, where the last states to learn from cannot be read
-        or the folder cannot be written; LayoutError where the mesh does not fit.
+        Raises UserError where store and configuration do not fit together or ranks differ in them,
+        where the last states to learn from cannot be read, and where ``out`` holds another run, is
+        in use or cannot be written; LayoutError where the mesh does not fit.
         """
         notices = notices or Notices(console.say)
         if not meshes.is_first_rank():
@@ -127,11 +130,11 @@ class TrainingLoop:
         validation_samples = validation_windows(data, training, states)
         require_last_sample(job, windows)
         validation_samples = readable_samples(job, validation_samples, notices)
-        job.prepare(lambda: begin_run(config, out, states, resume=resume))
-        run = Run.open(out)
-        loop = cls(job, run, windows, validation_samples, notices)
+        lock = RunLock(out)
+        job.prepare(lambda: begin_run(config, out, states, resume=resume, lock=lock))
+        loop = cls(job, Run.open(out), windows, validation_samples, notices, lock)
         # As the first rank sees it: a shared folder may look older to the others.
-        newest = meshes.gather_objects(run.newest())[0]
+        newest = meshes.gather_objects(loop.run.newest())[0]
         if newest is not None:
             loop.load(newest)
             notices.say(f"continuing from {newest}")
@@ -152,10 +155,9 @@ class TrainingLoop:
                 return
 
     def close(self) -> None:
-        """End the threads that read ahead; a step taken after it begins to read anew."""
-        if self._batches is not None:
-            self._batches.close()
-            self._batches = None
+        """End the threads that read ahead, and let another training write into the run."""
+        self._end_reading()
+        self._lock.release()
 
     def next_batch(self) -> Batch:
         """This rank's samples of the next step in the plan, once they are read.
@@ -163,7 +165,17 @@ class TrainingLoop:
         Raises UserError where the store is damaged there.
         """
         if self._batches is None:
-            self._batches = read_ahead(self._reader, self._plan())
+            training = self._training
+            plan = training_plan(
+                self.windows,
+                seed=training.seed,
+                batch=training.instance_batch,
+                layout=self._mesh.layout,
+                steps=range(self.state.step, training.steps),
+                samples=self.state.samples,
+                rollout_at=training.rollout_at,
+            )
+            self._batches = read_ahead(self._reader, plan)
         return next(self._batches)
 
     def step(self, batch: Batch | None = None) -> StepReport:
@@ -247,7 +259,7 @@ class TrainingLoop:
 
     def load(self, checkpoint: Path) -> None:
         """Become what was saved in ``checkpoint``, on any mesh; UserError where it does not fit."""
-        self.close()
+        self._end_reading()
         self.state.load(checkpoint)
         self.checkpoint, self._saved_step = checkpoint, self.state.step
         self.history = History(start_step=self.state.step)
@@ -263,17 +275,10 @@ class TrainingLoop:
             stopped_by=stopped_by,
         )
 
-    def _plan(self) -> Iterator[NDArray[np.int64]]:
-        training = self._training
-        return training_plan(
-            self.windows,
-            seed=training.seed,
-            batch=training.instance_batch,
-            layout=self._mesh.layout,
-            steps=range(self.state.step, training.steps),
-            samples=self.state.samples,
-            rollout_at=training.rollout_at,
-        )
+    def _end_reading(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
     def _diverged(
         self, loss: float, batch: Batch, states: Tensor, forecast: list[Tensor]

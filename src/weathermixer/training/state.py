@@ -17,8 +17,8 @@ from weathermixer.jigsaw.mesh import Mesh, is_first_rank
 from weathermixer.jigsaw.replicas import Replicas
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
-from weathermixer.runs.checkpoint import Shard
 from weathermixer.runs.run import Run, model_tensors
+from weathermixer.runs.shards import Shard
 from weathermixer.training.notices import Notices
 from weathermixer.training.optimizer import build_optimizer, optimizer_tensors, restart_at
 
