@@ -7,18 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from support.network_steps import NetworkStep, run_step
 from support.networks import (
     ALL_SCHEMES,
     EVEN,
     MESHES,
     UNEVEN,
     Network,
-    NetworkStep,
     Sample,
     Schemes,
     Sizes,
     mesh_name,
-    run_step,
     whole_parameters,
 )
 from support.ranks import Pool

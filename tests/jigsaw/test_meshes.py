@@ -11,20 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oracles.layers import Held, cut, join, layer_norm, over_channels, over_tokens
+from support.network_steps import NetworkStep, joined, run_step
 from support.networks import (
     ALL_SCHEMES,
     MESHES,
     UNEVEN,
     Network,
-    NetworkStep,
     Sample,
     Schemes,
     activation_ranges,
     errors,
     held_activation,
-    joined,
     mesh_name,
-    run_step,
     whole_parameters,
 )
 from support.ranks import Pool
