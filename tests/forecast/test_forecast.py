@@ -174,12 +174,12 @@ def test_a_finished_forecast_is_not_overwritten(
 def test_a_store_without_the_channels_or_on_another_grid_is_refused(
     random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("waves.CHANNELS", ("temperature_850", "10m_u_component_of_wind"))
+    monkeypatch.setattr("support.waves.CHANNELS", ("temperature_850", "10m_u_component_of_wind"))
     poorer = write_waves(tmp_path / "poorer.zarr", times=10)
     with pytest.raises(UserError, match="lacks"):
         forecast(random_run, poorer, str(START), 1, tmp_path / "f.zarr")
     monkeypatch.undo()
-    monkeypatch.setattr("waves.LATITUDE", np.linspace(80.0, -80.0, 8))
+    monkeypatch.setattr("support.waves.LATITUDE", np.linspace(80.0, -80.0, 8))
     elsewhere = write_waves(tmp_path / "elsewhere.zarr", times=10)
     with pytest.raises(UserError, match="grid"):
         forecast(random_run, elsewhere, str(START), 1, tmp_path / "f.zarr")
