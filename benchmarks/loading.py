@@ -12,43 +12,40 @@ synthetic, made in a temporary folder.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from compare import Work, launch, machine
+from harness import on_ranks, parser, write_record
 from inputs import overhead, scaling
 from inputs.overhead import Overhead
-from inputs.scaling import Row, Ways
-
-from weathermixer.config import Config
+from inputs.scaling import ScalingRow, Ways
 
 
 def main() -> None:
     arguments = parse()
-    record: dict[str, object] = {
-        "machine": machine("cpu"),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+    record: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if arguments.only != "scaling":
-            config = overhead.prepare(folder)
-            rows = [start(overhead.measure, folder, config, ranks) for ranks in (1, 2)]
+            rows = [
+                on_ranks(
+                    overhead.measure, ranks, "cpu", overhead.prepare(folder, ranks), new_run(folder)
+                )
+                for ranks in (1, 2)
+            ]
             print_overhead(rows)
             record["overhead"] = [asdict(row) for row in rows]
         if arguments.only != "overhead":
             by_ways = [
-                start(
+                on_ranks(
                     scaling.measure,
-                    folder,
-                    scaling.prepare(folder, ways),
                     ways,
-                    bandwidths=arguments.bandwidths,
+                    "cpu",
+                    scaling.prepare(folder, ways),
+                    new_run(folder),
+                    arguments.bandwidths,
                 )
                 for ways in scaling.MESHES
             ]
@@ -56,18 +53,13 @@ def main() -> None:
             print_scaling(by_ways, compared)
             record["ways"] = [asdict(ways) for ways in by_ways]
             record["scaling"] = [asdict(row) for row in compared]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(arguments.json, "cpu", **record)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog=__doc__.partition("\n\n")[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--only", choices=("overhead", "scaling"), help="default: both")
-    parser.add_argument(
+    options = parser(__doc__)
+    options.add_argument("--only", choices=("overhead", "scaling"), help="default: both")
+    options.add_argument(
         "--bandwidths",
         type=float,
         nargs="+",
@@ -75,16 +67,13 @@ def parse() -> argparse.Namespace:
         metavar="MB/S",
         help="of each rank's link in 'scaling', 10⁶ bytes per second",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, date and rows")
-    return parser.parse_args()
+    options.add_argument("--json", type=Path, metavar="FILE", help="write machine, date and rows")
+    return options.parse_args()
 
 
-def start(work: Work, folder: Path, config: Config, ranks: int, **settings: Any) -> Any:
-    """What rank 0 returns from ``work`` on so many new ranks, with a run of their own."""
-    run = Path(tempfile.mkdtemp(dir=folder))
-    return launch(
-        work, argparse.Namespace(ranks=ranks, device="cpu", config=config, run=run, **settings)
-    )
+def new_run(folder: Path) -> Path:
+    """An empty folder for a run."""
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def print_overhead(rows: Iterable[Overhead]) -> None:
@@ -106,7 +95,7 @@ def print_overhead(rows: Iterable[Overhead]) -> None:
         )
 
 
-def print_scaling(by_ways: Iterable[Ways], rows: Iterable[Row]) -> None:
+def print_scaling(by_ways: Iterable[Ways], rows: Iterable[ScalingRow]) -> None:
     for here in by_ways:
         print(
             f"{here.ways} ways: {here.channels} channels, "

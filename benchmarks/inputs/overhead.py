@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from harness import MEGABYTE, Rank
 
-from inputs.training import Training, configuration
+from inputs.stepping import TimedTraining, configuration
 from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import Batch, StateReader, read_ahead
 from weathermixer.data.making.synthetic import write_synthetic
@@ -49,39 +48,39 @@ class Overhead:
 
     @property
     def expected_at_most(self) -> float:
-        """As a part of a step: all of reading, as if it shared one core with the computation."""
+        """All of reading, as a part of a step, as if it shared one core with the computation."""
         return self.alone_cpu_s / self.repeated_minimum_s
 
     @property
     def measured(self) -> float:
-        """As a part of a step, by medians."""
+        """What reading adds, as a part of a step, by medians."""
         return self.loading_median_s / self.repeated_median_s - 1.0
 
     @property
     def measured_cpu(self) -> float:
-        """The same of processor time, which other programs on the machine disturb little."""
+        """What reading adds to processor time, which other programs disturb little."""
         return self.loading_cpu_s / self.repeated_cpu_s - 1.0
 
 
-def prepare(folder: Path) -> Config:
+def prepare(folder: Path, ranks: int) -> Config:
+    """The store, made once, and the configuration for so many ranks."""
     store = folder / "overhead.zarr"
-    write_synthetic(store, times=TIMES, grid=GRID)
-    return configuration(store, model=MODEL)
+    if not store.exists():
+        write_synthetic(store, times=TIMES, grid=GRID)
+    return configuration(store, Layout(domain=ranks), model=MODEL)
 
 
-def measure(
-    arguments: argparse.Namespace, rank: int, world_size: int, device: torch.device
-) -> Overhead:
+def measure(rank: Rank, config: Config, run: Path) -> Overhead:
     """Rounds of a few steps each way, in turn."""
-    training = Training(arguments.config, arguments.run, Layout(domain=world_size))
-    reader = training.reader(Store.open(arguments.config.data.store))
+    training = TimedTraining(config, run)
+    reader = training.reader(Store.open(config.data.store))
     alone_cpu_s, repeated_batch = _read_alone(training, reader)
     repeated, loading = [], []
     for _ in range(ROUNDS):
         repeated.append(training.repeating(repeated_batch, STEPS_PER_ROUND))
         loading.append(training.loading(reader, STEPS_PER_ROUND))
     mine = (
-        repeated_batch.bytes_read / 1e6,
+        repeated_batch.bytes_read / MEGABYTE,
         alone_cpu_s,
         statistics.mean(steps.reading_cpu_s for steps in loading),
         statistics.median(second for steps in repeated for second in steps.cpu_seconds),
@@ -93,7 +92,7 @@ def measure(
     repeated_s = [second for steps in repeated for second in steps.seconds]
     loading_s = [second for steps in loading for second in steps.seconds]
     return Overhead(
-        ranks=world_size,
+        ranks=rank.world_size,
         sample_mb=sample_mb,
         alone_cpu_s=alone,
         reading_cpu_s=beside,
@@ -106,7 +105,7 @@ def measure(
     )
 
 
-def _read_alone(training: Training, reader: StateReader) -> tuple[float, Batch]:
+def _read_alone(training: TimedTraining, reader: StateReader) -> tuple[float, Batch]:
     """Processor time of reading a sample, once Zarr has got going, and the first one read."""
     (first,) = read_ahead(reader, training.plan(1))
     before = time.process_time()

@@ -10,17 +10,17 @@ and where every rank reads whole samples, nothing is divided by the ways.
 
 from __future__ import annotations
 
-import argparse
 import bisect
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from harness import MEGABYTE, Rank
 
+from inputs.stepping import TimedTraining, configuration
 from inputs.throttle import BURST_SECONDS, Link, open_throttled
-from inputs.training import Training, configuration
 from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import AHEAD, read_ahead
 from weathermixer.data.making.synthetic import write_synthetic
@@ -49,8 +49,8 @@ OWN, WHOLE, WAITING = "own part", "whole sample", "own part, nothing ahead"
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Of one way of reading on one mesh: the median step, and what each rank read per sample."""
+class ReadingTime:
+    """The median step in one way of reading, and the megabytes a sample that each rank read."""
 
     reading: str
     bandwidth_mb_per_s: float
@@ -71,12 +71,15 @@ class Ways:
     gflop_per_rank: list[float]
     compute_s: float
     share: list[float]
-    measured: list[Measured]
+    measured: list[ReadingTime]
 
 
 @dataclass(frozen=True)
-class Row:
-    """Throughput is of operations per rank, relative to one way that reads in the same manner."""
+class ScalingRow:
+    """A way of reading on one mesh, predicted and measured.
+
+    Throughput is of operations per rank, relative to one way that reads in the same manner.
+    """
 
     bandwidth_mb_per_s: float
     reading: str
@@ -96,30 +99,29 @@ def prepare(folder: Path, ways: int) -> Config:
     store = folder / "scaling.zarr"
     if not store.exists():
         write_synthetic(store, times=TIMES, grid=GRID, **STATE)
-    wanted = ways * _multiply_adds(_configuration(store, CHANNELS_OF_ONE_RANK))
+    layout = MESHES[ways]
+    wanted = ways * _multiply_adds(_configuration(store, layout, CHANNELS_OF_ONE_RANK))
     widths = range(CHANNELS_OF_ONE_RANK, ways * CHANNELS_OF_ONE_RANK + 1, 8)
-    found = bisect.bisect_left(
-        widths, wanted, key=lambda channels: _multiply_adds(_configuration(store, channels))
+    place = bisect.bisect_left(
+        widths, wanted, key=lambda width: _multiply_adds(_configuration(store, layout, width))
     )
-    return _configuration(store, widths[found])
+    return _configuration(store, layout, widths[place])
 
 
-def measure(
-    arguments: argparse.Namespace, rank: int, world_size: int, device: torch.device
-) -> Ways:
-    """Rounds of a few steps of every way of reading, in turn."""
-    training = Training(arguments.config, arguments.run, MESHES[world_size])
-    links = {speed: Link(1e6 * speed) for speed in arguments.bandwidths}
+def measure(rank: Rank, config: Config, run: Path, bandwidths: Sequence[float]) -> Ways:
+    """Rounds of a few steps of every way of reading, in turn; megabytes per second of links."""
+    training = TimedTraining(config, run)
+    links = {speed: Link(MEGABYTE * speed) for speed in bandwidths}
     readers = {}
     for speed, link in links.items():
-        store = open_throttled(arguments.config.data.store, link)
+        store = open_throttled(Path(config.data.store), link)
         readers[OWN, speed] = training.reader(store)
-        if world_size > 1:
+        if rank.world_size > 1:
             readers[WHOLE, speed] = training.reader(store, whole=True)
     # Once is enough to show what reading ahead is worth.
-    readers[WAITING, arguments.bandwidths[0]] = readers[OWN, arguments.bandwidths[0]]
+    readers[WAITING, bandwidths[0]] = readers[OWN, bandwidths[0]]
 
-    unthrottled = training.reader(Store.open(arguments.config.data.store))
+    unthrottled = training.reader(Store.open(config.data.store))
     (repeated,) = read_ahead(unthrottled, training.plan(1))
     compute: list[float] = []
     seconds: dict[tuple[str, float], list[float]] = {case: [] for case in readers}
@@ -136,18 +138,18 @@ def measure(
             num_samples[case] += 1 + STEPS_PER_ROUND + ahead
             seconds[case] += steps.seconds
     return Ways(
-        world_size,
-        arguments.config.model.channels,
+        rank.world_size,
+        config.model.channels,
         meshes.gather_objects(training.flops_per_step / 1e9),
         statistics.median(compute),
         meshes.gather_objects(training.share),
         [
-            Measured(
+            ReadingTime(
                 reading,
                 speed,
                 statistics.median(seconds[reading, speed]),
                 meshes.gather_objects(
-                    delivered[reading, speed] / num_samples[reading, speed] / 1e6
+                    delivered[reading, speed] / num_samples[reading, speed] / MEGABYTE
                 ),
             )
             for reading, speed in readers
@@ -155,7 +157,7 @@ def measure(
     )
 
 
-def tabulate(by_ways: list[Ways]) -> list[Row]:
+def tabulate(by_ways: list[Ways]) -> list[ScalingRow]:
     """Predicted and measured side by side; the first of ``by_ways`` is one way.
 
     Predictions know the bytes of a sample as one rank read it, the bandwidth, and the measured
@@ -163,30 +165,30 @@ def tabulate(by_ways: list[Ways]) -> list[Row]:
     """
     single = by_ways[0]
     rows = []
-    for one in single.measured:
-        (sample_mb,) = one.read_mb
-        manners = (one.reading, WHOLE) if one.reading == OWN else (one.reading,)
-        base_s = predict(one.reading, sample_mb, 1, one.bandwidth_mb_per_s, single.compute_s)
+    for alone in single.measured:
+        (sample_mb,) = alone.read_mb
+        manners = (alone.reading, WHOLE) if alone.reading == OWN else (alone.reading,)
+        base_s = predict(alone.reading, sample_mb, 1, alone.bandwidth_mb_per_s, single.compute_s)
         for reading in manners:
             for here in by_ways:
-                found = _find(here, reading if here.ways > 1 else one.reading, one)
+                timed = _find(here, reading if here.ways > 1 else alone.reading, alone)
                 predicted_s = predict(
-                    reading, sample_mb, here.ways, one.bandwidth_mb_per_s, here.compute_s
+                    reading, sample_mb, here.ways, alone.bandwidth_mb_per_s, here.compute_s
                 )
                 work = statistics.mean(here.gflop_per_rank) / single.gflop_per_rank[0]
                 whole = reading == WHOLE
                 rows.append(
-                    Row(
-                        one.bandwidth_mb_per_s,
+                    ScalingRow(
+                        alone.bandwidth_mb_per_s,
                         reading,
                         here.ways,
                         here.compute_s,
                         predicted_s,
                         _bound_by(reading, predicted_s, here.compute_s),
-                        found.seconds,
+                        timed.seconds,
                         work * base_s / predicted_s,
-                        work * one.seconds / found.seconds,
-                        found.read_mb,
+                        work * alone.seconds / timed.seconds,
+                        timed.read_mb,
                         [sample_mb * (1.0 if whole else share) for share in here.share],
                     )
                 )
@@ -210,22 +212,22 @@ def _bound_by(reading: str, predicted_s: float, compute_s: float) -> str:
     return "compute" if predicted_s == compute_s else "reading"
 
 
-def _find(here: Ways, reading: str, like: Measured) -> Measured:
-    (found,) = (
-        measured
-        for measured in here.measured
-        if (measured.reading, measured.bandwidth_mb_per_s) == (reading, like.bandwidth_mb_per_s)
+def _find(here: Ways, reading: str, like: ReadingTime) -> ReadingTime:
+    (timed,) = (
+        each
+        for each in here.measured
+        if (each.reading, each.bandwidth_mb_per_s) == (reading, like.bandwidth_mb_per_s)
     )
-    return found
+    return timed
 
 
-def _configuration(store: Path, channels: int) -> Config:
+def _configuration(store: Path, layout: Layout, channels: int) -> Config:
     model = {"patch": PATCH, "channels": channels, "blocks": 1, "token_hidden": 1.0}
-    return configuration(store, model=model, **STATE)
+    return configuration(store, layout, model=model, **STATE)
 
 
 def _multiply_adds(config: Config) -> int:
-    """Of a whole training step."""
+    """The multiply-adds of a training step, over all ranks."""
     grid = Store.open(config.data.store).grid
     model = WeatherMixer(architecture_of(config, grid), Mesh.describe(), device="meta")
     return step_cost(model, samples=1).multiply_adds

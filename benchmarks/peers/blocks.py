@@ -28,7 +28,7 @@ class BlockSizes:
 
 
 @dataclass(frozen=True)
-class Step:
+class SchemeStep:
     """One forward and backward pass of a scheme, on this rank.
 
     ``run`` leaves the gradients of the weights in place, reduced as an optimizer needs them, and
@@ -59,7 +59,7 @@ class Mlp(nn.Module):
         return self.contract(F.gelu(self.expand(x)))
 
 
-class Block(nn.Module):
+class PlainBlock(nn.Module):
     """``x ← x + W₂ gelu(W₁ norm(x))`` over tokens, then over channels; ``x (1, tokens, channels)``.
 
     The maps over tokens are linear layers on the transposed activations ``(1, channels, tokens)``.
@@ -83,7 +83,7 @@ class Blocks(nn.Sequential):
     def __init__(self, sizes: BlockSizes) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            super().__init__(*(Block(sizes) for _ in range(sizes.blocks)))
+            super().__init__(*(PlainBlock(sizes) for _ in range(sizes.blocks)))
 
 
 def sample(sizes: BlockSizes, index: int) -> tuple[Tensor, Tensor]:
@@ -100,5 +100,12 @@ def forward_and_backward(model: nn.Module, x: Tensor, upstream: Tensor) -> tuple
     x.grad = None
     output = model(x)
     output.backward(upstream)
-    assert x.grad is not None
-    return output.detach(), x.grad
+    gradient: Tensor | None = x.grad
+    assert gradient is not None
+    return output.detach(), gradient
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """The gradient of every weight, by name, which a backward pass has left in place."""
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    return {name: gradient for name, gradient in gradients.items() if gradient is not None}

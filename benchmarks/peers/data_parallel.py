@@ -12,24 +12,31 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.blocks import (
+    Blocks,
+    BlockSizes,
+    SchemeStep,
+    forward_and_backward,
+    gradients_of,
+    sample,
+)
 from peers.dtensor import whole_gradients
 
 
-def build_ddp(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build_ddp(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     """Every rank holds all weights; gradients are averaged during the backward pass."""
     model = Blocks(sizes).to(device)
     replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
     x, upstream = _own_sample(sizes, rank, device)
-    return Step(
+    return SchemeStep(
         run=lambda: forward_and_backward(replica, x, upstream),
         gather=_itself,
-        gradients=lambda: {name: weight.grad for name, weight in model.named_parameters()},
+        gradients=lambda: gradients_of(model),
         samples=world_size,
     )
 
 
-def build_fsdp2(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build_fsdp2(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     """Weights are cut over the ranks, gathered block by block when needed, and freed after."""
     mesh = init_device_mesh(device.type, (world_size,))
     model = Blocks(sizes).to(device)
@@ -37,7 +44,7 @@ def build_fsdp2(sizes: BlockSizes, rank: int, world_size: int, device: torch.dev
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     x, upstream = _own_sample(sizes, rank, device)
-    return Step(
+    return SchemeStep(
         run=lambda: forward_and_backward(model, x, upstream),
         gather=_itself,
         gradients=lambda: whole_gradients(model),

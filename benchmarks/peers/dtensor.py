@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 
-from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.blocks import (
+    Blocks,
+    BlockSizes,
+    PlainBlock,
+    SchemeStep,
+    forward_and_backward,
+    gradients_of,
+    sample,
+)
 
 TOKENS, CHANNELS = 1, 2
 BY_OUTPUTS, BY_INPUTS = Shard(0), Shard(1)
@@ -35,20 +43,23 @@ class Cuts:
 
 def build_over_channels(
     sizes: BlockSizes, rank: int, world_size: int, device: torch.device
-) -> Step:
+) -> SchemeStep:
     cuts = Cuts(Shard(CHANNELS), BY_INPUTS, BY_OUTPUTS, BY_OUTPUTS, BY_OUTPUTS)
     return _build(sizes, world_size, device, cuts)
 
 
-def build_over_tokens(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build_over_tokens(
+    sizes: BlockSizes, rank: int, world_size: int, device: torch.device
+) -> SchemeStep:
     cuts = Cuts(Shard(TOKENS), BY_INPUTS, BY_OUTPUTS, BY_OUTPUTS, BY_INPUTS)
     return _build(sizes, world_size, device, cuts)
 
 
-def _build(sizes: BlockSizes, world_size: int, device: torch.device, cuts: Cuts) -> Step:
+def _build(sizes: BlockSizes, world_size: int, device: torch.device, cuts: Cuts) -> SchemeStep:
     mesh = init_device_mesh(device.type, (world_size,))
     model = Blocks(sizes).to(device)
     for block in model:
+        assert isinstance(block, PlainBlock)
         for linear, cut in (
             (block.token_mlp.expand, cuts.token_expand),
             (block.token_mlp.contract, cuts.token_contract),
@@ -71,7 +82,7 @@ def _build(sizes: BlockSizes, world_size: int, device: torch.device, cuts: Cuts)
         settle(model)
         return parts
 
-    return Step(run, gather=DTensor.full_tensor, gradients=lambda: whole_gradients(model))
+    return SchemeStep(run, gather=_whole, gradients=lambda: whole_gradients(model))
 
 
 def _place(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement) -> None:
@@ -81,12 +92,19 @@ def _place(module: nn.Module, name: str, mesh: DeviceMesh, placement: Placement)
 
 
 def settle(model: nn.Module) -> None:
-    """Reduces what the backward pass left as partial sums: each gradient as its weight is held."""
+    """Reduce what the backward pass left as partial sums: each gradient as its weight is held."""
     for weight in model.parameters():
-        if weight.grad.placements != weight.placements:
-            weight.grad = weight.grad.redistribute(placements=weight.placements)
+        data, gradient = weight.data, weight.grad
+        assert isinstance(data, DTensor) and isinstance(gradient, DTensor)
+        if gradient.placements != data.placements:
+            weight.grad = gradient.redistribute(placements=data.placements)
 
 
 def whole_gradients(model: nn.Module) -> dict[str, Tensor]:
     """The gradient of every weight, by name, gathered from all ranks."""
-    return {name: weight.grad.full_tensor() for name, weight in model.named_parameters()}
+    return {name: _whole(gradient) for name, gradient in gradients_of(model).items()}
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.full_tensor()

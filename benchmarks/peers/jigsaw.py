@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
 from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, layouts, shared_cost
 from weathermixer.jigsaw.layers import ChannelLinear, TokenLinear, local_parameters
 from weathermixer.jigsaw.layers import prefetch_in_order as prefetch
@@ -19,13 +19,13 @@ from weathermixer.jigsaw.mesh import Mesh, connect
 from weathermixer.model.mixer import Architecture, Mixing
 
 
-def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     return _build(sizes, world_size, device, overlap=True)
 
 
 def build_without_overlap(
     sizes: BlockSizes, rank: int, world_size: int, device: torch.device
-) -> Step:
+) -> SchemeStep:
     return _build(sizes, world_size, device, overlap=False)
 
 
@@ -69,7 +69,9 @@ def cheapest_layout(sizes: BlockSizes, world_size: int) -> Layout:
     return cheapest(layouts(world_size), lambda layout: predicted(sizes, layout))
 
 
-def _build(sizes: BlockSizes, world_size: int, device: torch.device, *, overlap: bool) -> Step:
+def _build(
+    sizes: BlockSizes, world_size: int, device: torch.device, *, overlap: bool
+) -> SchemeStep:
     mesh = connect(cheapest_layout(sizes, world_size), device=device, overlap=overlap)
     model = stack(sizes, mesh, device)
     _set_weights(model, Blocks(sizes))
@@ -96,7 +98,7 @@ def _build(sizes: BlockSizes, world_size: int, device: torch.device, *, overlap:
             found[_plain_name(name)] = _whole(parameter.grad, block)
         return found
 
-    return Step(lambda: forward_and_backward(model, x, upstream), gather, gradients)
+    return SchemeStep(lambda: forward_and_backward(model, x, upstream), gather, gradients)
 
 
 def _plain_name(name: str) -> str:

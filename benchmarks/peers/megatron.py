@@ -19,13 +19,13 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
 from peers.dtensor import settle, whole_gradients
 
 TOKENS, TOKENS_TRANSPOSED = 1, 2
 
 
-def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     mesh = init_device_mesh(device.type, (world_size,))
     model = Blocks(sizes).to(device)
     for block in model:
@@ -56,4 +56,4 @@ def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -
     def gather(part: Tensor) -> Tensor:
         return DTensor.from_local(part, mesh, [Shard(TOKENS)]).full_tensor()
 
-    return Step(run, gather, gradients=lambda: whole_gradients(model))
+    return SchemeStep(run, gather, gradients=lambda: whole_gradients(model))

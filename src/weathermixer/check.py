@@ -179,7 +179,7 @@ def _mesh_fits(config: Config, store: States, notes: Notes) -> None:
 
 def _step_is_that_of_the_store(config: Config, store: States, notes: Notes) -> None:
     with notes.refusals("data.step_hours", "change it, or use another store"):
-        check_step(config, store)
+        check_step(config.data, store)
 
 
 def _periods_hold_samples(config: Config, store: States, notes: Notes) -> None:
@@ -187,7 +187,7 @@ def _periods_hold_samples(config: Config, store: States, notes: Notes) -> None:
     for name, windows in (("train", training_windows), ("validation", validation_windows)):
         remedy = within + _of_preset(config, "data", name)
         with notes.refusals(f"data.{name}", remedy):
-            windows(config, store)
+            windows(config.data, config.training, store)
 
 
 def _chunks_fit_the_mesh(
@@ -232,7 +232,7 @@ def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     channels = range(architecture.prognostic)[part.channels]
     columns = range(architecture.grid[1])[part.longitudes]
     values = len(channels) * architecture.grid[0] * len(columns)
-    state = values * state_dtype(config).itemsize
+    state = values * state_dtype(config.training).itemsize
     training = config.training
     return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Self
 
 Progress = Callable[[int, int], None]
@@ -29,9 +29,12 @@ class _Speech:
 
 
 def say(sentence: str) -> None:
-    """One line to the user, on standard error."""
+    """Print one line to the user, on standard error, where that can still be written."""
     if not _Speech.muted:
-        print(sentence, file=sys.stderr, flush=True)
+        with suppress(
+            OSError, ValueError
+        ):  # the terminal is gone, or the disk under a file is full
+            print(sentence, file=sys.stderr, flush=True)
 
 
 @contextmanager

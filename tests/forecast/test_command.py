@@ -34,7 +34,7 @@ def folder(waves: Path, random_run: Path, tmp_path_factory: pytest.TempPathFacto
         forecast(random_run, waves, "2001-01-03", 2, folder / "half.zarr", progress=interrupt)
     write_waves(folder / "early.zarr", times=5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("waves.LATITUDE", np.linspace(80.0, -80.0, 8))
+        patch.setattr("support.waves.LATITUDE", np.linspace(80.0, -80.0, 8))
         write_waves(folder / "elsewhere.zarr", times=20)
     return folder
 

@@ -52,6 +52,18 @@ def test_it_is_the_model_applied_to_normalised_states_and_restored(
             np.testing.assert_allclose(got["2m_temperature"], state[1], rtol=1e-6)
 
 
+def test_a_hole_at_the_last_initial_time_is_known_before_anything_is_written(
+    waves: Path, tmp_path: Path
+) -> None:
+    run_path = write_run(tmp_path / "run", waves, scale=0.05)
+    store = tmp_path / "waves.zarr"
+    shutil.copytree(waves, store)
+    shutil.rmtree(store / "state" / "c" / "14")
+    with pytest.raises(UserError, match="the state at 2001-01-04T12:00:00 has missing chunks"):
+        forecast(run_path, store, INITS, 2, tmp_path / "f.zarr")
+    assert not (tmp_path / "f.zarr.partial").exists()
+
+
 def test_an_untrained_increment_is_persistence(waves: Path, tmp_path: Path) -> None:
     run_path = write_run(tmp_path / "run", waves, scale=0.0)
     forecast(run_path, waves, "2001-01-03", 3, tmp_path / "f.zarr")
@@ -162,12 +174,12 @@ def test_a_finished_forecast_is_not_overwritten(
 def test_a_store_without_the_channels_or_on_another_grid_is_refused(
     random_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("waves.CHANNELS", ("temperature_850", "10m_u_component_of_wind"))
+    monkeypatch.setattr("support.waves.CHANNELS", ("temperature_850", "10m_u_component_of_wind"))
     poorer = write_waves(tmp_path / "poorer.zarr", times=10)
     with pytest.raises(UserError, match="lacks"):
         forecast(random_run, poorer, str(START), 1, tmp_path / "f.zarr")
     monkeypatch.undo()
-    monkeypatch.setattr("waves.LATITUDE", np.linspace(80.0, -80.0, 8))
+    monkeypatch.setattr("support.waves.LATITUDE", np.linspace(80.0, -80.0, 8))
     elsewhere = write_waves(tmp_path / "elsewhere.zarr", times=10)
     with pytest.raises(UserError, match="grid"):
         forecast(random_run, elsewhere, str(START), 1, tmp_path / "f.zarr")

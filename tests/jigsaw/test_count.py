@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from support.network_steps import NetworkStep, run_step
 from support.networks import (
     ALL_SCHEMES,
     EVEN,
@@ -16,9 +17,7 @@ from support.networks import (
     Sample,
     Schemes,
     Sizes,
-    Step,
     mesh_name,
-    run_step,
     whole_parameters,
 )
 from support.ranks import Pool
@@ -43,9 +42,9 @@ def step_of(
     dtype: torch.dtype = torch.float32,
     passes: int = 1,
     state_gradient: bool = True,
-) -> Step:
+) -> NetworkStep:
     parameter_dtype = torch.promote_types(dtype, torch.float32)
-    return Step(
+    return NetworkStep(
         sizes,
         schemes,
         Sample.draw(sizes, batch, dtype),
@@ -55,7 +54,7 @@ def step_of(
     )
 
 
-def predicted(step: Step, layout: Layout) -> Cost:
+def predicted(step: NetworkStep, layout: Layout) -> Cost:
     """The cost on a rank, from a description of its mesh."""
     network = Network(step.sizes, Mesh.describe(layout), step.schemes, device="meta")
     parts = {network.encoder: False, network.blocks: step.checkpointed}
@@ -78,7 +77,7 @@ def predicted(step: Step, layout: Layout) -> Cost:
     return layers + shared_cost(network, parameter_bytes=parameter_bytes)
 
 
-def check(pool: Pool, layout: Layout, step: Step) -> None:
+def check(pool: Pool, layout: Layout, step: NetworkStep) -> None:
     for rank, outcome in enumerate(pool.run(run_step, layout, step)):
         counted = Cost(
             *(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from oracles.layers import Held, cut, join, layer_norm, over_channels, over_tokens
+from support.network_steps import NetworkStep, joined, run_step
 from support.networks import (
     ALL_SCHEMES,
     MESHES,
@@ -18,13 +19,10 @@ from support.networks import (
     Network,
     Sample,
     Schemes,
-    Step,
     activation_ranges,
     errors,
     held_activation,
-    joined,
     mesh_name,
-    run_step,
     whole_parameters,
 )
 from support.ranks import Pool
@@ -204,9 +202,9 @@ def step_of(
     batch: int = 2,
     dtype: torch.dtype = torch.float64,
     parameter_dtype: torch.dtype | None = None,
-) -> Step:
+) -> NetworkStep:
     parameters = whole_parameters(UNEVEN, parameter_dtype or dtype)
-    return Step(UNEVEN, schemes, Sample.draw(UNEVEN, batch, dtype), parameters)
+    return NetworkStep(UNEVEN, schemes, Sample.draw(UNEVEN, batch, dtype), parameters)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -305,7 +303,9 @@ def test_bfloat16_errs_no_more_on_many_ranks_than_on_one(
         assert many**0.5 <= 2.0 * one**0.5, name
 
 
-def gradients_of_the_same(mesh: Mesh, step: Step) -> dict[str, tuple[object, Tensor, Tensor]]:
+def gradients_of_the_same(
+    mesh: Mesh, step: NetworkStep
+) -> dict[str, tuple[object, Tensor, Tensor]]:
     """Of each parameter that is shared: whose it is, its bits and those of its gradient."""
     outcome = step(mesh)
     network = Network(step.sizes, mesh, step.schemes)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from typing import Any
+from unittest.mock import patch
 
 from support.disk import full_disk
 from weathermixer.cli import main
@@ -33,7 +34,7 @@ def fail_late(how: str) -> None:
             with full_disk(after_bytes=64):
                 write(self, *arguments)
 
-    ForecastWriter._write_leads = failing  # type: ignore[method-assign]
+    patch.object(ForecastWriter, "_write_leads", failing).start()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import warnings
@@ -23,12 +24,14 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_plainly
 from oracles.layers import Held, join
 from support.waves import wave_config
 from weathermixer.config import Config
+from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import WeatherMixer
-from weathermixer.training import trainer
+from weathermixer.training.history import StepReport
+from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.result import TrainResult
 from weathermixer.training.state import TrainingState
 from weathermixer.training.trainer import train
@@ -115,8 +118,8 @@ def mesh_settings(layout: Layout | None) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One training: a new run, or the continuation of one."""
+class TrainingOrder:
+    """A training to be done: a new run, or the continuation of one."""
 
     config: Config
     out: Path
@@ -133,8 +136,8 @@ class RankEnd:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """One training as all of its ranks saw it."""
+class TrainedRun:
+    """A training as all of its ranks saw it."""
 
     out: Path
     ranks: list[RankEnd]
@@ -152,17 +155,22 @@ class Trained:
         return _joined([rank.final for rank in self.ranks])
 
 
-def train_all(mesh: Mesh, jobs: Sequence[Job]) -> list[RankEnd]:
+def train_all(mesh: Mesh, orders: Sequence[TrainingOrder]) -> list[RankEnd]:
     """Work for a pool: the trainings, one after the other, on the rank that ``mesh`` describes."""
-    return [_train(job) for job in jobs]
+    return [_train(order) for order in orders]
 
 
-def by_job(jobs: Sequence[Job], ranks: Sequence[Sequence[RankEnd]]) -> list[Trained]:
-    """What all ranks returned from ``train_all``."""
-    return [Trained(job.out, [ends[number] for ends in ranks]) for number, job in enumerate(jobs)]
+def by_order(
+    orders: Sequence[TrainingOrder], ranks: Sequence[Sequence[RankEnd]]
+) -> list[TrainedRun]:
+    """What all ranks returned from ``train_all``, training by training."""
+    return [
+        TrainedRun(order.out, [ends[number] for ends in ranks])
+        for number, order in enumerate(orders)
+    ]
 
 
-def _train(job: Job) -> RankEnd:
+def _train(order: TrainingOrder) -> RankEnd:
     states: list[TrainingState] = []
     initial: dict[str, Held] = {}
     plain = TrainingState.initial
@@ -173,7 +181,7 @@ def _train(job: Job) -> RankEnd:
         return states[-1]
 
     with patch.object(TrainingState, "initial", watched):
-        result = train(job.config, job.out, resume=job.resume, console=Console(quiet=True))
+        result = train(order.config, order.out, resume=order.resume, console=Console(quiet=True))
     return RankEnd(result, initial, _held(states[0].model))
 
 
@@ -224,53 +232,64 @@ def distances(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> d
     }
 
 
-def train_spoiled(mesh: Mesh, job: Job, rank: int, at_step: int) -> str:
+def train_heard(mesh: Mesh, orders: Sequence[TrainingOrder]) -> list[tuple[TrainResult, list[str]]]:
+    """Work for a pool: the trainings in turn, each with the lines that this rank said."""
+    heard = []
+    for order in orders:
+        said = io.StringIO()
+        result = train(order.config, order.out, console=Console(file=said, width=1000))
+        heard.append((result, said.getvalue().splitlines()))
+    return heard
+
+
+def train_spoiled(mesh: Mesh, order: TrainingOrder, rank: int, at_step: int) -> str:
     """Work for a pool: a training of which one rank is given a NaN; what each rank says of it.
 
     The NaN is in the last channel, first target and second sample that the rank has.
     """
+    next_batch = TrainingLoop.next_batch
 
-    sound = trainer.read_ahead
-
-    def spoiled(*arguments: Any, **options: Any) -> Any:
-        for step, batch in enumerate(sound(*arguments, **options), start=1):
-            if step == at_step and mesh.layout.rank == rank:
-                batch.states[1, 1, -1, 3, 1] = torch.nan
-            yield batch
-
-    with patch.object(trainer, "read_ahead", spoiled), pytest.raises(UserError) as caught:
-        train(job.config, job.out, console=Console(quiet=True))
-    return str(caught.value)
-
-
-def train_refused(mesh: Mesh, jobs: Sequence[Job]) -> str:
-    """Work for a pool: a training that every rank refuses, and what it says.
-
-    Each has a job of its own, and works in the folder of its run.
-    """
-    job = jobs[mesh.layout.rank]
-    with chdir(job.out.parent), pytest.raises((UserError, LayoutError)) as caught:
-        train(job.config, job.out, console=Console(quiet=True))
-    return str(caught.value)
-
-
-def train_stopped_late(mesh: Mesh, job: Job) -> TrainResult:
-    """Work for a pool: rank 1 is asked to stop in its third step, the others when they save."""
-    steps = iter(range(1, 1000))
-    plain_loss, plain_save = trainer.rollout_loss, TrainingState.save
-
-    def loss(*arguments: Any, **options: Any) -> Any:
-        if mesh.layout.rank == 1 and next(steps) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain_loss(*arguments, **options)
-
-    def save(*arguments: Any, **options: Any) -> Path:
-        if mesh.layout.rank != 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return plain_save(*arguments, **options)
+    def spoiled(loop: TrainingLoop) -> Batch:
+        batch = next_batch(loop)
+        if loop.state.step == at_step - 1 and mesh.layout.rank == rank:
+            batch.states[1, 1, -1, 3, 1] = torch.nan
+        return batch
 
     with (
-        patch.object(trainer, "rollout_loss", loss),
-        patch.object(TrainingState, "save", save),
+        patch.object(TrainingLoop, "next_batch", spoiled),
+        pytest.raises(UserError) as caught,
     ):
-        return train(job.config, job.out, console=Console(quiet=True))
+        train(order.config, order.out, console=Console(quiet=True))
+    return str(caught.value)
+
+
+def train_refused(mesh: Mesh, orders: Sequence[TrainingOrder]) -> str:
+    """Work for a pool: a training that every rank refuses, and what it says.
+
+    Each has an order of its own, and works in the folder of its run.
+    """
+    order = orders[mesh.layout.rank]
+    with chdir(order.out.parent), pytest.raises((UserError, LayoutError)) as caught:
+        train(order.config, order.out, console=Console(quiet=True))
+    return str(caught.value)
+
+
+def train_stopped_late(mesh: Mesh, order: TrainingOrder) -> TrainResult:
+    """Work for a pool: rank 1 is asked to stop in its third step, the others when they save."""
+    plain_step, plain_save = TrainingLoop.step, TrainingLoop.save
+
+    def step(loop: TrainingLoop, batch: Batch | None = None) -> StepReport:
+        if mesh.layout.rank == 1 and loop.state.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain_step(loop, batch)
+
+    def save(loop: TrainingLoop) -> Path:
+        if mesh.layout.rank != 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain_save(loop)
+
+    with (
+        patch.object(TrainingLoop, "step", step),
+        patch.object(TrainingLoop, "save", save),
+    ):
+        return train(order.config, order.out, console=Console(quiet=True))

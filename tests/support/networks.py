@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from oracles.layers import Held, Ranges, cut, join, mixer, part
+from oracles.layers import Held, Ranges, cut, part
 from weathermixer.jigsaw.cost import PAIRS, Pair, cheapest_pair
-from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.layers import (
     ChannelLinear,
     LayerNorm,
@@ -95,32 +94,41 @@ class Schemes:
 
 
 ALL_SCHEMES = [
-    Schemes(single, tokens, channels)
-    for single, tokens, channels in (
-        *product(("reduce",), PAIRS, PAIRS),
-        ("gather", PAIRS[0], PAIRS[0]),
-    )
+    *(Schemes("reduce", tokens, channels) for tokens, channels in product(PAIRS, PAIRS)),
+    Schemes("gather", PAIRS[0], PAIRS[0]),
 ]
 
 
-class Block(nn.Module):
-    def __init__(self, sizes: Sizes, mesh: Mesh, schemes: Schemes, device: object) -> None:
+class MixingPair(nn.Module):
+    """Token mixing, then channel mixing, each added to its input; ``(tokens, batch, channels)``."""
+
+    def __init__(
+        self, sizes: Sizes, mesh: Mesh, schemes: Schemes, device: torch.device | str | None
+    ) -> None:
         super().__init__()
         tokens, channels = sizes.tokens, sizes.channels
-        pairs = {
-            TokenLinear: (schemes.tokens, tokens, sizes.token_hidden, channels),
-            ChannelLinear: (schemes.channels, channels, sizes.channel_hidden, tokens),
-        }
-        for prefix, kind in (("token", TokenLinear), ("channel", ChannelLinear)):
-            pair, size, hidden, rows = pairs[kind]
-            pair = pair or cheapest_pair(kind, size, hidden, mesh, rows=rows)
-            self.add_module(f"{prefix}_norm", LayerNorm(channels, mesh, rows=tokens, device=device))
-            for name, ends, scheme in (
-                ("expand", (size, hidden), pair[0]),
-                ("contract", (hidden, size), pair[1]),
-            ):
-                linear = kind(*ends, mesh, rows=rows, scheme=scheme, device=device)
-                self.add_module(f"{prefix}_{name}", linear)
+        tokens_pair = schemes.tokens or cheapest_pair(
+            TokenLinear, tokens, sizes.token_hidden, mesh, rows=channels
+        )
+        channels_pair = schemes.channels or cheapest_pair(
+            ChannelLinear, channels, sizes.channel_hidden, mesh, rows=tokens
+        )
+        self.token_norm = LayerNorm(channels, mesh, rows=tokens, device=device)
+        self.token_expand, self.token_contract = (
+            TokenLinear(source, target, mesh, rows=channels, scheme=scheme, device=device)
+            for source, target, scheme in (
+                (tokens, sizes.token_hidden, tokens_pair[0]),
+                (sizes.token_hidden, tokens, tokens_pair[1]),
+            )
+        )
+        self.channel_norm = LayerNorm(channels, mesh, rows=tokens, device=device)
+        self.channel_expand, self.channel_contract = (
+            ChannelLinear(source, target, mesh, rows=tokens, scheme=scheme, device=device)
+            for source, target, scheme in (
+                (channels, sizes.channel_hidden, channels_pair[0]),
+                (sizes.channel_hidden, channels, channels_pair[1]),
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.token_contract(F.gelu(self.token_expand(x, self.token_norm)))
@@ -131,19 +139,33 @@ class Network(nn.Module):
     """The function of :func:`oracles.layers.mixer`, on the part of a rank."""
 
     def __init__(
-        self, sizes: Sizes, mesh: Mesh, schemes: Schemes | None = None, device: object = None
+        self,
+        sizes: Sizes,
+        mesh: Mesh,
+        schemes: Schemes | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
         schemes = schemes or Schemes()
         channels, tokens = sizes.channels, sizes.tokens
-        options = {"rows": tokens, "scheme": schemes.single, "device": device}
-        self.encoder = ChannelLinear(sizes.inputs, channels, mesh, **options)
+
+        def linear(source: Dimension, target: int | Dimension) -> ChannelLinear:
+            return ChannelLinear(
+                source,
+                target,
+                mesh,
+                rows=tokens,
+                scheme=schemes.single,
+                device=device,
+            )
+
+        self.encoder = linear(sizes.inputs, channels)
         self.blocks = nn.ModuleList(
-            Block(sizes, mesh, schemes, device) for _ in range(sizes.blocks)
+            MixingPair(sizes, mesh, schemes, device) for _ in range(sizes.blocks)
         )
         self.norm = LayerNorm(channels, mesh, rows=tokens, device=device)
         both = Dimension((channels, channels))
-        self.decoder = ChannelLinear(both, sizes.state, mesh, **options)
+        self.decoder = linear(both, sizes.state)
         self.checkpointed = False
         prefetch_in_order(self)
 
@@ -243,78 +265,13 @@ def held_activation(layout: Layout, tokens: Dimension, features: Dimension, tens
 
 
 def held_gradients(network: Network) -> dict[str, Held]:
+    """The gradient of each parameter, as far as the rank holds it."""
     ranges = network.ranges()
-    return {
-        name: Held(*ranges[name], parameter.grad) for name, parameter in network.named_parameters()
-    }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one rank has after a forward and a backward pass."""
-
-    tensors: dict[str, Held]  # the output, the gradient of the state, and those of the parameters
-    forward: Counter
-    backward: Counter
-
-
-@dataclass(frozen=True)
-class Step:
-    """A forward and a backward pass of a network, run on every rank of a mesh."""
-
-    sizes: Sizes
-    schemes: Schemes
-    sample: Sample
-    parameters: dict[str, Tensor]
-    passes: int = 1
-    state_gradient: bool = True
-    checkpointed: bool = False
-
-    def __call__(self, mesh: Mesh) -> Outcome:
-        network = Network(self.sizes, mesh, self.schemes).load(self.parameters)
-        network.checkpointed = self.checkpointed
-        sample = self.sample.on(mesh.layout, self.sizes)
-        state = sample.state.requires_grad_(self.state_gradient)
-        before = mesh.counter.copy()
-        output = network(state, sample.static, passes=self.passes)
-        forward = mesh.counter.since(before)
-        before = mesh.counter.copy()
-        output.backward(sample.gradient)
-        backward = mesh.counter.since(before)
-        sizes = self.sizes
-        tensors = {"output": held_activation(mesh.layout, sizes.tokens, sizes.state, output)}
-        if state.grad is not None:
-            tensors["state"] = held_activation(mesh.layout, sizes.tokens, sizes.state, state.grad)
-        return Outcome(tensors | held_gradients(network), forward, backward)
-
-    def expected(self) -> dict[str, Tensor]:
-        """The same on one process, from the description, in float64."""
-        weights = {name: value.double().requires_grad_() for name, value in self.parameters.items()}
-        state = self.sample.state.double().requires_grad_()
-        output = mixer(
-            weights,
-            state,
-            self.sample.static.double(),
-            blocks=self.sizes.blocks,
-            passes=self.passes,
-        )
-        output.backward(self.sample.gradient.double())
-        tensors = {"output": output, "state": state.grad}
-        tensors |= {name: value.grad for name, value in weights.items()}
-        return {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def run_step(mesh: Mesh, step: Step) -> Outcome:
-    return step(mesh)
-
-
-def joined(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
-    """The global tensors; what several ranks hold is the same bits, and everything is held."""
-    whole = {}
-    for name in outcomes[0].tensors:
-        whole[name], holders = join([outcome.tensors[name] for outcome in outcomes])
-        assert int(holders.min()) >= 1, name
-    return whole
+    held = {}
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        held[name] = Held(*ranges[name], parameter.grad)
+    return held
 
 
 def errors(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
@@ -324,9 +281,9 @@ def errors(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict
     but for rounding: differences of these are relative to the largest value of any tensor.
     """
     largest = max(float(value.abs().max()) for value in expected.values())
-    found = {}
+    relative = {}
     for name, value in expected.items():
         own = float(value.abs().max())
         difference = float((actual[name].double() - value).abs().max())
-        found[name] = difference / (own if own > 1e-9 * largest else largest)
-    return found
+        relative[name] = difference / (own if own > 1e-9 * largest else largest)
+    return relative

@@ -15,7 +15,7 @@ from weathermixer.data.store.store_writer import Description, StoreWriter
 CHANNELS = ("geopotential_500", "geopotential_850", "2m_temperature")
 SCALES = np.array([900.0, 500.0, 8.0])[:, None, None]
 MEANS = np.array([5.5e4, 1.4e4, 280.0])[:, None, None]
-LONGITUDE = np.arange(6) * 60.0
+LONGITUDE = np.arange(6, dtype=np.float64) * 60.0
 START = np.datetime64("2001-03-01", "s")
 STEP = np.timedelta64(6, "h")
 LATITUDES = {

@@ -81,7 +81,7 @@ class Pool:
         waiting = {connection: rank for rank, (_, connection) in enumerate(self._ranks)}
         deadline = time.monotonic() + deadline_seconds
         while waiting:
-            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+            ready: list[Any] = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 if not failures:
                     late = ", ".join(map(str, sorted(waiting.values())))
@@ -153,12 +153,13 @@ POOL = Pool()
 def _serve(rank: int, world_size: int, meeting: str, connection: Connection) -> None:
     """What a rank does: it works until nobody sends it work any more."""
     import torch
+    from torch._C._distributed_c10d import FileStore
 
     from weathermixer.jigsaw import mesh
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(meeting, world_size)
+    store = FileStore(meeting, world_size)
     mesh.start(rank, world_size, store=store, device=torch.device("cpu"))
 
     @cache

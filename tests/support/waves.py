@@ -12,7 +12,7 @@ from weathermixer.config import Config
 from weathermixer.data.store.store_writer import Description, StoreWriter
 
 CHANNELS = ("temperature_850", "2m_temperature")
-LATITUDE = np.linspace(78.75, -78.75, 8)
+LATITUDE: NDArray[np.float64] = np.linspace(78.75, -78.75, 8)
 LONGITUDE = np.arange(16) * 22.5
 START = np.datetime64("2001-01-01T00:00:00", "s")
 
@@ -44,15 +44,18 @@ def write_waves(
     step = np.timedelta64(round(hours * 3600), "s")
     when = START + np.arange(times) * step
     channels = (*(f"temperature_{level}" for level in levels), CHANNELS[-1])
-    longitude = np.arange(longitudes) * (360.0 / longitudes)
+    longitude = np.arange(longitudes, dtype=np.float64) * (360.0 / longitudes)
     static = np.linspace(-1.0, 3.0, 8 * longitudes, dtype=np.float32).reshape(1, 8, longitudes)
     writer = StoreWriter.create(
         path,
         Description(channels, when, LATITUDE, longitude, hours, ("land_sea_mask",), static),
     )
-    shape = {"channels": len(channels), "longitudes": longitudes, "pulse": pulse}
+
+    def read(index: int) -> NDArray[np.float32]:
+        return state(index, channels=len(channels), longitudes=longitudes, pulse=pulse)
+
     for block in writer.missing_blocks():
-        for _ in writer.write_block(block, lambda index: state(index, **shape)):
+        for _ in writer.write_block(block, read):
             pass
     writer.finish((when[0], when[times * 4 // 5 - 1]))
     return path

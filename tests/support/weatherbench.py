@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from weathermixer.data.channels import parse_channel
 from weathermixer.data.store.store import Store
@@ -23,7 +24,7 @@ def as_dataset(store: Store) -> xr.Dataset:
     states = np.stack([store.read(index) for index in range(len(store.times))])
     channels = [parse_channel(name) for name in store.channels]
     plane = ("latitude", "longitude")
-    fields = {}
+    fields: dict[str, tuple[tuple[str, ...], NDArray[np.float32]]] = {}
     for variable in dict.fromkeys(channel.variable for channel in channels):
         places = [n for n, channel in enumerate(channels) if channel.variable == variable]
         if channels[places[0]].level_hpa is None:

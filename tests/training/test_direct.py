@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from support.meshed import Job, mesh_settings, train_all
+from support.meshed import TrainingOrder, mesh_settings, train_all
 from support.ranks import Pool
 from support.waves import wave_config, write_waves
 from support.weatherbench import LAYOUTS, as_dataset, write_archive
@@ -27,7 +27,7 @@ from weathermixer.training.trainer import train
 ONE = Layout()
 
 
-class Sources(NamedTuple):
+class TwoSources(NamedTuple):
     """The same sixty states twice; of 48 for training, all 47 pairs enter the statistics."""
 
     archive: str
@@ -35,12 +35,12 @@ class Sources(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+def sources(tmp_path_factory: pytest.TempPathFactory) -> TwoSources:
     folder = tmp_path_factory.mktemp("sources")
     dataset = as_dataset(Store.open(write_waves(folder / "waves.zarr", pulse=8.0)))
     dataset["land_sea_mask"] = dataset["land_sea_mask"].clip(0.0, 1.0)
     archive = write_archive(dataset, folder / "archive.zarr", LAYOUTS["from 180 W"], time=4)
-    return Sources(archive, prepare(folder / "store.zarr", [archive], climatology=False).path)
+    return TwoSources(archive, prepare(folder / "store.zarr", [archive], climatology=False).path)
 
 
 def config(
@@ -58,14 +58,16 @@ def config(
 
 @pytest.mark.parametrize("layout", [ONE, Layout(domain=2), Layout(tensor=2)], ids=str)
 def test_losses_are_those_of_the_prepared_store(
-    pool: Pool, sources: Sources, layout: Layout, tmp_path: Path
+    pool: Pool, sources: TwoSources, layout: Layout, tmp_path: Path
 ) -> None:
-    jobs = [
-        Job(config(source, layout), tmp_path / name)
+    orders = [
+        TrainingOrder(config(source, layout), tmp_path / name)
         for source, name in ((sources.archive, "archive"), (sources.store, "store"))
     ]
     ranks = (
-        [train_all(Mesh.describe(), jobs)] if layout == ONE else pool.run(train_all, layout, jobs)
+        [train_all(Mesh.describe(), orders)]
+        if layout == ONE
+        else pool.run(train_all, layout, orders)
     )
     for ours, theirs in ranks:
         assert ours.result.loss == pytest.approx(theirs.result.loss, rel=1e-10)
@@ -77,7 +79,7 @@ def test_losses_are_those_of_the_prepared_store(
 
 
 def test_what_chunks_cost_is_said_and_statistics_are_estimated_once(
-    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sources: TwoSources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(config(sources.archive), tmp_path / "run", console=Console(stderr=True, width=500))
     said = capsys.readouterr().err
@@ -91,7 +93,7 @@ def test_what_chunks_cost_is_said_and_statistics_are_estimated_once(
 
 
 def test_a_forecast_starts_from_an_archive_as_from_the_store(
-    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sources: TwoSources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(config(sources.archive), tmp_path / "run", console=Console(quiet=True))
     capsys.readouterr()
@@ -104,7 +106,7 @@ def test_a_forecast_starts_from_an_archive_as_from_the_store(
         np.testing.assert_array_equal(ours[name], values)
 
 
-def test_a_run_goes_on_with_another_reader(sources: Sources, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_reader(sources: TwoSources, tmp_path: Path) -> None:
     pytest.importorskip("tensorstore", reason="the package tensorstore is not installed")
     whole = train(config(sources.store), tmp_path / "whole", console=Console(quiet=True))
     for steps, reader in ((2, "zarr"), (3, "tensorstore")):
@@ -115,7 +117,7 @@ def test_a_run_goes_on_with_another_reader(sources: Sources, tmp_path: Path) -> 
     assert Run.open(tmp_path / "run").config.data.reader == "tensorstore"
 
 
-def test_a_missing_chunk_ends_a_training_with_its_time(sources: Sources, tmp_path: Path) -> None:
+def test_a_missing_chunk_ends_a_training_with_its_time(sources: TwoSources, tmp_path: Path) -> None:
     dataset = as_dataset(Store.open(sources.store))
     path = tmp_path / "archive.zarr"
     write_archive(dataset, path, time=1)

@@ -21,7 +21,7 @@ from support.damaged import remove_chunk
 from support.meshed import (
     LEVELS,
     LONGITUDES,
-    Job,
+    TrainingOrder,
     train_all,
     train_refused,
     train_spoiled,
@@ -153,9 +153,9 @@ def test_after_a_rank_is_killed_a_run_is_continued_to_the_same_bits(
     assert result["checkpoint"] == str(out / "checkpoints" / f"step-{steps:08d}")
 
     # What pool and command line start differently must not matter.
-    job = Job(endless_config(waves, training={"steps": steps}), tmp_path / "whole")
+    order = TrainingOrder(endless_config(waves, training={"steps": steps}), tmp_path / "whole")
     layout = Layout(**result["layout"])
-    whole = pool.run(train_all, layout, [job])[0][0].result
+    whole = pool.run(train_all, layout, [order])[0][0].result
     assert result["loss"] == whole.loss[begun:]
     assert _weights(out) == _weights(tmp_path / "whole")
 
@@ -181,8 +181,8 @@ def test_a_signal_that_reaches_a_rank_later_than_others_spares_the_checkpoint(
     waves: Path, tmp_path: Path, pool: Pool
 ) -> None:
     config = wave_config(waves, parallel={"domain": 2, "tensor": 1}, checkpoint={"every": 100})
-    job = Job(config, tmp_path / "run")
-    for result in pool.run(train_stopped_late, Layout(domain=2), job):
+    order = TrainingOrder(config, tmp_path / "run")
+    for result in pool.run(train_stopped_late, Layout(domain=2), order):
         assert result.stopped_by
         assert result.checkpoint == tmp_path / "run" / "checkpoints" / "step-00000003"
         assert result.checkpoint.exists()
@@ -220,8 +220,8 @@ def test_more_ranks_than_there_is_to_cut_are_refused(
     for layout, store, sections, said in cases:
         parallel = {"domain": layout.domain, "tensor": layout.tensor}
         config = wave_config(store, parallel=parallel, **sections)
-        jobs = [Job(config, tmp_path / "run")] * 3
-        sentences = pool.run(train_refused, layout, jobs)
+        orders = [TrainingOrder(config, tmp_path / "run")] * 3
+        sentences = pool.run(train_refused, layout, orders)
         assert len(set(sentences)) == 1
         assert said in sentences[0]
         assert not (tmp_path / "run").exists()
@@ -244,7 +244,7 @@ def test_a_run_that_would_be_overwritten_is_refused_and_nobody_blames_the_progra
     waves: Path, tmp_path: Path
 ) -> None:
     config = wave_config(waves, training={"steps": 3})
-    train_all(Mesh.describe(), [Job(config, tmp_path / "run")])
+    train_all(Mesh.describe(), [TrainingOrder(config, tmp_path / "run")])
     path = write_config(config, tmp_path / "config.yaml")
     first, other = begin_by_hand(*[["train", path, "--out", tmp_path / "run"]] * 2)
     assert first[0] == 2
@@ -255,16 +255,16 @@ def test_a_run_that_would_be_overwritten_is_refused_and_nobody_blames_the_progra
 
 def test_ranks_with_other_data_under_the_same_name_are_refused(tmp_path: Path, pool: Pool) -> None:
     config = wave_config(Path("waves.zarr"), parallel={"domain": 2, "tensor": 1})
-    jobs = []
+    orders = []
     for times in (60, 50):
         (tmp_path / str(times)).mkdir()
         write_waves(tmp_path / str(times) / "waves.zarr", times=times)
-        jobs.append(Job(config, tmp_path / str(times) / "run"))
-    one, other = pool.run(train_refused, Layout(domain=2), jobs)
+        orders.append(TrainingOrder(config, tmp_path / str(times) / "run"))
+    one, other = pool.run(train_refused, Layout(domain=2), orders)
     assert one == other
     assert one.startswith("the store is ")
     assert " on rank 0 and " in one
-    assert not any(job.out.exists() for job in jobs)
+    assert not any(order.out.exists() for order in orders)
 
 
 # --- what goes wrong on one rank alone
@@ -282,7 +282,7 @@ def test_a_nan_that_one_rank_has_is_named_alike_by_all(
     layout: Layout, rank: int, channel: str, uneven: Path, tmp_path: Path, pool: Pool
 ) -> None:
     config = uneven_config(uneven, layout)
-    sentences = pool.run(train_spoiled, layout, Job(config, tmp_path / "run"), rank, 3)
+    sentences = pool.run(train_spoiled, layout, TrainingOrder(config, tmp_path / "run"), rank, 3)
     assert len(set(sentences)) == 1, sentences
     said = sentences[0]
     assert said.startswith("the loss of step 3 is NaN or infinite")
@@ -326,7 +326,7 @@ def test_a_chunk_that_one_rank_of_an_instance_lacks_ends_all_by_name(
 
 def _times_read(config: Config, layout: Layout) -> set[int]:
     training = config.training
-    found = training_windows(config, Store.open(config.data.store))
+    found = training_windows(config.data, training, Store.open(config.data.store))
     plan = training_plan(
         found,
         seed=training.seed,

@@ -17,7 +17,7 @@ from support.waves import wave_config
 from weathermixer.config import Config
 from weathermixer.errors import UserError
 from weathermixer.runs.run import Run
-from weathermixer.training import trainer as trainer_module
+from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train
 
@@ -54,16 +54,15 @@ class _Crash(Exception):
 
 
 def _at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Any) -> None:
-    """Have ``action()`` called in the given optimizer step, counted from 1 in this process."""
-    plain = trainer_module.rollout_loss
-    calls = iter(range(1, 1000))
+    """Have ``action()`` called when the given optimizer step, counted from 1, begins."""
+    plain = TrainingLoop.step
 
-    def watched(*args: Any, **options: Any) -> Any:
-        if next(calls) == step:
+    def watched(loop: TrainingLoop, *batch: Any) -> Any:
+        if loop.state.step == step - 1:
             action()
-        return plain(*args, **options)
+        return plain(loop, *batch)
 
-    monkeypatch.setattr(trainer_module, "rollout_loss", watched)
+    monkeypatch.setattr(TrainingLoop, "step", watched)
 
 
 @pytest.mark.parametrize("step", [1, 4, 8, 12, 16])
@@ -93,6 +92,7 @@ def _log(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("samples_per_second", None)
+        line.pop("layout", None)  # which each training says once
     return lines
 
 

@@ -15,13 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from oracles.loss import increment_loss
 from support.waves import LATITUDE, state, wave_config, write_waves
 from weathermixer.config import Config
+from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Architecture, build
 from weathermixer.runs.run import Run
-from weathermixer.training import trainer as trainer_module
+from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.loss import rollout_loss
 from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train
@@ -109,24 +110,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(
 def test_the_first_loss_is_that_of_persistence(waves: Path, tmp_path: Path) -> None:
     """The increment network starts from nothing added, so its loss is known."""
     config = wave_config(waves, training={"dtype": "float64", "steps": 1, "warmup_steps": 0})
-    seen: list[np.ndarray] = []
-    plain = trainer_module.training_plan
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        for indices in plain(*args, **kwargs):
-            seen.append(indices)
-            yield indices
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "training_plan", spy)
-        result = _train(config, tmp_path / "run")
-    normalisation = Run.open(tmp_path / "run").normalisation
-    states = np.stack([[state(index) for index in row] for row in seen[0]]).astype(np.float64)
+    with TrainingLoop.begin(config, tmp_path / "run") as loop:
+        batch = loop.next_batch()
+        step = loop.step(batch)
+    normalisation = loop.run.normalisation
+    states = np.stack([[state(index) for index in row] for row in batch.indices])
+    states = states.astype(np.float64)
     normal = normalisation.normalise(states)
     expected = increment_loss(
         normal[:, 0], normal[:, 1], normalisation.std, normalisation.step_std, LATITUDE
     )
-    assert result.loss[0] == pytest.approx(expected, rel=1e-12)
+    assert step.loss == pytest.approx(expected, rel=1e-12)
 
 
 def test_bfloat16_stays_close_to_float32_and_float64_closer(waves: Path, tmp_path: Path) -> None:
@@ -233,16 +227,15 @@ def test_nan_stops_before_the_step_and_names_where_it_arose(
 ) -> None:
     config = wave_config(waves, training={"rollout": 2})
     _train(config, tmp_path / "whole")
-    sound = trainer_module.rollout_loss
-    calls = iter(range(100))
+    next_batch = TrainingLoop.next_batch
 
-    def spoiled(model: Any, states: Any, *others: Any, **options: Any) -> Any:
-        if next(calls) == 6:
-            states = states.clone()
-            states[1, 2, 1, 3, 4] = float("nan")
-        return sound(model, states, *others, **options)
+    def spoiled(loop: TrainingLoop) -> Batch:
+        batch = next_batch(loop)
+        if loop.state.step == 6:
+            batch.states[1, 2, 1, 3, 4] = float("nan")
+        return batch
 
-    monkeypatch.setattr(trainer_module, "rollout_loss", spoiled)
+    monkeypatch.setattr(TrainingLoop, "next_batch", spoiled)
     with pytest.raises(UserError) as caught:
         _train(config, tmp_path / "run")
     said = str(caught.value)

@@ -21,6 +21,7 @@ from weathermixer.console import Progress, say, waiting_for
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
+from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.forecast.initial_times import parse_initial_times
 from weathermixer.forecast.memory import give_back_freed, share_one_arena
@@ -32,10 +33,7 @@ from weathermixer.forecast.writer import (
 )
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
-from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
-from weathermixer.model.mixer import architecture_of
-from weathermixer.planning.reading_share import REMEDY, reads_too_much
-from weathermixer.planning.step_cost import choose_layout
+from weathermixer.job import join
 from weathermixer.runs.run import Run
 
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
@@ -53,7 +51,7 @@ _ANY_MESH = ("parallel.data=1", "parallel.domain=null", "parallel.tensor=null")
 
 @dataclass(frozen=True)
 class ForecastResult:
-    """What was written: ``initial_times (time,)``, ``lead_hours (lead,)`` and the channels."""
+    """The forecast that was written: its place, initial times, lead times and channels."""
 
     path: Path
     initial_times: tuple[np.datetime64, ...]
@@ -61,6 +59,7 @@ class ForecastResult:
     channels: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """The same as an object of JSON."""
         return {
             "forecast": str(self.path),
             "initial_times": [str(time) for time in self.initial_times],
@@ -109,27 +108,21 @@ def forecast(
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
 
-    require_equal_settings(
-        {"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
-        | {"--init": init, "--steps": str(steps), "the store": source.fingerprint()}
-        | settings_of(config)
-        | versions()
+    job = join(
+        config,
+        source,
+        samples=_LARGEST_BATCH,
+        say=say,
+        settled={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
+        | {"--init": init, "--steps": str(steps)},
     )
-    architecture = architecture_of(config, normalisation.grid)
-    mesh = meshes.connect(
-        choose_layout(
-            config.parallel, architecture, world_size=meshes.world_size(), samples=_LARGEST_BATCH
-        ),
-        device=meshes.local_device(),
-    )
-    part = architecture.part(mesh)
-
+    mesh, part = job.mesh, job.part
     step_hours = opened.config.data.step_hours
     lead_hours = step_hours * np.arange(1, steps + 1)
     description = ForecastDescription(
         channels=normalisation.channels,
         initial_times=initial_times,
-        lead_times=np.round(3600 * lead_hours).astype("timedelta64[s]"),
+        lead_times=to_timedelta(lead_hours),
         latitude=source.latitude,
         longitude=source.longitude,
         attributes={
@@ -140,16 +133,16 @@ def forecast(
             "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
             "initial_conditions": str(store),
         },
-        longitudes_per_chunk=architecture.longitude_dimension.common_part(mesh.domain.size),
+        longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         levels_apart=mesh.tensor.size > 1,
     )
-    if meshes.is_first_rank():
-        advice = reads_too_much(source, normalisation.channels, architecture, mesh.layout)
-        if advice is not None:
-            say(f"{advice}: {REMEDY}")
-        ForecastWriter.create(out, description)
-    with waiting_for("the other ranks to begin the forecast"):
-        meshes.wait_for_all()
+    batches = list(_batches(len(indices), description))
+    if len(batches) > 1:
+        # What is read late is looked at now: an archive's times may go on where its data end.
+        (problem,) = job.reading_problems([indices[-1:]])
+        if problem is not None:
+            raise UserError(problem)
+    job.prepare(lambda: ForecastWriter.create(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     finished = meshes.gather_objects([writer.is_finished(n) for n in range(len(indices))])[0]
     model = opened.load_model(config, mesh)
@@ -160,7 +153,7 @@ def forecast(
         return source.read(indices[number], own_channels, part.longitudes)
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
-    for number, batch in enumerate(_batches(len(indices), description)):
+    for number, batch in enumerate(batches):
         if number % mesh.data.size != mesh.data.index:
             continue
         if not all(finished[position] for position in batch):
@@ -176,9 +169,7 @@ def forecast(
             progress(batch.stop * steps, total)
     with waiting_for("the other ranks to finish their forecasts"):
         meshes.wait_for_all()
-    if meshes.is_first_rank():
-        writer.finish()
-    meshes.wait_for_all()
+    job.prepare(writer.finish)
     return ForecastResult(
         out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
     )
@@ -250,7 +241,7 @@ def _check_finite(
     finite = np.isfinite(states.sum(axis=(2, 3), dtype=np.float64))
     if not finite.all():
         item, channel = np.argwhere(~finite)[0]
-        hours = description.lead_times[step] / np.timedelta64(1, "h")
+        hours = to_hours(description.lead_times[step])
         raise UserError(
             f"the forecast from {description.initial_times[batch[item]]} is NaN or infinite at "
             f"{hours:g} h, first in {channels[channel]}: the model is unstable "

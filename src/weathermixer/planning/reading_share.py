@@ -17,7 +17,7 @@ _WORTH_SAYING = 1.02
 def amplification(
     states: States, channels: Sequence[str], architecture: Architecture, layout: Layout
 ) -> float:
-    """How many times its share the rank reads that reads most beyond it, because of chunks.
+    """The largest factor by which a rank reads more than its share of a state, because of chunks.
 
     ``channels`` are those of the network, all of which the states must have.
     """
@@ -32,7 +32,7 @@ def amplification(
 def reads_too_much(
     states: States, channels: Sequence[str], architecture: Architecture, layout: Layout
 ) -> str | None:
-    """A sentence's worth of warning where ranks read noticeably more than their share."""
+    """A warning, to be ended with a remedy, where ranks read noticeably more than their share."""
     factor = amplification(states, channels, architecture, layout)
     if factor <= _WORTH_SAYING:
         return None

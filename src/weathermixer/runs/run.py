@@ -6,6 +6,8 @@
     normalisation.npz     channels, their statistics, static fields, grid
     checkpoints/step-N    weights, and what else a training needs to go on
     log.jsonl             what training said, and TensorBoard's events beside it
+    .lock                 there while a training writes into the folder
+    training.json         what the latest training took and came to, when it ended
 
 What is in a checkpoint besides weights is for ``training`` to know.
 """
@@ -20,14 +22,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from weathermixer.config import Config, read_config, write_config
+from weathermixer.config import Config, Training, read_config, write_config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import WeatherMixer, architecture_of, build
+from weathermixer.model.mixer import Architecture, WeatherMixer, architecture_of, build
 from weathermixer.runs import checkpoint
-from weathermixer.runs.checkpoint import Shard
+from weathermixer.runs.shards import Shard
 
 _CONFIG = "config.yaml"
 _NORMALISATION = "normalisation.npz"
@@ -70,10 +72,12 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
+        """The configuration as run; UserError where the file is damaged."""
         return read_config(self.path / _CONFIG)
 
     @cached_property
     def normalisation(self) -> Normalisation:
+        """Channels, their statistics and the grid; UserError where the file is damaged."""
         return Normalisation.load(self.path / _NORMALISATION)
 
     @property
@@ -83,12 +87,17 @@ class Run:
 
     @property
     def log(self) -> Path:
+        """The file of records of training steps, one JSON object a line."""
         return self.path / "log.jsonl"
+
+    @property
+    def training_result(self) -> Path:
+        """The file in which the latest training left its result, as JSON."""
+        return self.path / "training.json"
 
     def newest(self) -> Path | None:
         """The newest whole checkpoint, where there is one."""
-        found = checkpoint.checkpoints(self.checkpoints)
-        return found[-1] if found else None
+        return next(reversed(checkpoint.checkpoints(self.checkpoints)), None)
 
     def config_with(self, overrides: Sequence[str], *, beneath: Sequence[str] = ()) -> Config:
         """The configuration with ``section.key=value`` on top, such as another dtype.
@@ -105,36 +114,38 @@ class Run:
         newest = self.newest()
         if newest is None:
             raise UserError(f"{self.path} has no checkpoint yet: train it first")
-        model = build_model(config or self.config, self.normalisation, mesh=mesh)
+        config = config or self.config
+        architecture = architecture_of(config, self.normalisation.grid)
+        model = build_model(architecture, config.training, self.normalisation, mesh=mesh)
         checkpoint.load(newest, model_tensors(model))
         return model.eval()
 
 
 def build_model(
-    config: Config,
+    architecture: Architecture,
+    training: Training,
     normalisation: Normalisation,
     *,
     mesh: Mesh | None = None,
 ) -> WeatherMixer:
-    """The network that a configuration describes, with its initial weights; a rank's part of it."""
+    """A network with its initial weights; with a ``mesh``, the part of it that a rank holds."""
     mesh = mesh or Mesh.describe()
-    architecture = architecture_of(config, normalisation.grid)
     own = architecture.part(mesh)
     return build(
         architecture,
         mesh,
-        seed=config.training.seed,
+        seed=training.seed,
         increment_scale=torch.from_numpy(normalisation.increment_scale[own.channels]),
-        samples=config.training.instance_batch,
-        dtype=state_dtype(config),
-        arithmetic=getattr(torch, config.training.dtype),
-        recompute=config.training.recompute,
+        samples=training.instance_batch,
+        dtype=state_dtype(training),
+        arithmetic=getattr(torch, training.dtype),
+        recompute=training.recompute,
     )
 
 
-def state_dtype(config: Config) -> torch.dtype:
+def state_dtype(training: Training) -> torch.dtype:
     """The type of states and weights, which is float32 even where products are bfloat16."""
-    return torch.float64 if config.training.dtype == "float64" else torch.float32
+    return torch.float64 if training.dtype == "float64" else torch.float32
 
 
 def model_tensors(model: nn.Module) -> dict[str, Shard]:

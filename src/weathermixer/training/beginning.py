@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.config import Config, Section
+from weathermixer.config import Config, Data, Section, Training
 from weathermixer.console import progress
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
@@ -22,29 +22,28 @@ from weathermixer.data.feeding.samples import (
 )
 from weathermixer.data.states import States
 from weathermixer.data.store.store import Store
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.runs import checkpoint
 from weathermixer.runs.run import Run
 
-_FREE = ("reader",)  # settings of the data and the network that do not change a run's numbers
+_WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
 
-def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> Run:
-    """The run in ``out``, new or continued, with its configuration written into it.
+def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> None:
+    """Create the run in ``out``, or continue it, with its configuration written into it.
 
-    A run without checkpoints starts over, whether or not it is resumed. Raises UserError where one
-    with checkpoints is not resumed, or is resumed with another network or other data.
+    A run without checkpoints starts over, whether or not it is resumed. Raises UserError where a
+    run with checkpoints is not resumed, or is resumed with another network or other data.
     """
     run = Run(out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: choose another --out for the run")
     if run.newest() is not None and not resume:
         raise UserError(
             f"the run {out} has checkpoints: continue it with --resume, or choose another --out"
         )
     checkpoint.clean(run.checkpoints)
     if run.newest() is None:
-        check_step(config, store)
+        check_step(config.data, store)
         # A prepared store has statistics; to estimate those of an archive takes a while.
         estimating = f"estimating the statistics of {store.path}"
         with nullcontext() if isinstance(store, Store) else progress(estimating) as update:
@@ -55,47 +54,51 @@ def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> Run:
                 training_period(config.data, store),
                 update,
             )
-        return Run.create(out, config, normalisation)
-    begun = Run.open(out)
-    _check_same(begun, config)
-    begun.normalisation.check_grid(store)
-    return Run.create(out, config, begun.normalisation)
+    else:
+        begun = Run.open(out)
+        _check_same(begun, config)
+        normalisation = begun.normalisation
+        normalisation.check_grid(store)
+    Run.create(out, config, normalisation)
 
 
-def training_windows(config: Config, store: States) -> NDArray[np.int64]:
-    """Every sample to learn from, as time indices ``(sample, longest rollout + 1)``."""
+def training_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
+    """All samples to learn from, as time indices ``(sample, longest rollout + 1)``.
+
+    Raises UserError where the training period holds none.
+    """
     return require_windows(
         store,
-        config.data.step_hours,
-        config.training.longest_rollout,
-        training_period(config.data, store),
+        data.step_hours,
+        training.longest_rollout,
+        training_period(data, store),
         key="data.train",
     )
 
 
-def validation_windows(config: Config, store: States) -> NDArray[np.int64]:
+def validation_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
     """The samples of a validation, as time indices ``(sample, longest rollout + 1)``.
 
     A validation period that was asked for must hold some (UserError); the one by default may not.
     """
-    period = validation_period(config.data, store)
-    hours, length = config.data.step_hours, config.training.longest_rollout
-    if config.data.validation is not None:
+    period = validation_period(data, store)
+    hours, length = data.step_hours, training.longest_rollout
+    if data.validation is not None:
         assert period is not None
-        found = require_windows(store, hours, length, period, key="data.validation")
+        samples = require_windows(store, hours, length, period, key="data.validation")
     elif period is not None:
-        found = windows(store.times, hours, length, period)
+        samples = windows(store.times, hours, length, period)
     else:
-        found = np.empty((0, length + 1), dtype=np.int64)
-    return evenly_spaced(found, config.training.validation_samples)
+        samples = np.empty((0, length + 1), dtype=np.int64)
+    return evenly_spaced(samples, training.validation_samples)
 
 
-def check_step(config: Config, store: States) -> None:
-    """UserError where the store's increments were measured over another step."""
-    hours = store.step / np.timedelta64(1, "h")
-    if hours != config.data.step_hours:
+def check_step(data: Data, store: States) -> None:
+    """Raise UserError where the store's increments were measured over another step."""
+    hours = to_hours(store.step)
+    if hours != data.step_hours:
         raise UserError(
-            f"data.step_hours is {config.data.step_hours:g}, but the increments of {store.path} "
+            f"data.step_hours is {data.step_hours:g}, but the increments of {store.path} "
             f"were measured over {hours:g} h: set data.step_hours={hours:g}, or prepare the store "
             "again with the other step"
         )
@@ -118,7 +121,8 @@ def _differences(begun: Section, now: Section) -> list[str]:
     return [
         key
         for key in type(begun).model_fields
-        if key not in _FREE and _comparable(getattr(begun, key)) != _comparable(getattr(now, key))
+        if key not in _WITHOUT_EFFECT
+        and _comparable(getattr(begun, key)) != _comparable(getattr(now, key))
     ]
 
 

@@ -18,9 +18,9 @@ _NAMED_SAMPLES = 4
 
 
 class Cause(NamedTuple):
-    """Where a rank finds the first bad value. What explains better, or came earlier, is less."""
+    """Where a rank sees the first bad value. What explains better, or came earlier, is less."""
 
-    found: int  # 0 where a bad value was found, 1 where only its consequence is known
+    certainty: int  # 0 where the bad value itself is known, 1 where only its consequence is
     order: float
     text: str
     samples: str
@@ -36,19 +36,19 @@ def find_cause(
     initial_times: NDArray[np.datetime64],
     step_hours: float,
 ) -> Cause:
-    """What this rank can say of a loss, or else a gradient, that is NaN or infinite.
+    """Explain, as far as this rank can, a loss, or else a gradient, that is NaN or infinite.
 
     Looks for the first bad value in its part of the samples' states ``(batch, rollout + 1, channel,
     latitude, longitude)``, then in the forecast states, then in the gradients of ``model``.
     """
     named = ", ".join(str(time) for time in initial_times[:_NAMED_SAMPLES])
     more = ", ..." if len(initial_times) > _NAMED_SAMPLES else ""
-    found = (
+    cause = (
         _bad_parameter(model)
         if math.isfinite(loss)
         else _bad_channel(states, forecast, channels, initial_times, step_hours)
     )
-    return Cause(*found, samples=named + more)
+    return Cause(*cause, samples=named + more)
 
 
 def not_finite(

@@ -1,133 +1,124 @@
-"""What a training says: a line for the person who waits, and records for later.
+"""What a training records for later: ``log.jsonl``, and the same numbers as TensorBoard's events.
 
-``log.jsonl`` holds one JSON object for each logged step; TensorBoard's events hold the same
-numbers.
+``log.jsonl`` holds one JSON object for each logged step. A record that cannot be written is said
+once and left out; it never ends a training.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from weathermixer.errors import reason
+from weathermixer.training.notices import Notices
+from weathermixer.training.tail import replace_tail
 
-from weathermixer.errors import UserError
-
-_SECONDS_BETWEEN_LINES = 15.0
-
-
-class _Scalars(Protocol):
-    """The part of TensorBoard's writer that is used here."""
-
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-    def close(self) -> None: ...
+if TYPE_CHECKING:
+    from weathermixer.training.events import EventFile
 
 
 class RunLog:
-    """Appends records to ``log.jsonl`` and, where wanted, to TensorBoard's events.
+    """The records of a run, by step, in ``log.jsonl`` and, where wanted, in TensorBoard's events.
 
     Records of steps after ``start_step`` are removed first: an interrupted training took these
-    steps after its last checkpoint, and they will be taken again.
+    steps after its last checkpoint, and they will be taken again. The first new record also says
+    what is in ``about``, which describes the training that begins.
     """
 
-    def __init__(self, path: Path, *, tensorboard: bool, start_step: int) -> None:
-        _truncate(path, start_step)
-        # Without a buffer, what a full disk did not take is not tried again on closing.
-        self._file = path.open("ab", buffering=0)
-        self._events: _Scalars | None = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tensorboard: bool,
+        start_step: int,
+        about: Mapping[str, Any],
+        notices: Notices,
+    ) -> None:
+        self._path, self._notices = path, notices
+        self._start_step, self._about = start_step, about
+        self._record: dict[str, Any] = {}  # the newest, which starts at this byte
+        self._start = self._end = 0
+        self._wants_events = tensorboard
+        self._events: EventFile | None = None
+        try:
+            self._keep_until(start_step)
+        except OSError as error:
+            self._say(error)
 
-            self._events = SummaryWriter(str(path.parent), purge_step=start_step + 1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+    def lacks_validation(self, step: int) -> bool:
+        """Whether the newest record is not of ``step``, or holds no validation."""
+        return self._record.get("step") != step or "validation" not in self._record
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Record what is known after ``step`` steps; values are numbers, or mappings of them."""
+        """Record what is known after ``step`` steps; values are numbers, or mappings of them.
+
+        A second record of the same step is joined to the first.
+        """
+        joined = self._record if self._record.get("step") == step else {}
+        start = self._start if joined else self._end
+        about = self._about if step > self._start_step else {}
+        whole = {"step": step, **joined, **record, **about}
+        line = json.dumps(whole).encode() + b"\n"
         try:
-            self._file.write(json.dumps({"step": step, **record}).encode() + b"\n")
+            # Somebody may have removed it.
+            start = min(start, self._path.stat().st_size if self._path.exists() else 0)
+            replace_tail(self._path, start, line)
         except OSError as error:
-            raise UserError(
-                f"the log {self._file.name} cannot be written ({error.strerror or error}): free "
-                "some space, then continue with --resume"
-            ) from error
-        if self._events is not None:
-            for tag, value in _flat(record):
-                self._events.add_scalar(tag, value, step)
-
-
-class ProgressLine:
-    """Steps done, numbers of the moment and the time left: a bar on a terminal, lines elsewhere."""
-
-    def __init__(self, console: Console, start_step: int, steps: int) -> None:
-        self._console = console
-        self._start_step = start_step
-        self._steps = steps
-        self._stack = ExitStack()
-        self._bar: Progress | None = None
-
-    def __enter__(self) -> Self:
-        self._began = time.monotonic()
-        self._said = self._began - _SECONDS_BETWEEN_LINES
-        if self._console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
-            self._bar = self._stack.enter_context(Progress(*columns, console=self._console))
-            self._bar.add_task("", total=self._steps, completed=self._start_step, numbers="")
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self._stack.close()
-
-    def update(self, step: int, loss: float, rate: float, samples_per_second: float) -> None:
-        """Say where the training stands after ``step`` steps."""
-        now = time.monotonic()
-        if self._bar is None and now - self._said < _SECONDS_BETWEEN_LINES and step < self._steps:
-            return
-        self._said = now
-        left = (now - self._began) / (step - self._start_step) * (self._steps - step)
-        numbers = (
-            f"loss {loss:.4g}, rate {rate:.2e}, {samples_per_second:.3g} samples/s, "
-            f"{_duration(left)} left"
-        )
-        if self._bar is None:
-            self.say(f"step {step} of {self._steps}: {numbers}")
+            self._say(error)
         else:
-            self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
+            self._record, self._start, self._end = whole, start, start + len(line)
+            self._about = {} if about else self._about
+        if self._wants_events:
+            self._write_events(step, record)
 
-    def say(self, sentence: str) -> None:
-        """A line of its own."""
-        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    def _keep_until(self, last_step: int) -> None:
+        """Cut the file after its last record that is not of a later step."""
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        place = 0
+        for line in content.splitlines(keepends=True):
+            record = _parsed(line)
+            if record is not None and record["step"] <= last_step:
+                self._record, self._start, self._end = record, place, place + len(line)
+            place += len(line)
+        if self._end < place:
+            replace_tail(self._path, self._end, b"")
+
+    def _write_events(self, step: int, record: Mapping[str, Any]) -> None:
+        try:
+            if self._events is None:
+                from weathermixer.training.events import EventFile  # slow to import
+
+                self._events = EventFile(self._path.parent, first_step=self._start_step + 1)
+            self._events.write(step, dict(_flat(record)))
+        except (OSError, ImportError, TypeError) as error:
+            # A protobuf that does not suit TensorBoard is a TypeError.
+            self._notices.trouble(
+                "events",
+                f"TensorBoard's events cannot be written into {self._path.parent} "
+                f"({reason(error)}): training goes on without them; free some space, make the "
+                "folder writable, or set logging.tensorboard=false",
+            )
+
+    def _say(self, error: OSError) -> None:
+        self._notices.trouble(
+            "log",
+            f"the log {self._path} cannot be written ({reason(error)}): training goes on, and what "
+            "it records is lost until some space is freed or the folder can be written again",
+        )
 
 
-def _truncate(path: Path, last_step: int) -> None:
-    if not path.exists():
-        return
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if _is_until(line, last_step)
-    ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
-
-
-def _is_until(line: str, last_step: int) -> bool:
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The record in a line, or None where the line was torn when a process was killed."""
     try:
-        return bool(json.loads(line)["step"] <= last_step)
-    except json.JSONDecodeError:
-        return False  # torn when the process was killed
+        record = json.loads(line)
+    except ValueError:
+        return None
+    whole = line.endswith(b"\n") and isinstance(record, dict) and "step" in record
+    return record if whole else None
 
 
 def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
@@ -138,15 +129,3 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]
         else:
             flat.append((prefix + name, float(value)))
     return flat
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> [_duration(seconds) for seconds in (8.4, 95, 7300)]
-    ['8 s', '1 min 35 s', '2 h 1 min']
-    """
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
+from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.training.validation import Validation
 
@@ -18,9 +21,11 @@ from weathermixer.training.validation import Validation
 class TrainResult:
     """Numbers of one training, from ``start_step`` on.
 
-    ``loss``, ``grad_norm`` (before clipping) and ``seconds_per_step`` have one number per step;
-    the lists after them one per rank. ``flops_per_step`` counts two operations for each
-    multiply-add of a matrix product. ``stopped_by`` names the signal that ended the training early.
+    ``layout`` is the mesh that was used, as it was asked for or chosen. ``loss``, ``grad_norm``
+    (before clipping) and ``seconds_per_step`` have one number per step; the lists after them one
+    per rank. ``flops_per_step`` counts two operations for each multiply-add of a matrix product.
+    ``samples_seen`` are those of the whole run, over all replicas. ``stopped_by`` names the signal
+    that ended the training early.
     """
 
     layout: Layout
@@ -36,20 +41,56 @@ class TrainResult:
     peak_memory_bytes: list[int]
     parameter_bytes: list[int]
     optimizer_bytes: list[int]
+    samples_seen: int
     checkpoint: Path
     validation: dict[int, Validation] = field(default_factory=dict)
     stopped_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The same as an object of JSON."""
-        layout = self.layout
+        """The result as an object of JSON, which ``from_json`` reads back equal."""
         return {
             **asdict(self),
-            "layout": {"data": layout.data, "domain": layout.domain, "tensor": layout.tensor},
-            "world_size": layout.world_size,
+            "layout": sizes_of(self.layout),
+            "mesh": sizes_of(self.layout),
+            "world_size": self.layout.world_size,
             "checkpoint": str(self.checkpoint),
             "validation": {str(step): asdict(scores) for step, scores in self.validation.items()},
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The result that ``to_json`` put into an object of JSON.
+
+        Raises KeyError, TypeError or ValueError where it is something else.
+        """
+        typed: dict[str, Any] = {each.name: values[each.name] for each in fields(cls)}
+        typed["layout"] = Layout(**values["layout"])
+        typed["checkpoint"] = Path(values["checkpoint"])
+        typed["validation"] = {
+            int(step): Validation.from_json(scores) for step, scores in values["validation"].items()
+        }
+        return cls(**typed)
+
+    def save(self, path: Path) -> None:
+        """Write the result to a file of JSON; OSError, with a former one kept, where it cannot."""
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.to_json()) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what ``save`` wrote; UserError where the file is missing or damaged."""
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"the result of a training {path} cannot be read ({error}): copy the run again"
+            ) from error
+
+
+def sizes_of(layout: Layout) -> dict[str, int]:
+    """The sizes of a mesh by the names of its axes, as settings and results have them."""
+    return {"data": layout.data, "domain": layout.domain, "tensor": layout.tensor}
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from weathermixer.config import Training
+from weathermixer.errors import reason
 from weathermixer.jigsaw.mesh import Mesh, is_first_rank
 from weathermixer.jigsaw.replicas import Replicas
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
-from weathermixer.runs.checkpoint import Shard
 from weathermixer.runs.run import Run, model_tensors
+from weathermixer.runs.shards import Shard
+from weathermixer.training.notices import Notices
 from weathermixer.training.optimizer import build_optimizer, optimizer_tensors, restart_at
 
 
@@ -35,20 +37,31 @@ class TrainingState:
     def initial(
         cls, model: WeatherMixer, mesh: Mesh, training: Training, *, shard_optimizer: bool
     ) -> TrainingState:
+        """The state before the first step of a model that has its initial weights."""
         replicas = Replicas(model, mesh, sharded=shard_optimizer)
         return cls(model, replicas, build_optimizer(replicas.parameters(), training))
 
-    def save(self, run: Run, *, keep: int) -> Path:
-        """Write a checkpoint, then remove all but the newest ``keep``."""
+    def save(self, run: Run, *, keep: int, notices: Notices) -> Path:
+        """Write a checkpoint, then remove all but the newest ``keep``; its path.
+
+        Every rank calls this. Raises UserError where the checkpoint cannot be written; that old
+        ones cannot be removed is only said.
+        """
         path = checkpoint.checkpoint_path(run.checkpoints, self.step)
-        if not path.exists():
-            checkpoint.save(path, self._tensors())
-            if is_first_rank():
+        checkpoint.save(path, self._tensors())
+        if is_first_rank():
+            try:
                 checkpoint.remove_old(run.checkpoints, keep)
+            except OSError as error:
+                notices.trouble(
+                    "old checkpoints",
+                    f"old checkpoints in {run.checkpoints} cannot be removed ({reason(error)}): "
+                    "training goes on; remove them yourself, or make the folder writable",
+                )
         return path
 
     def load(self, path: Path) -> None:
-        """Become what was saved."""
+        """Become what was saved, on any mesh; UserError where it is damaged or does not fit."""
         tensors = self._tensors()
         checkpoint.load(path, tensors)
         step, samples = tensors["progress.step"], tensors["progress.samples"]

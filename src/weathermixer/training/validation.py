@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.data.statistics import cell_area_weights
+from weathermixer.errors import UserError, reason
 from weathermixer.jigsaw.exchange import total_over
-from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.mesh import Mesh, gather_objects
 from weathermixer.model.mixer import Part
 from weathermixer.training.loss import rollout_loss
 
@@ -31,7 +34,13 @@ class Validation:
 
     @property
     def mean_relative_rmse(self) -> float:
-        return float(np.mean(list(self.relative_rmse.values())))
+        """The mean of ``relative_rmse`` over its channels; NaN where there are none."""
+        return float(np.mean(list(self.relative_rmse.values()))) if self.relative_rmse else math.nan
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The scores in an object of JSON that has this class's fields."""
+        return cls(float(values["loss"]), dict(values["relative_rmse"]))
 
 
 @torch.no_grad()
@@ -48,31 +57,43 @@ def validate(
 
     ``static (static_channel, latitude, longitude)``; ``weights`` as ``rollout_loss`` takes them.
     These and the batches hold this rank's ``part`` of what ``normalisation`` describes; replicas
-    have batches of their own. The result is that of all, on every rank.
+    have batches of their own, as many on each rank of an instance. The result is that of all
+    samples, on every rank.
+
+    Raises UserError, alike on every rank, where any rank cannot read a batch, and where the loss is
+    NaN or infinite; the network is then as it was too.
     """
     area = torch.from_numpy(cell_area_weights(normalisation.latitude)).to(static.device)
     area /= normalisation.grid[1]
     share = part.share(normalisation)
 
-    def square_error(one: Tensor, other: Tensor) -> Tensor:
-        squared = (one.double() - other.double()).square()
+    def square_error(forecast: Tensor, truth: Tensor) -> Tensor:
+        squared = (forecast.double() - truth.double()).square()
         return (squared.sum(-1) @ area).sum(0)
 
+    # For each channel the model's error and persistence's; then loss, samples, failed ranks.
+    channels = len(normalisation.channels)
+    sums = torch.zeros(2 * channels + 3, dtype=torch.float64, device=static.device)
+    error, persistence = sums[:channels][part.channels], sums[channels:-3][part.channels]
+    reading = _Reading(batches, mesh, static.device)
     was_training = model.training
     model.eval()
-    # Of each channel the model's error and persistence's; then loss, and samples.
-    channels = len(normalisation.channels)
-    sums = torch.zeros(2 * channels + 2, dtype=torch.float64, device=static.device)
-    error, persistence = sums[:channels][part.channels], sums[channels:-2][part.channels]
-    for batch in batches:
-        states = batch.states.to(static.device)
-        mean_loss, forecast = rollout_loss(model, states, static, weights, share=share)
-        sums[-2] += mean_loss.double() * len(states)
-        sums[-1] += len(states) / mesh.layout.ways
-        error += square_error(forecast[-1], states[:, -1])
-        persistence += square_error(states[:, 0], states[:, -1])
-    model.train(was_training)
-    *errors, loss, samples = total_over(mesh.axes, sums).tolist()
+    try:
+        for batch in reading:
+            states = batch.states.to(static.device)
+            mean_loss, forecast = rollout_loss(model, states, static, weights, share=share)
+            sums[-3] += mean_loss.double() * len(states)
+            sums[-2] += len(states) / mesh.layout.ways
+            error += square_error(forecast[-1], states[:, -1])
+            persistence += square_error(states[:, 0], states[:, -1])
+    finally:
+        model.train(was_training)
+    sums[-1] = reading.problem is not None
+    *errors, loss, samples, failures = total_over(mesh.axes, sums).tolist()
+    if failures:
+        raise UserError(next(filter(None, gather_objects(reading.problem))))
+    if not math.isfinite(loss):
+        raise UserError("its loss is NaN or infinite")
     relative = {
         name: float(np.sqrt(ours / theirs))
         for name, ours, theirs in zip(
@@ -81,3 +102,30 @@ def validate(
         if theirs > 0.0
     }
     return Validation(loss / samples, relative)
+
+
+class _Reading:
+    """The batches that all ranks of this instance have read; ``problem`` is what ended this rank's.
+
+    The network exchanges as it computes, so the ranks of an instance compute on a batch together or
+    not at all: before each they tell each other whether they have it.
+    """
+
+    def __init__(self, batches: Iterable[Batch], mesh: Mesh, device: torch.device) -> None:
+        self._batches, self._mesh, self._device = iter(batches), mesh, device
+        self.problem: str | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            batch = self._read()
+            failed = torch.tensor([float(self.problem is not None)], device=self._device)
+            if total_over((self._mesh.domain, self._mesh.tensor), failed).item() or batch is None:
+                return
+            yield batch
+
+    def _read(self) -> Batch | None:
+        try:
+            return next(self._batches, None)
+        except Exception as error:  # noqa: BLE001 - of any kind, the other ranks must hear of it
+            self.problem = reason(error)
+            return None

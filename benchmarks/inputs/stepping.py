@@ -1,4 +1,4 @@
-"""A real training in this process, taken step by step: the trainer's own step, timed."""
+"""A real training in this process, taken step by step and timed: the training loop's own step."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from weathermixer.config import Config
-from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import AHEAD, Batch, StateReader, read_ahead
 from weathermixer.data.store.store import Store
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.layout import Layout
-from weathermixer.runs.run import Run
-from weathermixer.training.beginning import begin_run, training_windows
-from weathermixer.training.interrupt import StopRequest
-from weathermixer.training.trainer import _Trainer
+from weathermixer.training.loop import TrainingLoop
+from weathermixer.training.notices import Notices
 
 
 @dataclass(frozen=True)
-class Steps:
+class TimedSteps:
     """Seconds of each step on the slowest rank, and processor time on this one.
 
     ``cpu_seconds`` are of the whole process, step by step; ``reading_cpu_s`` is, per step, of all
@@ -40,25 +37,16 @@ class Steps:
     reading_cpu_s: float
 
 
-class Training:
-    """A training of one sample per step, on this rank of a mesh of all ranks."""
+class TimedTraining:
+    """A training of one sample per step, on this rank of the mesh that ``config`` asks for."""
 
-    def __init__(self, config: Config, folder: Path, layout: Layout) -> None:
-        store = Store.open(config.data.store)
-        self.samples = training_windows(config, store)
-        mesh = meshes.connect(layout)
-        if meshes.is_first_rank():
-            begin_run(config, folder, store, resume=False)
-        meshes.wait_for_all()
-        nothing = np.empty((0, 2), dtype=np.int64)
-        self._run = Run.open(folder)
-        self._trainer = _Trainer(config, self._run, store, mesh, self.samples, nothing)
-        self._stop = StopRequest()
+    def __init__(self, config: Config, run: Path) -> None:
+        # That so few times leave none to validate on is known.
+        self.loop = TrainingLoop.begin(config, run, notices=Notices(lambda _: None))
 
     def reader(self, store: Store, *, whole: bool = False) -> StateReader:
-        """Reads this rank's part, or with ``whole`` all, of states; keeps none in memory."""
-        part = self._trainer.part
-        normalisation: Normalisation = self._run.normalisation
+        """A reader of this rank's part of states, or with ``whole`` of all; it keeps none."""
+        part, normalisation = self.loop.job.part, self.loop.run.normalisation
         return StateReader(
             store,
             normalisation if whole else part.of(normalisation),
@@ -70,27 +58,27 @@ class Training:
 
     def own_part(self, batch: Batch) -> Batch:
         """This rank's part of a batch that was read whole."""
-        part = self._trainer.part
+        part = self.loop.job.part
         states = batch.states[:, :, part.channels, :, part.longitudes]
         return Batch(states, batch.indices, batch.bytes_read)
 
     @property
     def share(self) -> float:
         """The fraction of a sample's values that this rank's part has."""
-        return self._trainer.part.share(self._run.normalisation)
+        return self.loop.job.part.share(self.loop.run.normalisation)
 
     @property
     def flops_per_step(self) -> float:
         """Operations of this rank's matrix products, as counted in the steps so far."""
-        return self._trainer.history.flops / self._trainer.state.step
+        return self.loop.history.flops / self.loop.state.step
 
     def plan(self, count: int) -> Iterator[NDArray[np.int64]]:
         """The times ``(1, 2)`` of so many samples, the same on all ranks."""
-        return itertools.islice(itertools.cycle(self.samples[:, None, :]), count)
+        return itertools.islice(itertools.cycle(self.loop.windows[:, None, :]), count)
 
     def loading(
         self, reader: StateReader, count: int, *, whole: bool = False, ahead: int = AHEAD
-    ) -> Steps:
+    ) -> TimedSteps:
         """``count`` steps whose samples are read while others are computed.
 
         A step before them fills the buffer and is not counted. At each of them one sample more is
@@ -103,23 +91,23 @@ class Training:
                 pass
         return steps
 
-    def repeating(self, batch: Batch, count: int) -> Steps:
+    def repeating(self, batch: Batch, count: int) -> TimedSteps:
         """``count`` steps with one sample that is in memory, after one that is not counted."""
         return self._timed(itertools.repeat(batch), count)
 
-    def _timed(self, batches: Iterator[Batch], count: int) -> Steps:
-        self._trainer._step(next(batches), None, self._stop)
+    def _timed(self, batches: Iterator[Batch], count: int) -> TimedSteps:
+        self.loop.step(next(batches))
         meshes.wait_for_all()
         reading = reading_cpu_seconds()
         seconds, cpu_seconds = [], []
         for _ in range(count):
             start, cpu_start = time.perf_counter(), time.process_time()
-            self._trainer._step(next(batches), None, self._stop)
+            self.loop.step(next(batches))
             seconds.append(time.perf_counter() - start)
             cpu_seconds.append(time.process_time() - cpu_start)
         reading = reading_cpu_seconds() - reading
         slowest = [max(ranks) for ranks in zip(*meshes.gather_objects(seconds), strict=True)]
-        return Steps(slowest, cpu_seconds, reading / count)
+        return TimedSteps(slowest, cpu_seconds, reading / count)
 
 
 def reading_cpu_seconds() -> float:
@@ -135,12 +123,13 @@ def reading_cpu_seconds() -> float:
     )
 
 
-def configuration(store: Path, *, model: dict[str, Any], **data: Any) -> Config:
+def configuration(store: Path, layout: Layout, *, model: dict[str, Any], **data: Any) -> Config:
     """One sample per step, float32, and a learning rate at which no step can diverge."""
     return Config.model_validate(
         {
             "model": {"dropout": 0.001, **model},
             "data": {"store": store, **data},
+            "parallel": {"domain": layout.domain, "tensor": layout.tensor},
             "training": {"instance_batch": 1, "learning_rate": 1e-6, "warmup_steps": 0},
         }
     )

@@ -16,9 +16,9 @@ from support.meshed import (
     LEVELS,
     LONGITUDES,
     MESHES,
-    Job,
-    Trained,
-    by_job,
+    TrainedRun,
+    TrainingOrder,
+    by_order,
     distances,
     even_config,
     has_no_effect,
@@ -32,6 +32,7 @@ from support.waves import write_waves
 from weathermixer.config import Config
 from weathermixer.jigsaw.layout import Layout, shard
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.mixer import architecture_of
 from weathermixer.planning.step_cost import step_cost
 from weathermixer.runs.run import Run, build_model
 
@@ -75,16 +76,16 @@ class Trainings:
         self._even = write_waves(
             folder / "even.zarr", levels=EVEN_LEVELS, longitudes=EVEN_LONGITUDES, pulse=8.0
         )
-        self._done: dict[tuple[Layout, str], Trained] = {}
+        self._done: dict[tuple[Layout, str], TrainedRun] = {}
 
-    def __call__(self, layout: Layout, recipe: str) -> Trained:
+    def __call__(self, layout: Layout, recipe: str) -> TrainedRun:
         if (layout, recipe) not in self._done:
             names = recipes_on(layout)
-            jobs = [
-                Job(self.config(layout, name), self._folder / mesh_name(layout) / name)
+            orders = [
+                TrainingOrder(self.config(layout, name), self._folder / mesh_name(layout) / name)
                 for name in names
             ]
-            for name, trained in zip(names, self._run(layout, jobs), strict=True):
+            for name, trained in zip(names, self._run(layout, orders), strict=True):
                 self._done[layout, name] = trained
         return self._done[layout, recipe]
 
@@ -94,19 +95,21 @@ class Trainings:
         sections = {name: dict(section) for name, section in RECIPES[recipe].items()}
         return uneven_config(self._uneven, layout, **sections)
 
-    def resumed(self, begun: Layout, begun_as: str, layout: Layout, recipe: str) -> Trained:
+    def resumed(self, begun: Layout, begun_as: str, layout: Layout, recipe: str) -> TrainedRun:
         """The last two steps of five, on a mesh, from another's checkpoint after three."""
         source = self(begun, begun_as).out
         out = self._folder / f"{mesh_name(begun)}-{begun_as}-to-{mesh_name(layout)}-{recipe}"
         shutil.copytree(source, out)
         shutil.rmtree(out / "checkpoints" / "step-00000005")
-        (trained,) = self._run(layout, [Job(self.config(layout, recipe), out, resume=True)])
+        (trained,) = self._run(
+            layout, [TrainingOrder(self.config(layout, recipe), out, resume=True)]
+        )
         return trained
 
-    def _run(self, layout: Layout, jobs: list[Job]) -> list[Trained]:
+    def _run(self, layout: Layout, orders: list[TrainingOrder]) -> list[TrainedRun]:
         if layout == ONE:
-            return by_job(jobs, [train_all(Mesh.describe(), jobs)])
-        return by_job(jobs, self._pool.run(train_all, layout, jobs))
+            return by_order(orders, [train_all(Mesh.describe(), orders)])
+        return by_order(orders, self._pool.run(train_all, layout, orders))
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +195,7 @@ def test_in_bfloat16_errors_are_as_large_as_those_of_one_rank(
 ) -> None:
     """Compared are losses and Adam's averages of gradients: steps would make much of little."""
 
-    def errors(trained: Trained) -> tuple[float, float]:
+    def errors(trained: TrainedRun) -> tuple[float, float]:
         exact = trainings(ONE, "increment").result
         losses = np.array(trained.result.loss) / exact.loss - 1.0
         truth, found = stored(exact.checkpoint), stored(trained.result.checkpoint)
@@ -226,7 +229,7 @@ def test_dividing_the_optimizer_changes_nothing_but_rounding(
 # --- checkpoints
 
 
-def names_of(trained: Trained) -> dict[str, tuple[int, ...]]:
+def names_of(trained: TrainedRun) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"progress.step": (), "progress.samples": ()}
     for name, parameter in trained.initial().items():
         for prefix in ("model", "optimizer.exp_avg", "optimizer.exp_avg_sq"):
@@ -338,8 +341,11 @@ def test_what_is_sent_and_computed_is_what_the_cost_model_says(
     config = trainings.config(layout, recipe)
     normalisation = Run.open(trained.out).normalisation
     training = config.training
+    architecture = architecture_of(config, normalisation.grid)
     for rank in range(layout.world_size):
-        model = build_model(config, normalisation, mesh=Mesh.describe(layout.at(rank)))
+        model = build_model(
+            architecture, training, normalisation, mesh=Mesh.describe(layout.at(rank))
+        )
         costs = [
             step_cost(model, samples=training.instance_batch, rollout=training.rollout_at(step))
             for step in range(5)

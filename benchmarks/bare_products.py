@@ -1,6 +1,6 @@
 """What the network adds to its bare matrix products, on one device: forward and backward.
 
-    python benchmarks/serial.py [--tokens 4320 --channels 2160 --token-hidden 0.5 --blocks 1]
+    python benchmarks/bare_products.py [--tokens 4320 --channels 2160 --token-hidden 0.5 --blocks 1]
 
 Both are timed alternately in one process and compared by their medians. "Bare" is each block's
 products and those of their gradients, on tensors that exist already, with nothing between them.

@@ -7,24 +7,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from peers.blocks import Blocks, BlockSizes, Step, forward_and_backward, sample
+from peers.blocks import (
+    Blocks,
+    BlockSizes,
+    SchemeStep,
+    forward_and_backward,
+    gradients_of,
+    sample,
+)
 
 
-def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     if rank > 0:
-        return Step(run=lambda: None, gather=_itself, gradients=dict)
+        return SchemeStep(run=lambda: None, gather=_itself, gradients=dict)
     model, run = _alone(sizes, 0, device)
-    return Step(
+    return SchemeStep(
         run=run,
         gather=_itself,
-        gradients=lambda: {name: weight.grad for name, weight in model.named_parameters()},
+        gradients=lambda: gradients_of(model),
     )
 
 
-def build_copies(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> Step:
+def build_copies(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     """A sample on each rank, of which the others learn nothing: what the machine can do at most."""
     _, run = _alone(sizes, rank, device)
-    return Step(run=run, gather=_itself, gradients=dict, samples=world_size)
+    return SchemeStep(run=run, gather=_itself, gradients=dict, samples=world_size)
 
 
 def _alone(
@@ -44,7 +51,7 @@ def reference(
     model = Blocks(sizes).to(device)
     x, upstream = (tensor.to(device) for tensor in sample(sizes, index))
     output, gradient = forward_and_backward(model, x.requires_grad_(), upstream)
-    return output, gradient, {name: weight.grad for name, weight in model.named_parameters()}
+    return output, gradient, gradients_of(model)
 
 
 def _itself(tensor: Tensor) -> Tensor:

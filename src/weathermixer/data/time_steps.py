@@ -1,0 +1,40 @@
+"""Hours, as people write lead times and steps, and the time differences of NumPy."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@overload
+def to_timedelta(hours: float) -> np.timedelta64: ...
+@overload
+def to_timedelta(hours: NDArray[np.floating]) -> NDArray[np.timedelta64]: ...
+def to_timedelta(
+    hours: float | NDArray[np.floating],
+) -> np.timedelta64 | NDArray[np.timedelta64]:
+    """A time difference of so many hours, or an array of them, rounded to whole seconds.
+
+    >>> to_timedelta(1.5)
+    np.timedelta64(5400,'s')
+    """
+    seconds = np.round(np.asarray(hours, dtype=np.float64) * 3600.0)
+    return seconds.astype("timedelta64[s]")[()]
+
+
+@overload
+def to_hours(difference: np.timedelta64) -> float: ...
+@overload
+def to_hours(difference: NDArray[np.timedelta64]) -> NDArray[np.float64]: ...
+def to_hours(
+    difference: np.timedelta64 | NDArray[np.timedelta64],
+) -> float | NDArray[np.float64]:
+    """A time difference of any unit, or an array of them, in hours.
+
+    >>> to_hours(np.timedelta64(90, "m"))
+    1.5
+    """
+    hours = difference / np.timedelta64(1, "h")
+    return float(hours) if np.ndim(hours) == 0 else hours

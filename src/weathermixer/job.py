@@ -1,0 +1,115 @@
+"""What the ranks of a training or a forecast settle together before either begins.
+
+They compare what they were given, choose a mesh and connect; the result is one frozen ``Job``. What
+is then made of it, a run or a forecast, is for ``training`` and ``forecast``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from weathermixer.config import Config
+from weathermixer.console import waiting_for
+from weathermixer.data.channels import channels_of, names
+from weathermixer.data.states import States
+from weathermixer.errors import reason
+from weathermixer.jigsaw import mesh as meshes
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
+from weathermixer.launch.ranks import this_rank
+from weathermixer.model.mixer import Architecture, Part, architecture_of
+from weathermixer.planning.reading_share import REMEDY, reads_too_much
+from weathermixer.planning.step_cost import choose_layout
+
+
+@dataclass(frozen=True)
+class Job:
+    """The settings, states and mesh that all ranks share, and this rank's part of each state.
+
+    ``channels`` are all that the network predicts, in its order; ``ranks_on_machine`` is the number
+    of ranks that share this machine's memory.
+    """
+
+    config: Config
+    states: States
+    channels: tuple[str, ...]
+    architecture: Architecture
+    mesh: Mesh
+    part: Part
+    ranks_on_machine: int
+
+    def prepare(self, make: Callable[[], object]) -> None:
+        """Call ``make`` on the first rank, and return on every rank when it has returned there."""
+        if meshes.is_first_rank():
+            make()
+        with waiting_for("the other ranks"):
+            meshes.wait_for_all()
+
+    def reading_problems(self, windows: Iterable[Iterable[int]]) -> list[str | None]:
+        """Read the states at each window of time indices, and say for each what went wrong.
+
+        Every rank calls this, reads its own part, and has the same answer: for each window the
+        words of the first rank that cannot read it, or None.
+        """
+        own = [self._reading_problem(window) for window in windows]
+        by_window = zip(*meshes.gather_objects(own), strict=True)
+        return [next(filter(None, ranks), None) for ranks in by_window]
+
+    def _reading_problem(self, window: Iterable[int]) -> str | None:
+        own = self.states.channel_indices(self.channels[self.part.channels])
+        try:
+            for index in window:
+                self.states.read(int(index), own, self.part.longitudes)
+        except Exception as error:  # noqa: BLE001 - of any kind, the other ranks must hear of it
+            return reason(error)
+        return None
+
+
+def join(
+    config: Config,
+    states: States,
+    *,
+    samples: int,
+    say: Callable[[str], None],
+    settled: Mapping[str, str] | None = None,
+    device: torch.device | str | None = None,
+) -> Job:
+    """Compare settings, states and software with all other ranks, choose a mesh, and connect.
+
+    Every rank that was started calls this with the same arguments; ``settled`` holds what else has
+    to be the same on all of them, by names for the user. The mesh is the one that ``config`` asks
+    for or, where it leaves a choice, the one that sends least in a step of ``samples`` samples.
+    ``device`` is by default the accelerator of this rank, or the processor. The first rank says
+    where chunks make ranks read much more than their share.
+
+    Raises UserError where ranks differ, or the states lack channels or do not fit the patches;
+    LayoutError where the mesh does not fit the ranks or the network; RankLost where one is gone.
+    """
+    require_equal_settings(
+        {**(settled or {}), "the store": states.fingerprint()} | settings_of(config) | versions()
+    )
+    channels = names(channels_of(config.data.variables, config.data.levels))
+    states.channel_indices(channels)
+    architecture = architecture_of(config, states.grid)
+    layout = choose_layout(
+        config.parallel, architecture, world_size=meshes.world_size(), samples=samples
+    )
+    mesh = meshes.connect(
+        layout, device=meshes.local_device() if device is None else torch.device(device)
+    )
+    if meshes.is_first_rank():
+        advice = reads_too_much(states, channels, architecture, layout)
+        if advice is not None:
+            say(f"{advice}: {REMEDY}")
+    return Job(
+        config=config,
+        states=states,
+        channels=channels,
+        architecture=architecture,
+        mesh=mesh,
+        part=architecture.part(mesh),
+        ranks_on_machine=this_rank().local_world_size,
+    )

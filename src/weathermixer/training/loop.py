@@ -1,0 +1,311 @@
+"""The training loop, to be driven step by step: read, forecast, compare, step.
+
+``trainer.train`` drives it as the command line does, and adds what watches a training: its log, its
+progress, and when it validates and saves.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_
+
+from weathermixer import console
+from weathermixer.config import Config
+from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
+from weathermixer.data.feeding.samples import training_plan
+from weathermixer.data.opening import open_states
+from weathermixer.errors import UserError
+from weathermixer.jigsaw import mesh as meshes
+from weathermixer.jigsaw.exchange import total_over
+from weathermixer.job import Job, join
+from weathermixer.runs.folder_lock import FolderLock
+from weathermixer.runs.run import Run, build_model, state_dtype
+from weathermixer.training.beginning import begin_run, training_windows, validation_windows
+from weathermixer.training.finite import find_cause, not_finite
+from weathermixer.training.history import History, StepReport
+from weathermixer.training.interrupt import StopRequest
+from weathermixer.training.loss import loss_weights, rollout_loss
+from weathermixer.training.notices import Notices
+from weathermixer.training.optimizer import set_step
+from weathermixer.training.probing import readable_samples, require_last_sample
+from weathermixer.training.result import TrainResult
+from weathermixer.training.state import TrainingState
+from weathermixer.training.validation import Validation, validate
+
+
+class TrainingLoop:
+    """A training on this rank, from the state that it is in to the last of its steps.
+
+    ::
+
+        with TrainingLoop.begin(config, Path("run")) as loop:
+            for step in loop:
+                print(step.number, step.loss)
+                if step.number % 100 == 0:
+                    loop.save()
+                    print(loop.validate().mean_relative_rmse)
+            loop.save()
+
+    Every rank of the mesh does the same at the same time. ``job`` holds the settings and the mesh,
+    ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
+    came to, and ``checkpoint`` the newest that was saved or loaded. ``windows (sample, rollout +
+    1)`` are the time indices to learn from, and ``validation_samples`` those to validate on. While
+    ``stop_request`` is entered, a signal ends the iteration after the step in hand.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        run: Run,
+        windows: NDArray[np.int64],
+        validation_samples: NDArray[np.int64],
+        notices: Notices | None = None,
+        lock: FolderLock | None = None,
+    ) -> None:
+        self.job, self.run = job, run
+        self.windows, self.validation_samples = windows, validation_samples
+        self.history = History()
+        self.checkpoint: Path | None = None
+        self.stop_request = StopRequest()
+        self.notices = notices or Notices(console.say)
+        self._lock = lock or FolderLock(run.path, "training")
+        self._training, self._mesh = job.config.training, job.mesh
+        self._normalisation = job.part.of(run.normalisation)
+        self._share = job.part.share(run.normalisation) / job.mesh.layout.data
+        model = build_model(job.architecture, self._training, run.normalisation, mesh=job.mesh)
+        self.state = TrainingState.initial(
+            model, job.mesh, self._training, shard_optimizer=job.config.parallel.shard_optimizer
+        )
+        dtype = state_dtype(self._training)
+        self._static = torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype)
+        weights = loss_weights(self._training.loss, self._normalisation)
+        self._weights = torch.from_numpy(weights).to(job.mesh.device, dtype)
+        self._reader = StateReader(
+            job.states,
+            self._normalisation,
+            dtype,
+            num_states=len(np.union1d(windows, validation_samples)),
+            longitudes=job.part.longitudes,
+            memory_bytes=kept_states_bytes(job.ranks_on_machine),
+        )
+        self._batches: Generator[Batch, None, None] | None = None
+        self._saved_step = -1
+
+    @classmethod
+    def begin(
+        cls,
+        config: Config,
+        out: Path,
+        *,
+        resume: bool = False,
+        device: torch.device | str | None = None,
+        notices: Notices | None = None,
+    ) -> Self:
+        """A loop at the first step of a new run in ``out``, or where a resumed one was saved.
+
+        Each rank that was started calls this. ``device`` is the accelerator where there is one, by
+        default; ``notices`` say what is worth knowing, on the first rank.
+
+        Raises UserError where store and configuration do not fit together or ranks differ in them,
+        where the last states to learn from cannot be read, and where ``out`` holds another run, is
+        in use or cannot be written; LayoutError where the mesh does not fit.
+        """
+        notices = notices or Notices(console.say)
+        if not meshes.is_first_rank():
+            notices = Notices(lambda _: None)
+        data, training = config.data, config.training
+        states = open_states(data.store, data)
+        job = join(config, states, samples=training.instance_batch, say=notices.say, device=device)
+        windows = training_windows(data, training, states)
+        validation_samples = validation_windows(data, training, states)
+        require_last_sample(job, windows)
+        validation_samples = readable_samples(job, validation_samples, notices)
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file: choose another --out for the run")
+        lock = FolderLock(out, "training")
+
+        def prepare() -> None:
+            lock.acquire()
+            begin_run(config, out, states, resume=resume)
+
+        try:
+            job.prepare(prepare)
+            loop = cls(job, Run.open(out), windows, validation_samples, notices, lock)
+            # As the first rank sees it: a shared folder may look older to the others.
+            newest = meshes.gather_objects(loop.run.newest())[0]
+            if newest is not None:
+                loop.load(newest)
+                notices.say(f"continuing from {newest}")
+        except BaseException:
+            lock.release()
+            raise
+        return loop
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[StepReport]:
+        """Take the steps that are left, one at a time, until one is stopped by a signal."""
+        while self.state.step < self._training.steps:
+            report = self.step()
+            yield report
+            if report.stopped_by is not None:
+                return
+
+    def close(self) -> None:
+        """End the threads that read ahead, and let another training write into the run."""
+        self._end_reading()
+        self._lock.release()
+
+    def next_batch(self) -> Batch:
+        """This rank's samples of the next step in the plan, once they are read.
+
+        Raises UserError where the store is damaged there.
+        """
+        if self._batches is None:
+            training = self._training
+            plan = training_plan(
+                self.windows,
+                seed=training.seed,
+                batch=training.instance_batch,
+                layout=self._mesh.layout,
+                steps=range(self.state.step, training.steps),
+                samples=self.state.samples,
+                rollout_at=training.rollout_at,
+            )
+            self._batches = read_ahead(self._reader, plan)
+        return next(self._batches)
+
+    def step(self, batch: Batch | None = None) -> StepReport:
+        """Take one optimizer step, on ``batch`` or else on the next in the plan.
+
+        Raises UserError, and leaves the weights alone, where loss or gradient is NaN or infinite.
+        """
+        began = time.perf_counter()
+        training, state = self._training, self.state
+        batch = self.next_batch() if batch is None else batch
+        counter, before = self._mesh.counter, self._mesh.counter.copy()
+        set_step(state.optimizer, state.step, training)
+        state.model.set_dropout_key(training.seed, state.step)
+        states = batch.states.to(self._mesh.device, non_blocking=True)
+        loss, forecast = rollout_loss(
+            state.model, states, self._static, self._weights, share=self._share
+        )
+        torch.autograd.backward(loss)
+        state.replicas.finish_gradients()
+        # One exchange for all that is summed over the whole mesh.
+        sums = torch.stack(
+            [
+                loss.detach().double(),
+                state.replicas.gradient_square(),
+                torch.tensor(self.stop_request.received is not None, device=loss.device).double(),
+            ]
+        )
+        total_loss, square, stops = total_over(self._mesh.axes, sums)
+        norm = square.sqrt()
+        if not (math.isfinite(total_loss.item()) and math.isfinite(norm.item())):
+            raise self._diverged(total_loss.item(), batch, states, forecast)
+        clip_grads_with_norm_(state.replicas.parameters().values(), training.clip_norm, norm)
+        state.optimizer.step()
+        state.replicas.finish_step()
+        state.step += 1
+        state.samples += len(states) * self._mesh.layout.data
+        report = StepReport(
+            state.step,
+            loss=total_loss.item(),
+            grad_norm=norm.item(),
+            seconds=time.perf_counter() - began,
+            stopped_by=self.stop_request.received or "a signal to another rank" if stops else None,
+        )
+        self.history.add(report, bytes_read=batch.bytes_read, counted=counter.since(before))
+        return report
+
+    def validate(self) -> Validation:
+        """Loss and errors on the validation samples, which change nothing of the training.
+
+        Raises UserError, alike on all ranks, where there are no such samples, where any rank cannot
+        read its part of them, and where the loss is NaN or infinite.
+        """
+        if not len(self.validation_samples):
+            raise UserError("the validation period holds no sample that can be read")
+        size, data = self._training.instance_batch, self._mesh.data
+        firsts = range(data.index * size, len(self.validation_samples), data.size * size)
+        plan = (self.validation_samples[first : first + size] for first in firsts)
+        with closing(read_ahead(self._reader, plan)) as batches:
+            scores = validate(
+                self.state.model,
+                batches,
+                self._static,
+                self._weights,
+                self.run.normalisation,
+                self.job.part,
+                self._mesh,
+            )
+        self.history.validation[self.state.step] = scores
+        return scores
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step, unless there is one, and keep the newest few.
+
+        Raises UserError, with the one before kept, where it cannot be written.
+        """
+        if self.checkpoint is None or self._saved_step != self.state.step:
+            keep = self.job.config.checkpoint.keep
+            self.checkpoint = self.state.save(self.run, keep=keep, notices=self.notices)
+            self._saved_step = self.state.step
+        return self.checkpoint
+
+    def load(self, checkpoint: Path) -> None:
+        """Become what was saved in ``checkpoint``, on any mesh; UserError where it does not fit."""
+        self._end_reading()
+        self.state.load(checkpoint)
+        self.checkpoint, self._saved_step = checkpoint, self.state.step
+        self.history = History(start_step=self.state.step)
+
+    def result(self, *, stopped_by: str | None = None) -> TrainResult:
+        """The training so far, of which there is a checkpoint; all ranks call this together."""
+        assert self.checkpoint is not None, "a result names the checkpoint that it led to"
+        return self.history.result(
+            self.state,
+            self._mesh,
+            dtype=self._training.dtype,
+            checkpoint=self.checkpoint,
+            stopped_by=stopped_by,
+        )
+
+    def _end_reading(self) -> None:
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
+    def _diverged(
+        self, loss: float, batch: Batch, states: Tensor, forecast: list[Tensor]
+    ) -> UserError:
+        cause = find_cause(
+            loss,
+            self.state.model,
+            states,
+            forecast,
+            channels=self._normalisation.channels,
+            initial_times=self.job.states.times[batch.indices[:, 0]],
+            step_hours=self.job.config.data.step_hours,
+        )
+        return not_finite(
+            loss,
+            meshes.gather_objects(cause),
+            step=self.state.step + 1,
+            checkpoint=self.checkpoint,
+        )

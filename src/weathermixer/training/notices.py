@@ -1,0 +1,40 @@
+"""Sentences for the person who waits, and troubles that are said once and cost nothing.
+
+Whatever only watches a training (its log, events, progress, validations) reports its failures here
+instead of raising them: the steps go on with the same weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Notices:
+    """Says sentences through ``write``, and each kind of trouble once.
+
+    Where a sentence cannot be written, because the terminal is gone or the disk under it is full,
+    nothing is said and nothing is raised.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._kinds: set[str] = set()
+
+    def say(self, sentence: str) -> None:
+        """Say a sentence, where that is possible."""
+        self.attempt(lambda: self._write(sentence))
+
+    def attempt(self, show: Callable[[], object]) -> bool:
+        """Call ``show``, which writes to the terminal; whether it could."""
+        # A closed file is a ValueError, and rich exits where nobody reads its output any more.
+        try:
+            show()
+        except (OSError, ValueError, SystemExit):
+            return False
+        return True
+
+    def trouble(self, kind: str, sentence: str) -> None:
+        """Say what went wrong with the watching, unless something of this ``kind`` was said."""
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            self.say(sentence)

@@ -1,0 +1,123 @@
+"""What watches a training: its log, events and progress, and when it validates.
+
+Nothing here changes a weight, and nothing that fails here ends a training: it is said, once for
+each kind of trouble, and the steps go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Self
+
+from rich.console import Console
+
+from weathermixer.errors import UserError, reason
+from weathermixer.jigsaw.mesh import gather_objects, is_first_rank
+from weathermixer.training.history import StepReport
+from weathermixer.training.log import RunLog
+from weathermixer.training.loop import TrainingLoop
+from weathermixer.training.progress import ProgressLine
+from weathermixer.training.result import TrainResult, sizes_of
+from weathermixer.training.schedule import learning_rate
+
+
+class Watch:
+    """Watches a loop on every rank; the first one records and says what there is.
+
+    Steps are recorded before they are saved, and validated after it. A record of a validation that
+    was cut off, or could not be made, is made up for when the run is continued.
+    """
+
+    def __init__(self, loop: TrainingLoop, console: Console) -> None:
+        self._loop, self._config = loop, loop.job.config
+        self._log: RunLog | None = None
+        start, end = loop.state.step, self._config.training.steps
+        if is_first_rank():
+            self._log = RunLog(
+                loop.run.log,
+                tensorboard=self._config.logging.tensorboard,
+                start_step=start,
+                about={"layout": sizes_of(loop.job.mesh.layout)},
+                notices=loop.notices,
+            )
+        else:
+            console = Console(quiet=True)
+        self._line = ProgressLine(console, loop.notices, start, end)
+
+    def __enter__(self) -> Self:
+        self._line.__enter__()
+        if self._is_due(self._loop.state.step):
+            owed = self._log is not None and self._log.lacks_validation(self._loop.state.step)
+            if gather_objects(owed)[0]:  # as the first rank, which has the log, knows
+                self._validate()
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._line.__exit__(*details)
+
+    def record(self, step: StepReport) -> None:
+        """Show and record a step, where it is one to be logged."""
+        training, every = self._config.training, self._config.logging.every
+        is_last = step.stopped_by is not None or step.number == training.steps
+        if not (is_last or step.number % every == 0):
+            return
+        rate = learning_rate(step.number - 1, training)
+        recent = self._loop.history.seconds[-every:]
+        batch = training.instance_batch * self._loop.job.mesh.layout.data
+        samples_per_second = batch * len(recent) / sum(recent)
+        self._line.update(step.number, step.loss, rate, samples_per_second)
+        self._write(
+            step.number,
+            {
+                "samples": self._loop.state.samples,
+                "loss": step.loss,
+                "grad_norm": step.grad_norm,
+                "learning_rate": rate,
+                "samples_per_second": samples_per_second,
+            },
+        )
+
+    def validate(self, step: StepReport) -> None:
+        """Validate after a step where that is due, unless the training is to stop."""
+        if step.stopped_by is None and self._is_due(step.number):
+            self._validate()
+
+    def keep(self, result: TrainResult) -> None:
+        """Leave the result of the training in the folder of its run."""
+        if not is_first_rank():
+            return
+        path = self._loop.run.training_result
+        try:
+            result.save(path)
+        except OSError as error:
+            self._loop.notices.trouble(
+                "result",
+                f"the result {path} cannot be written ({reason(error)}): the checkpoint "
+                f"{result.checkpoint} is whole; free some space or make the folder writable",
+            )
+
+    def _is_due(self, step: int) -> bool:
+        training = self._config.training
+        due = step % training.validate_every == 0 or step == training.steps
+        return step > 0 and due and len(self._loop.validation_samples) > 0
+
+    def _validate(self) -> None:
+        number, notices = self._loop.state.step, self._loop.notices
+        try:
+            scores = self._loop.validate()
+        except UserError as error:
+            notices.trouble(
+                "validation",
+                f"the validation of step {number} is left out ({error}): training goes on, and "
+                "will try again at the next",
+            )
+            return
+        notices.say(
+            f"step {number}: validation loss {scores.loss:.4g}, errors "
+            f"{scores.mean_relative_rmse:.3f} of persistence's on average"
+        )
+        self._write(number, {"validation": asdict(scores)})
+
+    def _write(self, step: int, record: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(step, record)

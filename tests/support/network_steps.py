@@ -1,0 +1,88 @@
+"""A step of a network on every rank of a mesh, and the same on one process in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from oracles.layers import Held, join, mixer
+from support.networks import (
+    Network,
+    Sample,
+    Schemes,
+    Sizes,
+    held_activation,
+    held_gradients,
+)
+from weathermixer.jigsaw.count import Counter
+from weathermixer.jigsaw.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rank has after a forward and a backward pass."""
+
+    tensors: dict[str, Held]  # the output, the gradient of the state, and those of the parameters
+    forward: Counter
+    backward: Counter
+
+
+@dataclass(frozen=True)
+class NetworkStep:
+    """A forward and a backward pass of a network, run on every rank of a mesh."""
+
+    sizes: Sizes
+    schemes: Schemes
+    sample: Sample
+    parameters: dict[str, Tensor]
+    passes: int = 1
+    state_gradient: bool = True
+    checkpointed: bool = False
+
+    def __call__(self, mesh: Mesh) -> Outcome:
+        network = Network(self.sizes, mesh, self.schemes).load(self.parameters)
+        network.checkpointed = self.checkpointed
+        sample = self.sample.on(mesh.layout, self.sizes)
+        state = sample.state.requires_grad_(self.state_gradient)
+        before = mesh.counter.copy()
+        output = network(state, sample.static, passes=self.passes)
+        forward = mesh.counter.since(before)
+        before = mesh.counter.copy()
+        output.backward(sample.gradient)
+        backward = mesh.counter.since(before)
+        sizes = self.sizes
+        tensors = {"output": held_activation(mesh.layout, sizes.tokens, sizes.state, output)}
+        if state.grad is not None:
+            tensors["state"] = held_activation(mesh.layout, sizes.tokens, sizes.state, state.grad)
+        return Outcome(tensors | held_gradients(network), forward, backward)
+
+    def expected(self) -> dict[str, Tensor]:
+        """The same on one process, from the description, in float64."""
+        weights = {name: value.double().requires_grad_() for name, value in self.parameters.items()}
+        state = self.sample.state.double().requires_grad_()
+        output = mixer(
+            weights,
+            state,
+            self.sample.static.double(),
+            blocks=self.sizes.blocks,
+            passes=self.passes,
+        )
+        output.backward(self.sample.gradient.double())
+        tensors = {"output": output, "state": state.grad}
+        tensors |= {name: value.grad for name, value in weights.items()}
+        return {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
+
+
+def run_step(mesh: Mesh, step: NetworkStep) -> Outcome:
+    return step(mesh)
+
+
+def joined(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
+    """The global tensors; what several ranks hold is the same bits, and everything is held."""
+    whole = {}
+    for name in outcomes[0].tensors:
+        whole[name], holders = join([outcome.tensors[name] for outcome in outcomes])
+        assert int(holders.min()) >= 1, name
+    return whole

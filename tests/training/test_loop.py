@@ -1,0 +1,116 @@
+"""The training loop as others drive it: step by step, with batches of their own, and on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from support.waves import wave_config
+from weathermixer.config import Config
+from weathermixer.errors import UserError
+from weathermixer.training.loop import TrainingLoop
+from weathermixer.training.notices import Notices
+from weathermixer.training.result import TrainResult
+from weathermixer.training.trainer import train
+
+
+def config_of(waves: Path, **sections: Any) -> Config:
+    return wave_config(
+        waves,
+        model={"dropout": 0.1},
+        training={"rollout": {0: 1, 5: 2}},
+        checkpoint={"every": 100},
+        **sections,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(waves: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return train(config_of(waves), out, console=Console(quiet=True))
+
+
+def files(checkpoint: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+
+
+def test_a_loop_by_hand_is_the_training_of_the_command(
+    waves: Path, trained: TrainResult, tmp_path: Path
+) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        losses = []
+        for step in loop:
+            losses.append(step.loss)
+            if step.number == 6:
+                assert loop.validate() == trained.validation[6]
+        checkpoint = loop.save()
+    assert losses == trained.loss
+    assert files(checkpoint) == files(trained.checkpoint)
+    result = loop.result()
+    assert (result.grad_norm, result.samples_seen) == (trained.grad_norm, 24)
+    assert result.bytes_read_per_step == trained.bytes_read_per_step
+
+
+def test_a_loop_goes_on_where_another_saved(
+    waves: Path, trained: TrainResult, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        for _ in range(7):
+            loop.step()
+        saved = loop.save()
+        assert loop.save() == saved  # there is nothing new to write
+    with TrainingLoop.begin(
+        config_of(waves), tmp_path / "run", resume=True, notices=Notices(said.append)
+    ) as loop:
+        assert [step.loss for step in loop] == trained.loss[7:]
+        assert files(loop.save()) == files(trained.checkpoint)
+    assert said == [f"continuing from {saved}"]
+
+
+def test_a_step_can_be_given_its_batch(waves: Path, trained: TrainResult, tmp_path: Path) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        batch = loop.next_batch()
+        first, again = loop.step(batch), loop.step(batch)
+    assert first.loss == trained.loss[0]
+    assert again.loss != trained.loss[1]
+    assert (again.number, loop.state.samples) == (2, 4)
+
+
+def test_a_batch_with_a_nan_leaves_the_weights_alone(waves: Path, tmp_path: Path) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        loop.step()
+        before = {name: value.clone() for name, value in loop.state.model.state_dict().items()}
+        batch = loop.next_batch()
+        batch.states[0, 1, 0, 2, 3] = torch.nan
+        with pytest.raises(UserError, match="first in temperature_850 as given for 6 h after"):
+            loop.step(batch)
+    after = loop.state.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert loop.state.step == 1
+
+
+def test_a_loop_without_validation_samples_refuses_to_validate(waves: Path, tmp_path: Path) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        loop.validation_samples = loop.validation_samples[:0]
+        with pytest.raises(UserError, match="holds no sample that can be read"):
+            loop.validate()
+
+
+def test_a_run_is_written_by_one_training_at_a_time(
+    waves: Path, trained: TrainResult, tmp_path: Path
+) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        for _ in range(7):
+            loop.step()
+        for resume in (False, True):
+            with pytest.raises(UserError, match="another training is writing into the run"):
+                TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=resume)
+        loop.save()
+        assert [step.loss for step in loop] == trained.loss[7:]
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=True) as loop:
+        assert loop.state.step == 7
