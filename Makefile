@@ -1,6 +1,6 @@
 # make demo      simulate a planet, learn its weather, forecast it, score the forecast
 # make test      the checks below, and the tests that show each feature: under ten minutes on two cores
-# make test-all  every test, on every mesh, with the coverage of the code
+# make test-all  the same with the coverage of the code, then all other cases, on every mesh
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
 # make docs      the site, with a reference of the code, in build/docs
@@ -29,8 +29,10 @@ demo: setup-demo
 test: check
 	$(PYTEST)
 
+# Cases beside those of `make test` reach no code that those do not, so only the latter are measured.
 test-all: check
-	$(PYTEST) -m "" --cov
+	$(PYTEST) --cov
+	$(PYTEST) -m exhaustive
 
 check: setup-work
 	@$(MAKE) --no-print-directory $(CHECKS)
