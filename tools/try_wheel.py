@@ -19,7 +19,7 @@ import bootstrap
 CONFIGURATION = """\
 model: {channels: 32, blocks: 1}
 data: {store: store.zarr}
-training: {steps: 2, instance_batch: 1}
+training: {steps: 2, warmup_steps: 1, instance_batch: 1}
 """
 COMMANDS = (
     "--version",

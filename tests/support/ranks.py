@@ -112,10 +112,13 @@ class Pool:
 
     def close(self) -> None:
         """End all ranks, whatever they are doing."""
-        for process, connection in self._ranks:
+        for _, connection in self._ranks:
             connection.close()
-            process.kill()
+        # Idle ranks end by themselves, and leave what was measured of the code that they ran.
+        deadline = time.monotonic() + _GRACE_SECONDS
         for process, _ in self._ranks:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
             process.join()
         self._ranks = []
         if self._folder is not None:
