@@ -8,6 +8,7 @@ from weathermixer.config import Data
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
+from weathermixer.data.archives.formats import local_path
 from weathermixer.data.grid import Grid
 from weathermixer.data.states import States
 from weathermixer.data.store.store import Store
@@ -38,8 +39,9 @@ def open_states_on(source: Path | str, data: Data, grid: Grid) -> States:
 
 
 def _open(source: Path | str, data: Data) -> Store | DirectStates:
-    name = str(source)
-    if is_store(name) or ("://" not in name and not Path(name).exists()):
+    name = local_path(str(source))
+    is_local = Path(name).exists() or not ("://" in name or "::" in name)
+    if is_store(name) or (is_local and not Path(name).exists()):
         return Store.open(name, reader=data.reader)
     if data.reader != "zarr":
         raise UserError(
