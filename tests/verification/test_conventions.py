@@ -49,10 +49,12 @@ def _truth(planet: Planet) -> xr.Dataset:
 def _climatology(planet: Planet) -> xr.Dataset:
     """The planet's climatology as WeatherBench 2 publishes its own."""
     assert planet.climatology is not None
+    dims = ("hour", "dayofyear", *ON_LEVELS[1:])
+    geopotential, temperature = planet.climatology[:, :, :2], planet.climatology[:, :, 2]
     return xr.Dataset(
         {
-            "geopotential": (("hour", "dayofyear", *ON_LEVELS[1:]), planet.climatology[:, :, :2]),
-            "2m_temperature": (("hour", "dayofyear", *ON_LEVELS[2:]), planet.climatology[:, :, 2]),
+            "geopotential": (dims, geopotential, {"units": "m**2 s**-2"}),
+            "2m_temperature": ((*dims[:2], *dims[3:]), temperature, {"units": "K"}),
         },
         {
             "hour": np.arange(4) * 6,
@@ -181,7 +183,9 @@ def test_a_truth_without_climatology_still_scores(make_planet: MakePlanet, tmp_p
     result = verify(tmp_path / "f.zarr", _write(_truth(planet), tmp_path / "era5.zarr")).to_json()
     assert result["scores"].keys() == {"rmse", "bias"}
     assert result["baselines"].keys() == {"persistence"}
-    assert "has no climatology" in result["warnings"][0]
+    unused, lacking = result["warnings"]
+    assert "left out total_precipitation_6hr (WeatherMixer does not use it)" in unused
+    assert "has no climatology" in lacking
 
 
 def test_a_row_at_the_south_pole_that_one_lacks_is_left_out_of_all(tmp_path: Path) -> None:
@@ -216,18 +220,22 @@ def test_archives_that_do_not_fit_are_named(make_planet: MakePlanet, tmp_path: P
     refuse("normals.zarr is on another grid", climatology=str(normals))
     poorer = _write(era5.drop_vars("2m_temperature"), tmp_path / "poorer.zarr")
     refuse("poorer.zarr lacks 2m_temperature", truth=poorer)
-    refuse("there is no climatology at", climatology=str(tmp_path / "nothing.zarr"))
-    refuse("lacks the coordinate hour", climatology=str(poorer))
-    refuse("lacks the coordinate time", truth=normals)
+    refuse("there is nothing at", climatology=str(tmp_path / "nothing.zarr"))
+    refuse("is on time × level × longitude", climatology=str(poorer))
+    refuse("is on hour × dayofyear", truth=normals)
 
     twice = _write(era5.isel(time=[0, 1, 0]), tmp_path / "twice.zarr")
-    refuse("times that are repeated", truth=twice)
+    refuse("holds 2001-03-01T00:00:00 more than once", truth=twice)
     again = _write(dataset.isel(time=[0, 0]), tmp_path / "again.zarr")
-    refuse("again.zarr holds a time more than once", forecast=again)
+    refuse("again.zarr holds 2001-03-01T00:00:00 more than once", forecast=again)
     celsius = dataset.copy()
-    celsius["2m_temperature"].attrs["units"] = "degC"
+    celsius["2m_temperature"].values[:] -= 273.15
     celsius = _write(celsius, tmp_path / "celsius.zarr")
-    refuse("2m_temperature in 'degC', not in K", forecast=celsius)
+    refuse("does not say in which units 2m_temperature is, and its values", forecast=celsius)
+    normals = _climatology(planet)
+    normals["2m_temperature"] = normals["2m_temperature"].drop_attrs() - 273.15
+    normals = _write(normals, tmp_path / "celsius-normals.zarr")
+    refuse("does not say in which units 2m_temperature is", climatology=str(normals))
 
 
 def test_missing_values_of_the_truth_are_named_with_their_time(
@@ -239,5 +247,5 @@ def test_missing_values_of_the_truth_are_named_with_their_time(
     era5 = _truth(planet).chunk(time=1)
     truth = _write(era5, tmp_path / "era5.zarr")
     (truth / "2m_temperature" / "2.0.0").unlink()
-    with pytest.raises(UserError, match=r"2001-03-01T12:00:00 has missing .* 2m_temperature"):
+    with pytest.raises(UserError, match=r"2m_temperature at 2001-03-01T12:00:00 was never written"):
         verify(tmp_path / "f.zarr", truth)

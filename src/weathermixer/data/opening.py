@@ -9,6 +9,7 @@ from weathermixer.console import waiting_for
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
+from weathermixer.data.archives.formats import local_path
 from weathermixer.data.grid import Grid
 from weathermixer.data.states import States
 from weathermixer.data.store.store import Store
@@ -40,11 +41,12 @@ def open_states_on(source: Path | str, data: Data, grid: Grid) -> States:
 
 def _open(source: Path | str, data: Data) -> Store | DirectStates:
     with waiting_for(f"{source} to be opened"):
-        return _open_named(str(source), data)
+        return _open_named(local_path(str(source)), data)
 
 
 def _open_named(name: str, data: Data) -> Store | DirectStates:
-    if is_store(name) or ("://" not in name and not Path(name).exists()):
+    is_local = Path(name).exists() or not ("://" in name or "::" in name)
+    if is_store(name) or (is_local and not Path(name).exists()):
         return Store.open(name, reader=data.reader)
     if data.reader != "zarr":
         raise UserError(

@@ -26,12 +26,16 @@ Indices = slice | Sequence[int]
 class States(Protocol):
     """States at increasing ``times (time,)`` on one grid, of which parts can be read.
 
-    ``path`` is where they are, for messages. ``latitude`` and ``longitude`` are in degrees, and
+    ``path`` is where they are, for messages; ``remarks`` are sentences for the user about what is
+    left out of it. ``latitude`` and ``longitude`` are in degrees, and
     ``grid`` their lengths. Increments are measured over ``step``. Reading is thread-safe.
     """
 
     @property
     def path(self) -> Path | str: ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]: ...
 
     @property
     def channels(self) -> tuple[str, ...]: ...

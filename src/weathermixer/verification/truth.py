@@ -19,6 +19,8 @@ from weathermixer.data.archives.climatologies import (
     StoreClimatology,
     open_climatology,
 )
+from weathermixer.data.archives.contents import LeftOut, reasons_in_words
+from weathermixer.data.archives.formats import local_path
 from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import names, parse_channel
 from weathermixer.data.grid import Grid, common_grid
@@ -56,10 +58,10 @@ class Truth:
         analyses = open_analyses(self.path, None)
         climate = open_climatology(climatology) if climatology else _own_climatology(self.path)
         self.grids = {self.path: analyses[0].grid}
-        _require(self.path, _offered(analyses), channels)
+        _require(self.path, _offered(analyses), channels, analyses[0].left_out)
         if climate is not None:
             self.grids[climate.name] = climate.grid
-            _require(climate.name, climate.channels, channels)
+            _require(climate.name, climate.channels, channels, climate.left_out)
         self.grid = grid or common_grid(self.grids)
         self.has_climatology = climate is not None
         states = MergedAnalyses(
@@ -119,7 +121,7 @@ def _reopen(path: str, channels: Sequence[str], climatology: str | None, grid: G
 def _own_climatology(path: str) -> Climatology | None:
     if not is_store(path):
         return None
-    store = Store.open(path)
+    store = Store.open(local_path(path))
     return StoreClimatology(store) if store.has_climatology else None
 
 
@@ -127,10 +129,13 @@ def _offered(analyses: Sequence[Analysis]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names(c for analysis in analyses for c in analysis.channels)))
 
 
-def _require(path: str, held: Sequence[str], wanted: Sequence[str]) -> None:
+def _require(
+    path: str, held: Sequence[str], wanted: Sequence[str], left_out: Sequence[LeftOut]
+) -> None:
     lacking = [name for name in wanted if name not in held]
     if lacking:
         raise UserError(
-            f"{path} lacks {', '.join(lacking)}: it holds {', '.join(held)}; verify against one "
-            "that has them, or forecast fewer variables"
+            f"{path} lacks {', '.join(lacking)}: it holds {', '.join(held)}"
+            f"{reasons_in_words(path, left_out)}; verify against one that has them, or forecast "
+            "fewer variables"
         )

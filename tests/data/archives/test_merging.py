@@ -74,10 +74,25 @@ def test_copernicus_names_are_understood(archive: Archive, saved: Saved) -> None
     np.testing.assert_array_equal(other.read_static(), plain.read_static())
 
 
-def test_z_without_levels_is_the_orography(archive: Archive, saved: Saved) -> None:
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        {"GRIB_typeOfLevel": "surface"},
+        {"long_name": "Geopotential at the surface"},
+        {"long_name": "Orography"},
+        "scalar coordinate",
+    ],
+)
+def test_z_that_is_said_to_be_at_the_surface_is_the_orography(
+    archive: Archive, saved: Saved, evidence: Any
+) -> None:
     dataset = archive(variables=("2m_temperature",), static=("geopotential_at_surface",))
     # Copernicus gives even its constant fields a time.
     orography = dataset.geopotential_at_surface.expand_dims(time=dataset.time.values[:1])
+    if evidence == "scalar coordinate":
+        orography = orography.assign_coords(surface=0.0)
+    else:
+        orography.attrs.update(evidence)
     source = saved(xr.Dataset({"z": orography}), "orography.nc")
     sources = open_sources([saved(dataset[["2m_temperature"]], "t2m.nc"), source],
                            channels=[Channel("2m_temperature")])  # fmt: skip
@@ -212,12 +227,10 @@ def refused(*sources: str, **options: Any) -> str:
 @pytest.mark.parametrize(
     ("variable", "change", "units", "said"),
     [
-        ("2m_temperature", lambda x: x - 273.15, "degC", r"2m_temperature in 'degC', not in K"),
         ("2m_temperature", lambda x: x - 273.15, "K", r"2m_temperature at 2020-01-01T00.*in K\?"),
         ("mean_sea_level_pressure", lambda x: x / 100, None, r"are they in Pa\?"),
         ("geopotential", lambda x: x / 9.80665, None, r"geopotential height\? Multiply"),
-        ("geopotential", lambda x: x / 9.80665, "m", r"geopotential in 'm', not in m2 s-2"),
-        ("temperature", lambda x: x * np.nan, "K", r"are NaN or infinite"),
+        ("temperature", lambda x: np.where(x == x.min(), np.nan, x), "K", r"are NaN or infinite"),
     ],
 )
 def test_wrong_units_and_nan_are_refused(
@@ -228,6 +241,20 @@ def test_wrong_units_and_nan_are_refused(
     dataset[variable].values[:] = change(dataset[variable].values)
     dataset[variable].attrs = {} if units is None else {"units": units}
     assert re.search(said, refused(saved(dataset, "wrong.zarr")))
+
+
+def test_units_that_cannot_be_converted_are_left_out_with_the_reason(
+    archive: Archive, saved: Saved
+) -> None:
+    dataset = archive()
+    dataset["geopotential"].attrs["units"] = "m"
+    source = saved(dataset, "metres.zarr")
+    assert open_sources([source]).remarks == (
+        f"{source}: left out geopotential (is in 'm', not in m2 s-2: convert it first)",
+    )
+    said = refused(source, channels=[Channel("geopotential", 500)])
+    assert "no source has geopotential_500" in said
+    assert "geopotential (is in 'm', not in m2 s-2: convert it first)" in said
 
 
 def test_missing_variable_or_level_is_named_with_what_there_is(
@@ -357,7 +384,7 @@ def test_missing_chunk_of_zarr_is_named_with_its_time(archive: Archive, saved: S
         archive(times=4), "holes.zarr", encoding={"temperature": {"chunks": (1, 2, 8, 16)}}
     )
     (Path(source) / "temperature" / "3.0.0.0").unlink()
-    assert "temperature_500 at 2020-01-01T18:00:00: 128 of 128 values are NaN" in refused(source)
+    assert "temperature_500 at 2020-01-01T18:00:00 was never written" in refused(source)
 
 
 # Real ERA5.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -78,10 +79,15 @@ def test_states_and_statistics_are_those_of_the_source(
     assert_statistics_agree(store, fields, store.times[train].tolist())
 
 
-def test_plain_xarray_opens_the_store(archive: Archive, saved: Saved, tmp_path: Path) -> None:
+def test_plain_xarray_opens_the_store_without_a_warning(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
     dataset = archive(times=4)
     prepare(tmp_path / "store.zarr", [saved(dataset, "wb2.zarr")])
-    opened = xr.open_zarr(tmp_path / "store.zarr", consolidated=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = xr.open_zarr(tmp_path / "store.zarr")
+        assert {"climatology", "mean", "moments", "state", "static"} <= set(opened)
     np.testing.assert_array_equal(opened.time.values, dataset.time.values)
     field = opened.state.sel(time="2020-01-01T12", channel="2m_temperature")
     np.testing.assert_array_equal(field.values, dataset["2m_temperature"].values[2])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from weathermixer.data.archives.contents import ANALYSIS, LeftOut, read_contents
 from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup, consecutive
+from weathermixer.data.archives.formats import local_path
 from weathermixer.data.archives.names import LATITUDE, LEVEL, LONGITUDE, TIME
 from weathermixer.data.channels import Channel, names, parse_channel
 from weathermixer.data.grid import Grid, Placement
@@ -82,7 +83,7 @@ def open_analyses(source: str, member: int | None) -> list[Analysis]:
     Raises UserError where nothing is there, or nothing that can be used.
     """
     if is_store(source):
-        return [StoreAnalysis(Store.open(source))]
+        return [StoreAnalysis(Store.open(local_path(source)))]
     contents = read_contents(source, ANALYSIS, member=member)
     licence = contents.attributes.get("licence", contents.attributes.get("license"))
     return [
@@ -220,7 +221,8 @@ class StoreAnalysis:
 def is_store(source: str) -> bool:
     """Whether there is a prepared store at a path, whole or not."""
     try:
-        return "weathermixer_store" in zarr.open_group(Path(source), mode="r").attrs
+        group = zarr.open_group(Path(local_path(source)), mode="r", use_consolidated=False)
+        return "weathermixer_store" in group.attrs
     except (OSError, ValueError):
         return False
 

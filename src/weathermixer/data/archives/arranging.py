@@ -26,7 +26,7 @@ class ArrangedStates:
     def __init__(self, states: States, grid: Grid, placement: Placement) -> None:
         self._states, self._placement = states, placement
         self._rows = consecutive(placement.rows)
-        self.path = states.path
+        self.path, self.remarks = states.path, states.remarks
         self.channels, self.static_channels = states.channels, states.static_channels
         self.times, self.step = states.times, states.step
         self.latitude, self.longitude = grid.latitude, grid.longitude

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from weathermixer.data.annual_cycle import last_hour, nearest_day
 from weathermixer.data.archives.analyses import is_store
-from weathermixer.data.archives.contents import CLIMATOLOGY, read_contents
+from weathermixer.data.archives.contents import CLIMATOLOGY, LeftOut, read_contents
 from weathermixer.data.archives.fields import FieldGroup, consecutive
+from weathermixer.data.archives.formats import local_path
 from weathermixer.data.archives.names import DAY_OF_YEAR, HOUR
 from weathermixer.data.channels import Channel, names, parse_channel
 from weathermixer.data.grid import Grid, find_placement
@@ -21,7 +22,10 @@ from weathermixer.errors import UserError
 
 
 class Climatology(Protocol):
-    """Expected states on one ``grid``; ``channels`` are names."""
+    """Expected states on one ``grid``; ``channels`` are names.
+
+    ``left_out`` are variables of the same archive that are not used, with the reasons.
+    """
 
     @property
     def name(self) -> str: ...
@@ -31,6 +35,9 @@ class Climatology(Protocol):
 
     @property
     def channels(self) -> tuple[str, ...]: ...
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]: ...
 
     def at(self, time: np.datetime64, channels: Sequence[str], grid: Grid) -> NDArray[np.float32]:
         """``(channel, latitude, longitude)`` on a grid that differs in its order alone.
@@ -44,6 +51,7 @@ class StoreClimatology:
     """The climatology of a prepared store."""
 
     store: Store
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,6 +76,7 @@ class ArchivedClimatology:
     """A climatology as WeatherBench 2 publishes it, by ``hour`` and ``dayofyear``."""
 
     group: FieldGroup
+    left_out: tuple[LeftOut, ...]
 
     @property
     def name(self) -> str:
@@ -104,16 +113,18 @@ class ArchivedClimatology:
 def open_climatology(source: str) -> Climatology:
     """The climatology at a path or address; UserError where there is none that can be used."""
     if is_store(source):
-        store = Store.open(source)
+        store = Store.open(local_path(source))
         if not store.has_climatology:
             raise UserError(
                 f"{source} has no climatology: prepare it again, without --no-climatology"
             )
         return StoreClimatology(store)
     contents = read_contents(source, CLIMATOLOGY)
-    groups = [group for group in contents.groups if group.leading == CLIMATOLOGY]
-    if len(groups) != 1:
+    if len(contents.groups) != 1:
         raise UserError(
-            f"{source} holds {len(groups)} climatologies on different coordinates: choose one"
+            f"{source} holds {len(contents.groups)} climatologies on different coordinates: choose "
+            "one"
         )
-    return ArchivedClimatology(groups[0])
+    (group,) = contents.groups
+    group.check_unstated_units()
+    return ArchivedClimatology(group, contents.left_out)

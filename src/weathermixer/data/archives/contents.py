@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from weathermixer.data.archives.coordinates import grid_of, lead_times_of, levels_of, times_of
+from weathermixer.data.archives.coordinates import grid_of, levels_of, refuse_repeated
 from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup
 from weathermixer.data.archives.formats import OpenedDataset, naming_errors, open_datasets
 from weathermixer.data.archives.names import (
@@ -28,9 +28,11 @@ from weathermixer.data.archives.names import (
     MEMBER,
     TIME,
     Unusable,
+    canonical_name,
     meaning_of,
     role_of,
 )
+from weathermixer.data.archives.time_axes import TimeAxes, shared_dimension
 from weathermixer.data.channels import PROGNOSTIC_VARIABLES, VARIABLES
 from weathermixer.errors import UserError
 
@@ -56,7 +58,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Contents:
-    """The groups of an archive's fields, with static fields in groups of their own.
+    """The groups of an archive's fields; an analysis has groups of static fields besides.
 
     ``attributes`` are the archive's words about itself; ``is_partial`` tells whether parts of its
     fields can be read without the rest.
@@ -81,6 +83,8 @@ def read_contents(source: str, leading: tuple[str, ...], *, member: int | None =
     for each in opened:
         with naming_errors(source, "opened"):
             _Sorting(source, each, leading, member).into(groups, left_out)
+    if leading != ANALYSIS:
+        groups = [group for group in groups if group.leading == leading]
     if not groups:
         raise UserError(_nothing_usable(source, leading, left_out))
     return Contents(
@@ -105,6 +109,8 @@ class _Sorting:
         """Add the groups, and what is left out."""
         by_coordinates: dict[tuple[Any, ...], dict[str, ArchivedVariable]] = {}
         for name in sorted(map(str, self._dataset.data_vars), key=self._canonical_first):
+            if canonical_name(name) is None and self._is_no_field(name):
+                continue
             try:
                 variable, archived = self._variable(name)
             except Unusable as error:
@@ -112,7 +118,10 @@ class _Sorting:
                 continue
             leading = self._leading_of(variable)
             places = (archived.dimensions.get(r) for r in (*leading, LATITUDE, LONGITUDE))
-            group = by_coordinates.setdefault((leading, *places), {})
+            times = frozenset(
+                own for own in archived.array.coords if role_of(own, self._dataset) in (TIME, LEAD)
+            )
+            group = by_coordinates.setdefault((leading, *places, times), {})
             if variable in group:
                 reason = f"is {variable} once more, which is read from {group[variable].own_name}"
                 left_out.append(LeftOut(name, reason, is_known=True))
@@ -122,7 +131,7 @@ class _Sorting:
             try:
                 groups.append(self._group(leading, variables))
             except UserError as error:
-                reason = str(error).removeprefix(self._source).strip()
+                reason = str(error).removeprefix(self._source).lstrip(": ")
                 left_out += [
                     LeftOut(each.own_name, reason, is_known=True) for each in variables.values()
                 ]
@@ -130,6 +139,11 @@ class _Sorting:
     @staticmethod
     def _canonical_first(name: str) -> bool:
         return name not in VARIABLES
+
+    def _is_no_field(self, name: str) -> bool:
+        """Whether a variable only describes others, as bounds of cells and projections do."""
+        bounds = (each.attrs.get("bounds") for each in self._dataset.coords.values())
+        return self._dataset[name].ndim < 2 or name in bounds
 
     def _leading_of(self, variable: str) -> tuple[str, ...]:
         return self._leading if variable in PROGNOSTIC_VARIABLES else STATIC
@@ -143,6 +157,9 @@ class _Sorting:
             for own in (*array.dims, *scalars)
             if (role := role_of(own, self._dataset)) is not None
         }
+        for own in scalars:
+            if roles.get(own) == MEMBER:
+                self._member_place(own, 1)
         meaning = meaning_of(name, array, roles)
         dimensions, fixed = self._dimensions(array, roles, meaning.variable)
         levels: tuple[int | None, ...] = (None,)
@@ -169,29 +186,26 @@ class _Sorting:
         leading = self._leading_of(variable)
         dimensions: dict[str, Hashable] = {}
         fixed: dict[Hashable, int] = {}
-        times = [own for own in array.dims if roles.get(own) in (TIME, LEAD)]
-        if (
-            leading == ANALYSIS
-            and len(longer := [own for own in times if array.sizes[own] > 1]) > 1
-        ):
-            raise Unusable(
-                f"has times along {' × '.join(map(str, longer))}, as forecasts have: choose one "
-                "lead time first"
-            )
+        times = self._time_dimensions(array, leading)
         for own, size in array.sizes.items():
-            role = roles.get(own)
-            if leading == ANALYSIS and role in (TIME, LEAD):
-                # Of a time and a lead time, the longer one tells valid times apart.
-                role = TIME if own == max(times, key=lambda each: array.sizes[each]) else None
+            role = times.get(own, roles.get(own))
+            if role in (TIME, LEAD) and own not in times:
+                role = None
             if role == LEVEL and not VARIABLES[variable].on_levels:
                 role = None
-            if role == MEMBER and size > 1:
-                fixed[own] = self._member_of(own)
+            if roles.get(own) == MEMBER and (place := self._member_place(own, size)) is not None:
+                fixed[own] = place
             elif role in (*leading, LEVEL, LATITUDE, LONGITUDE) and role not in dimensions:
                 assert role is not None
                 dimensions[role] = own
-            elif size == 1 or (leading == STATIC and role == TIME):
+            elif size == 1 or (leading == STATIC and roles.get(own) == TIME):
                 fixed[own] = 0  # of fields that do not change, the first time serves
+            elif own == "expver":
+                raise Unusable(
+                    "holds final and preliminary data side by side, along expver: merge them first"
+                )
+            elif roles.get(own) in (TIME, LEAD) and own not in self._dataset.variables:
+                raise Unusable(f"has {own} without values: give it a coordinate")
             else:
                 raise Unusable(
                     f"is on {' × '.join(map(str, array.dims))}: it must be on a grid of latitude × "
@@ -202,10 +216,33 @@ class _Sorting:
                 raise Unusable(f"is on {' × '.join(map(str, array.dims))}, without {role}s")
         return dimensions, fixed
 
-    def _member_of(self, own: Hashable) -> int:
-        values = np.asarray(self._dataset[own].values).tolist()
+    def _time_dimensions(
+        self, array: xr.DataArray, leading: tuple[str, ...]
+    ) -> dict[Hashable, str]:
+        """Along which of an array's dimensions times and lead times vary."""
+        axes = TimeAxes.of(array, self._dataset, self._source)
+        by_dimension: dict[Hashable, str] = {}
+        for role in leading:
+            if role in (TIME, LEAD):
+                varying = axes.dimensions(role, is_forecast=leading == FORECAST)
+                own = shared_dimension(role, varying, dict(array.sizes))
+                if own in by_dimension and array.sizes[own] > 1:
+                    raise Unusable(
+                        f"has initial times and lead times along {own} alone: put them along two "
+                        "dimensions"
+                    )
+                if own is not None:
+                    by_dimension.setdefault(own, role)
+        return by_dimension
+
+    def _member_place(self, own: Hashable, size: int) -> int | None:
+        """Where the wanted member stands; None where there is one alone, and not another's."""
+        values = np.atleast_1d(self._dataset[own].values).tolist()
         if self._member in values:
             return int(values.index(self._member))
+        # A single run is called member 0, and serves beside any.
+        if size == 1 and (self._member is None or values == [0]):
+            return None
         said = "" if self._member is None else f"no member {self._member}, but "
         remedy = "choose one with --member" if self._leading == ANALYSIS else "choose one first"
         raise Unusable(
@@ -218,16 +255,22 @@ class _Sorting:
         """A group with its coordinates; UserError where they cannot be used."""
         first = next(iter(variables.values()))
         latitude, longitude = (self._coordinate(first.dimensions[r]) for r in (LATITUDE, LONGITUDE))
+        axes = TimeAxes.of(first.array, self._dataset, self._source)
         coordinates: dict[str, NDArray[Any]] = {}
         for role in leading:
-            if leading == ANALYSIS:
-                coordinates[role] = self._valid_times(first)
-            elif role == TIME:
-                coordinates[role] = times_of(self._of_role(first, role), self._source)
-            elif role == LEAD:
-                coordinates[role] = lead_times_of(self._of_role(first, role), self._source)
-            else:
+            own = first.dimensions.get(role)
+            if role not in (TIME, LEAD):
                 coordinates[role] = np.atleast_1d(self._of_role(first, role).values)
+                continue
+            if leading == ANALYSIS:
+                instants: NDArray[Any] = axes.valid_times(own)
+            else:
+                instants = axes.initial_times(own) if role == TIME else axes.lead_times(own)
+            refuse_repeated(instants, self._source)
+            size = 1 if own is None else first.array.sizes[own]
+            if len(instants) != size:
+                raise UserError(f"{self._source} has {own} without values: give it a coordinate")
+            coordinates[role] = instants
         grid = grid_of(latitude, longitude, self._source)
         return FieldGroup(self._source, leading, coordinates, grid, variables)
 
@@ -248,26 +291,6 @@ class _Sorting:
             raise UserError(f"{self._source} lacks the coordinate {role}: add it")
         return self._coordinate(own)
 
-    def _valid_times(self, archived: ArchivedVariable) -> NDArray[np.datetime64]:
-        """The times that states are valid at: said so, or initial time plus lead time."""
-        own = archived.dimensions.get(TIME)
-        coordinates = archived.array.coords
-        if "valid_time" in coordinates:
-            valid = coordinates["valid_time"]
-            others = [dim for dim in valid.dims if dim != own]
-            return times_of(valid.isel(dict.fromkeys(others, 0)), self._source)
-        by_role: dict[str, xr.DataArray] = {}
-        for name, coordinate in coordinates.items():
-            role = role_of(name, self._dataset)
-            if role in (TIME, LEAD) and set(coordinate.dims) <= {own, *archived.fixed}:
-                others = [dim for dim in coordinate.dims if dim != own]
-                by_role.setdefault(role, coordinate.isel(dict.fromkeys(others, 0)))
-        if TIME not in by_role:
-            raise UserError(f"{self._source} has no times: give it a coordinate 'time'")
-        if LEAD not in by_role:
-            return times_of(by_role[TIME], self._source)
-        return times_of(by_role[TIME], self._source) + lead_times_of(by_role[LEAD], self._source)
-
 
 def left_out_in_words(source: str, left_out: Sequence[LeftOut]) -> str | None:
     """One line about what is left out of an archive, with the reasons; None where nothing is.
@@ -275,6 +298,15 @@ def left_out_in_words(source: str, left_out: Sequence[LeftOut]) -> str | None:
     Such as ``a.grib: left out z (has no level …); tp, sp (WeatherMixer does not use it)``.
     """
     return f"{source}: left out {_in_words(left_out)}" if left_out else None
+
+
+def reasons_in_words(source: str, left_out: Sequence[LeftOut]) -> str:
+    """What is left out of an archive though it is known, in brackets after a space, or nothing.
+
+    It is said where something is missed.
+    """
+    said = left_out_in_words(source, [each for each in left_out if each.is_known])
+    return f" ({said})" if said else ""
 
 
 def _in_words(left_out: Iterable[LeftOut]) -> str:

@@ -6,6 +6,7 @@ is not plausible, or whose unit is not known, is refused.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ _USUAL_LEVELS = {
     *range(750, 1001, 25),
     600,
 }
+# Words about levels of other kinds, which may be numbered as pressures are.
+_OTHER_LEVELS = ("hybrid", "sigma", "model level", "model_level", "height", "altitude", "theta")
+_NAMES_OF_LEVELS = ("standard_name", "long_name", "GRIB_typeOfLevel")
 _UNITS_IN_NAMES = {"isobaricInhPa": "hPa", "isobaricInPa": "Pa"}
 _SECONDS_PER_UNIT = {
     **dict.fromkeys(("nanoseconds", "nanosecond", "ns"), 1e-9),
@@ -47,33 +51,27 @@ def whole_seconds(times: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
     return exact.astype("datetime64[s]")
 
 
-def times_of(coordinate: xr.DataArray, source: str) -> NDArray[np.datetime64]:
-    """Times ``(time,)`` to the second, in the order of the archive.
+def exact_times(coordinate: xr.DataArray, source: str) -> xr.DataArray:
+    """A coordinate of times, of any shape, to the second.
 
-    Raises UserError where they are missing, of another calendar, repeated, or kept so coarsely
-    that hours cannot be told.
+    Raises UserError where times are missing, of another calendar, or kept so coarsely that hours
+    cannot be told.
     """
-    values = np.atleast_1d(coordinate.values)
+    values = coordinate.values
     if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
         raise UserError(
             f"{source} has times ({coordinate.name}) that are missing or not of the usual "
             "calendar: give it a time coordinate in the standard (Gregorian) calendar"
         )
-    times = whole_seconds(_without_coarseness(values, coordinate, source))
-    repeated = _repeated(times)
-    if len(repeated):
-        more = f" (and {len(repeated) - 1} other repeated times)" if len(repeated) > 1 else ""
-        raise UserError(
-            f"{source} holds {repeated[0]} more than once{more}: drop the duplicates first"
-        )
-    return times
+    return coordinate.copy(data=whole_seconds(_without_coarseness(values, coordinate, source)))
 
 
-def lead_times_of(coordinate: xr.DataArray, source: str) -> NDArray[np.timedelta64]:
-    """Lead times ``(lead,)`` to the second; UserError where they have no unit or are repeated."""
-    values = np.atleast_1d(coordinate.values)
+def exact_lead_times(coordinate: xr.DataArray, source: str) -> xr.DataArray:
+    """A coordinate of lead times, of any shape, to the second; UserError where it has no unit."""
+    values = coordinate.values
     if values.dtype.kind == "m":
         seconds = values.astype("timedelta64[us]").astype(np.float64) * 1e-6
+        is_missing = np.isnat(values)
     else:
         unit = _SECONDS_PER_UNIT.get(str(coordinate.attrs.get("units", "")).strip().lower())
         if values.dtype.kind not in "iuf" or unit is None:
@@ -81,14 +79,23 @@ def lead_times_of(coordinate: xr.DataArray, source: str) -> NDArray[np.timedelta
                 f"{source}: {coordinate.name} is not a duration: give it units such as 'hours'"
             )
         seconds = values.astype(np.float64) * unit
-    leads = np.round(seconds).astype("timedelta64[s]")
-    repeated = _repeated(leads)
-    if len(repeated):
-        hours = repeated[0] / np.timedelta64(1, "h")
-        raise UserError(
-            f"{source} holds lead time {hours:g} h more than once: drop the duplicates first"
-        )
-    return leads
+        is_missing = ~np.isfinite(seconds)
+    if is_missing.any():
+        raise UserError(f"{source}: {coordinate.name} has missing values: give each a duration")
+    return coordinate.copy(data=np.round(seconds).astype("timedelta64[s]"))
+
+
+def refuse_repeated(instants: NDArray[Any], source: str) -> None:
+    """Raises UserError where a time or a lead time is there more than once."""
+    distinct, counts = np.unique(instants, return_counts=True)
+    repeated = distinct[counts > 1]
+    if not len(repeated):
+        return
+    what = str(repeated[0])
+    if repeated.dtype.kind == "m":
+        what = f"lead time {repeated[0] / np.timedelta64(1, 'h'):g} h"
+    more = f" (and {len(repeated) - 1} other repeated times)" if len(repeated) > 1 else ""
+    raise UserError(f"{source} holds {what} more than once{more}: drop the duplicates first")
 
 
 def levels_of(coordinate: xr.DataArray) -> tuple[int | None, ...]:
@@ -98,8 +105,11 @@ def levels_of(coordinate: xr.DataArray) -> tuple[int | None, ...]:
     or in Pa. Raises Unusable where they are not known.
     """
     values = np.atleast_1d(coordinate.values)
-    if values.dtype.kind not in "iuf":
-        raise Unusable(f"has levels such as {values[0]!r}, which are no pressures")
+    if values.dtype.kind not in "iuf" or not np.isfinite(values.astype(np.float64)).all():
+        raise Unusable(f"has levels such as {str(values[0])!r}, which are no pressures")
+    words = " ".join(str(coordinate.attrs.get(key, "")) for key in _NAMES_OF_LEVELS).lower()
+    if any(word in words for word in _OTHER_LEVELS):
+        raise Unusable(f"has levels that are called {words.strip()!r}: choose pressure levels")
     pressures = values.astype(np.float64)
     units = str(coordinate.attrs.get("units", "")).strip()
     if not units and str(coordinate.name) in _UNITS_IN_NAMES:
@@ -213,10 +223,14 @@ def _without_coarseness(
     """Times that were kept in 32 bits, to the hour or minute that all of them are near."""
     units = str(coordinate.encoding.get("units", ""))
     unit = _SECONDS_PER_UNIT.get(units.partition(" ")[0].lower())
-    if coordinate.encoding.get("dtype") != np.float32 or unit is None or not len(times):
+    origin_text = re.search(r"since\s+(\d+)-(\d+)-(\d+)", units)
+    if coordinate.encoding.get("dtype") != np.float32 or unit is None or not times.size:
         return times
+    if origin_text is None:
+        raise UserError(f"{source} keeps times in 32 bits {units}: write them in 64 bits")
     exact = times.astype("datetime64[us]").astype(np.int64)
-    origin = np.datetime64(units.partition("since ")[2].split()[0], "us").astype(np.int64)
+    year, month, day = map(int, origin_text.groups())
+    origin = np.datetime64(f"{year:04}-{month:02}-{day:02}", "us").astype(np.int64)
     largest = np.abs(exact - origin).max() / (1e6 * unit)
     error = 1e6 * unit * np.spacing(np.float32(largest))  # microseconds
     if error <= 500_000:
@@ -225,12 +239,15 @@ def _without_coarseness(
         near = (exact + step // 2) // step * step
         if np.abs(near - exact).max() <= error < step // 2:
             return near.astype("datetime64[us]")
+    # Times further apart than the error, all of them whole hours, are not what rounding makes.
+    if np.abs(exact % 3_600_000_000).max() == 0 and _least_spacing(exact) > error:
+        return times
     raise UserError(
         f"{source} keeps times in 32 bits, to {error / 1e6:.3g} s, and they are near no whole "
         "hours or minutes: write them in 64 bits"
     )
 
 
-def _repeated(values: NDArray[Any]) -> NDArray[Any]:
-    distinct, counts = np.unique(values, return_counts=True)
-    return distinct[counts > 1]
+def _least_spacing(exact: NDArray[np.int64]) -> int:
+    spacings = np.diff(np.unique(exact))
+    return int(spacings.min()) if len(spacings) else 0

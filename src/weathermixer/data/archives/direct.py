@@ -99,8 +99,8 @@ class DirectStates:
         if lacking:
             raise UserError(
                 f"{self.path} lacks {', '.join(lacking)}: it offers "
-                f"{summary(self._offered)}; choose another archive, or leave them "
-                "out of data.variables and data.levels"
+                f"{summary(self._offered)}{self._merged.reasons}; choose another archive, or "
+                "leave them out of data.variables and data.levels"
             )
         return [self.channels.index(name) for name in wanted]
 
@@ -126,8 +126,9 @@ class DirectStates:
         lacking = [name for name in wanted if name not in self.static_channels]
         if lacking:
             raise UserError(
-                f"{self.path} lacks the static fields {', '.join(lacking)}: leave them out of "
-                "data.static, or prepare a store from it and a source that has them"
+                f"{self.path} lacks the static fields {', '.join(lacking)}{self._merged.reasons}: "
+                "leave them out of data.static, or prepare a store from it and a source that has "
+                "them"
             )
         places = np.array([self.static_channels.index(name) for name in wanted], dtype=np.intp)
         return self._merged.read_static()[places]

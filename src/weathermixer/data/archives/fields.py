@@ -15,11 +15,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from weathermixer.data.archives.coordinates import covers_globe
 from weathermixer.data.archives.formats import naming_errors
 from weathermixer.data.archives.names import LATITUDE, LEAD, LEVEL, LONGITUDE, TIME
 from weathermixer.data.archives.storage import Storage
 from weathermixer.data.archives.units import Conversion
-from weathermixer.data.channels import VARIABLES, Channel
+from weathermixer.data.channels import VARIABLES, Channel, implausibility
 from weathermixer.data.grid import Grid, Placement
 from weathermixer.errors import UserError
 
@@ -170,6 +171,28 @@ class FieldGroup:
             self._refuse_unwritten(variable, levels, index, unwritten)
         values = values[..., _permuted(placement.rows), :]
         return values[..., _permuted(columns)] if is_whole else values
+
+    def check_unstated_units(self) -> None:
+        """Where units are not stated, the first field has to be plausible in SI units.
+
+        Raises UserError, naming the variable, where it is not.
+        """
+        index: dict[str, Part] = {name: slice(0, 1) for name in self.leading}
+        for channel in self.channels:
+            archived = self.variables[channel.variable]
+            levels = [level for level in archived.levels if level is not None]
+            if archived.has_units or (levels and channel.level_hpa != levels[0]):
+                continue
+            fields = self.read(
+                channel.variable, [channel.level_hpa], index, Placement.of(self.grid)
+            )
+            field = fields.reshape(self.grid.shape)
+            wrong = implausibility(channel, field, is_global=covers_globe(self.grid))
+            if wrong is not None and np.isfinite(field).all():
+                raise UserError(
+                    f"{self.source} does not say in which units {channel.variable} is, and its "
+                    f"{wrong}"
+                )
 
     def where(self, index: Mapping[str, Part], place: Sequence[int] | None = None) -> str:
         """The first place of a selection, or one of it, in words: ``at 2020-01-01T06:00:00``."""

@@ -10,18 +10,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.contents import FORECAST, left_out_in_words, read_contents
-from weathermixer.data.archives.coordinates import covers_globe
 from weathermixer.data.archives.fields import FieldGroup, consecutive
 from weathermixer.data.archives.names import LEAD, TIME
 from weathermixer.data.channels import (
     PROGNOSTIC_VARIABLES,
-    Channel,
-    implausibility,
     names,
     parse_channel,
 )
-from weathermixer.data.grid import Grid, Placement, find_placement
+from weathermixer.data.grid import Grid, find_placement
 from weathermixer.errors import UserError
 
 
@@ -42,12 +40,11 @@ class Forecast:
     @classmethod
     def open(cls, path: Path | str) -> Self:
         """Open a forecast; UserError where there is none, an unfinished one, or something else."""
+        if is_store(str(path)):
+            raise UserError(f"{path} is a prepared store, not a forecast: choose a forecast")
         contents = read_contents(str(path), FORECAST)
-        groups = tuple(group for group in contents.groups if group.leading == FORECAST)
-        if not groups:
-            raise UserError(f"{path} holds static fields alone: choose a forecast")
-        first = groups[0]
-        for other in groups[1:]:
+        first, *others = contents.groups
+        for other in others:
             if not all(
                 np.array_equal(first.coordinates[name], other.coordinates[name])
                 for name in FORECAST
@@ -56,15 +53,20 @@ class Forecast:
                     f"{path} holds {', '.join(other.variables)} at other times than "
                     f"{', '.join(first.variables)}: make a file of each"
                 )
-        forecast = cls(
+            if find_placement(first.grid, other.grid) is None:
+                raise UserError(
+                    f"{path} holds {', '.join(other.variables)} on another grid ({other.grid}) "
+                    f"than {', '.join(first.variables)} ({first.grid}): make a file of each"
+                )
+        for group in contents.groups:
+            group.check_unstated_units()
+        return cls(
             str(path),
-            groups,
+            contents.groups,
             first.coordinates[TIME],
             first.coordinates[LEAD],
             left_out_in_words(str(path), contents.left_out),
         )
-        forecast._check_units()
-        return forecast
 
     @property
     def grid(self) -> Grid:
@@ -134,20 +136,3 @@ class Forecast:
             f"values, first in {channels[channel]}: copy or make it again, or leave that time or "
             "channel out"
         )
-
-    def _check_units(self) -> None:
-        """Where a unit is not stated, the first field has to be plausible in SI units."""
-        for group in self.groups:
-            whole, is_global = Placement.of(group.grid), covers_globe(group.grid)
-            index = {TIME: slice(0, 1), LEAD: slice(0, 1)}
-            for name, archived in group.variables.items():
-                levels = [level for level in archived.levels if level is not None]
-                if archived.has_units or (PROGNOSTIC_VARIABLES[name].on_levels and not levels):
-                    continue
-                channel = Channel(name, levels[0] if levels else None)
-                field = group.read(name, [channel.level_hpa], index, whole)[0, 0, 0]
-                wrong = implausibility(channel, field, is_global=is_global)
-                if wrong is not None and np.isfinite(field).all():
-                    raise UserError(
-                        f"{self.path} does not say in which units {name} is, and its {wrong}"
-                    )

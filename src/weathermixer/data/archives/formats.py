@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import aiohttp
 import fsspec
@@ -57,9 +58,10 @@ def open_datasets(source: str) -> list[OpenedDataset]:
     Raises UserError where nothing is there, something unfinished, or what is in no format that can
     be read.
     """
-    if "://" in source or "::" in source:
-        return [_open_remote(source)]
+    source = local_path(source)
     path = Path(source)
+    if ("://" in source or "::" in source) and not path.exists():
+        return [_open_remote(source)]
     if path.name.endswith(".partial") or (not path.exists() and partial_path(path).exists()):
         raise UserError(
             f"{source} is unfinished: run the command that writes it again, and it will continue"
@@ -71,6 +73,13 @@ def open_datasets(source: str) -> list[OpenedDataset]:
     with naming_errors(source, "opened"), path.open("rb") as file:
         start = file.read(4)
     return _open_grib(source) if start == b"GRIB" else [_open_netcdf(source, source, start)]
+
+
+def local_path(source: str) -> str:
+    """The path that an address of a local file is of; any other source as it is."""
+    if source.startswith("file://"):
+        return unquote(source.removeprefix("file://"))
+    return source
 
 
 @contextmanager
@@ -126,6 +135,11 @@ def _open_zarr(source: str) -> OpenedDataset:
 
 def _open_netcdf(name: str, file: Any, start: bytes) -> OpenedDataset:
     engines = {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}
+    if start == b"CDF\x05":
+        raise UserError(
+            f"{name} is NetCDF of the kind CDF-5, which is not read: convert it, for instance with "
+            "'nccopy -k nc4'"
+        )
     if start not in engines:
         raise UserError(
             f"{name} is none of Zarr, NetCDF (3 or 4) and GRIB: choose another file, or convert it"
@@ -159,9 +173,36 @@ def _open_grib(source: str) -> list[OpenedDataset]:
 
 
 def _open_dataset(source: Any, engine: str) -> xr.Dataset:
+    """Opens lazily, and decodes after the CF conventions what can be decoded."""
     with warnings.catch_warnings():
         # Such as that the year 1 is written with one digit.
         warnings.simplefilter("ignore", xr.SerializationWarning)
-        return xr.open_dataset(
-            source, engine=engine, chunks=None, cache=False, decode_timedelta=False
-        )
+        raw = xr.open_dataset(source, engine=engine, chunks=None, cache=False, decode_cf=False)
+        for variable in raw.variables.values():
+            if _is_filled_with_zeros(variable):
+                del variable.attrs["_FillValue"]
+        try:
+            return xr.decode_cf(raw, decode_timedelta=False)
+        except (ValueError, OverflowError):
+            return xr.decode_cf(_without_undecodable_units(raw), decode_timedelta=False)
+
+
+def _is_filled_with_zeros(variable: xr.Variable) -> bool:
+    """Whether zeros are said to be missing though they may be values, such as sea in a mask.
+
+    Zarr 2 fills what was not written with zeros by default, and xarray takes the fill value for
+    the mark of a missing value. What was not written is asked of the storage instead.
+    """
+    attributes = variable.attrs
+    is_packed = "scale_factor" in attributes or "add_offset" in attributes
+    return not is_packed and "_FillValue" in attributes and bool(attributes["_FillValue"] == 0)
+
+
+def _without_undecodable_units(raw: xr.Dataset) -> xr.Dataset:
+    """The same without units of times in which xarray finds no time, such as ``day as %Y%m%d``."""
+    for name in raw.variables:
+        try:
+            xr.decode_cf(raw[[name]].drop_vars(set(raw.coords) - {name}), decode_timedelta=False)
+        except (ValueError, OverflowError):
+            del raw[name].attrs["units"]
+    return raw

@@ -18,7 +18,11 @@ from weathermixer.data.archives.analyses import (
     StoreAnalysis,
     open_analyses,
 )
-from weathermixer.data.archives.contents import LeftOut, left_out_in_words
+from weathermixer.data.archives.contents import (
+    LeftOut,
+    left_out_in_words,
+    reasons_in_words,
+)
 from weathermixer.data.archives.coordinates import covers_globe, global_grid
 from weathermixer.data.channels import (
     LEVELS_HPA,
@@ -200,7 +204,10 @@ class MergedAnalyses:
             channel for index in self._with_states for channel in self._analyses[index].channels
         }
         if not offered:
-            raise UserError(f"no source has states with a time ({self._names()}): add one that has")
+            raise UserError(
+                f"no source has states with a time ({self._names()}){self.reasons}: add one "
+                "that has"
+            )
         if wanted is None:
             usual = {c for c in offered if c.level_hpa in (None, *LEVELS_HPA)} or offered
             if usual != offered:
@@ -216,7 +223,7 @@ class MergedAnalyses:
         if lacking:
             raise UserError(
                 f"no source has {', '.join(names(lacking))}; {self._names()} offer "
-                f"{summary(offered)}{self._reasons()}: add a source, or change data.variables and "
+                f"{summary(offered)}{self.reasons}: add a source, or change data.variables and "
                 "data.levels"
             )
         return tuple(wanted)
@@ -232,7 +239,7 @@ class MergedAnalyses:
         if lacking:
             raise UserError(
                 f"no source has the static fields {', '.join(lacking)}; {self._names()} offer "
-                f"{', '.join(self._static_owner) or 'none'}{self._reasons()}: add a source that "
+                f"{', '.join(self._static_owner) or 'none'}{self.reasons}: add a source that "
                 "has them, or leave them out of data.static"
             )
         return tuple(wanted)
@@ -304,15 +311,14 @@ class MergedAnalyses:
         if sentence not in self._remarks:
             self._remarks.append(sentence)
 
-    def _reasons(self) -> str:
-        """What is left out though it is known, in brackets, to be said where something lacks."""
-        known = {
-            analysis.name: [each for each in analysis.left_out if each.is_known]
-            for analysis in self._analyses
-        }
-        said = (left_out_in_words(name, left_out) for name, left_out in known.items())
-        text = "; ".join(filter(None, said))
-        return f" ({text})" if text else ""
+    @property
+    def reasons(self) -> str:
+        """What is left out though it is known, in brackets, to be said where something lacks.
+
+        Begins with a space; empty where nothing is.
+        """
+        by_name = {analysis.name: analysis.left_out for analysis in self._analyses}
+        return "".join(reasons_in_words(name, left_out) for name, left_out in by_name.items())
 
     def _placement(self, analysis: Analysis) -> Placement:
         placement = find_placement(self._grid, analysis.grid)

@@ -18,19 +18,20 @@ from weathermixer.data.channels import GRAVITY, VARIABLES
 
 _VARIABLES: dict[str, tuple[str, ...]] = {
     "geopotential": ("z", "gh", "zg", "geopotential_height"),
-    "specific_humidity": ("q", "hus"),
+    "specific_humidity": ("q", "hus", "qv"),
     "temperature": ("t", "ta", "air_temperature"),
     "u_component_of_wind": ("u", "ua", "eastward_wind"),
     "v_component_of_wind": ("v", "va", "northward_wind"),
-    "mean_sea_level_pressure": ("msl", "mslp", "psl", "prmsl"),
-    "10m_u_component_of_wind": ("u10", "10u", "uas"),
-    "10m_v_component_of_wind": ("v10", "10v", "vas"),
-    "2m_temperature": ("t2m", "2t", "tas"),
+    "mean_sea_level_pressure": ("msl", "mslp", "psl", "prmsl", "pmsl"),
+    "10m_u_component_of_wind": ("u10", "10u", "uas", "u10m", "u_10m", "var_10u"),
+    "10m_v_component_of_wind": ("v10", "10v", "vas", "v10m", "v_10m", "var_10v"),
+    "2m_temperature": ("t2m", "2t", "tas", "t_2m", "var_2t"),
     "land_sea_mask": ("lsm",),
     "soil_type": ("slt",),
     "geopotential_at_surface": ("z_sfc", "orog", "orography", "surface_geopotential"),
 }
-CANONICAL_NAMES = {
+# In lower case: some archives write T and MSL.
+_CANONICAL_NAMES = {
     name: variable for variable, others in _VARIABLES.items() for name in (variable, *others)
 }
 # Names of heights, in metres, where the variable is the geopotential: height times gravity.
@@ -43,9 +44,9 @@ LEVEL, LATITUDE, LONGITUDE = "level", "latitude", "longitude"
 HOUR, DAY_OF_YEAR = "hour", "dayofyear"
 
 _DIMENSIONS: dict[str, tuple[str, ...]] = {
-    TIME: ("valid_time", "init_time", "initial_time", "forecast_reference_time"),
+    TIME: ("valid_time", "init_time", "initial_time", "forecast_reference_time", "reference_time"),
     LEAD: ("step", "lead_time", "lead", "leadtime", "forecast_period"),
-    MEMBER: ("member", "realization", "ensemble", "ensemble_member"),
+    MEMBER: ("member", "realization", "realisation", "ensemble", "ensemble_member", "sample"),
     LEVEL: (
         *("isobaricInhPa", "isobaricInPa", "pressure_level", "plev", "pressure", "lev"),
         *("levelist", "isobaric", "air_pressure"),
@@ -81,16 +82,23 @@ class Meaning:
     has_units: bool
 
 
+def canonical_name(name: str) -> str | None:
+    """The name here of a variable under an archive's own; None of a variable that is not known."""
+    return _CANONICAL_NAMES.get(name.lower())
+
+
 def role_of(name: Hashable, dataset: xr.Dataset) -> str | None:
     """What a dimension or coordinate is, such as ``latitude``; None where nothing says so.
 
     Its name tells, or else its attributes after the CF conventions.
     """
     known = _ROLES.get(str(name).lower())
-    if known is not None or name not in dataset.variables:
-        return known
-    attributes = dataset[name].attrs
+    attributes = dataset[name].attrs if name in dataset.variables else {}
     standard_name = str(attributes.get("standard_name", "")).lower()
+    if standard_name.startswith("grid_"):
+        return None  # degrees of a rotated pole
+    if known is not None:
+        return known
     units = str(attributes.get("units", "")).lower()
     if standard_name in (LATITUDE, LONGITUDE):
         return standard_name
@@ -100,9 +108,9 @@ def role_of(name: Hashable, dataset: xr.Dataset) -> str | None:
         return LONGITUDE
     if standard_name == "air_pressure":
         return LEVEL
-    if standard_name == "time":
+    if standard_name in ("time", "forecast_reference_time"):
         return TIME
-    return None
+    return LEAD if standard_name == "forecast_period" else None
 
 
 def meaning_of(name: str, array: xr.DataArray, roles: Mapping[Hashable, str]) -> Meaning:
@@ -110,7 +118,7 @@ def meaning_of(name: str, array: xr.DataArray, roles: Mapping[Hashable, str]) ->
 
     ``roles`` are those of its dimensions and coordinates.
     """
-    variable = CANONICAL_NAMES.get(name)
+    variable = canonical_name(name)
     if variable is None:
         raise Unusable("WeatherMixer does not use it", is_known=False)
     if VARIABLES[variable].on_levels and LEVEL not in roles.values():
@@ -127,7 +135,7 @@ def meaning_of(name: str, array: xr.DataArray, roles: Mapping[Hashable, str]) ->
 
 def _conversion(name: str, units: str | None, variable: str) -> Conversion | None:
     target = VARIABLES[variable].units
-    if name in _HEIGHTS:
+    if name.lower() in _HEIGHTS:
         to_metres = conversion(units or "m", "m")
         if to_metres is not None:
             return Conversion(GRAVITY * to_metres.factor)

@@ -27,7 +27,7 @@ class Storage(Protocol):
     def has_chunk(self, name: str, place: Sequence[int]) -> bool:
         """Whether there are bytes for the chunk that holds an element; true where unknown.
 
-        Nothing is read: at most, the storage is asked whether a file exists.
+        The storage is asked whether a file exists; of a shard, one chunk is read.
         """
 
     def unwritten(
@@ -64,8 +64,10 @@ class ZarrStorage:
 
     def has_chunk(self, name: str, place: Sequence[int]) -> bool:
         array = self._array(name)
-        sizes = array.shards or array.chunks
-        chunk = tuple(index // size for index, size in zip(place, sizes, strict=True))
+        if array.shards is not None:  # a file of many chunks, of which some may be missing
+            element = tuple(slice(index, index + 1) for index in place)
+            return not self._follows_fill_value(array, element).any()
+        chunk = tuple(index // size for index, size in zip(place, array.chunks, strict=True))
         key = f"{array.path}/{array.metadata.encode_chunk_key(chunk)}".lstrip("/")
         return bool(zarr.core.sync.sync(array.store.exists(key)))
 
@@ -75,13 +77,18 @@ class ZarrStorage:
         array = self._array(name)
         if not _resemble(values, array.fill_value, array.attrs):
             return None
-        # What was not written is what changes when the fill value does.
-        read = [self._filled_with(array, fill).oindex[tuple(selection)] for fill in (1, 2)]
-        differs = np.asarray(read[0]) != np.asarray(read[1])
-        return differs if differs.any() else None
+        result = self._follows_fill_value(array, tuple(selection))
+        return result if result.any() else None
 
     def _array(self, name: str) -> Any:
         return self._group[name]
+
+    def _follows_fill_value(self, array: Any, selection: Any) -> NDArray[np.bool_]:
+        """Where an array holds nothing: what is read there is whatever the fill value is."""
+        first, second = (
+            np.asarray(self._filled_with(array, fill).oindex[selection]) for fill in (1, 2)
+        )
+        return np.asarray((first == 1) & (second == 2))
 
     @staticmethod
     def _filled_with(array: Any, fill: int) -> Any:

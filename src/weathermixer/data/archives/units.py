@@ -47,10 +47,12 @@ _SYMBOLS: dict[str, tuple[dict[str, int], float, float]] = {
     **dict.fromkeys(
         ("degF", "deg_F", "fahrenheit", "°F", "F"), ({"K": 1}, 5 / 9, 273.15 - 32 * 5 / 9)
     ),
-    **dict.fromkeys(("dimensionless", "fraction", "ratio", "unitless"), ({}, 1.0, 0.0)),
+    **dict.fromkeys(
+        ("dimensionless", "fraction", "ratio", "unitless", "proportion", "numeric"), ({}, 1.0, 0.0)
+    ),
     **dict.fromkeys(("%", "percent"), ({}, 0.01, 0.0)),
 }
-_CASELESS = {symbol.lower(): meaning for symbol, meaning in _SYMBOLS.items() if len(symbol) > 3}
+_CASELESS = {symbol.lower(): meaning for symbol, meaning in _SYMBOLS.items() if len(symbol) > 2}
 _NUMBERS_ALONE = re.compile(r"\(?\s*[01](\.0)?\s*(-\s*1(\.0)?\s*\)?)?")  # such as "1", "(0 - 1)"
 _FACTOR = re.compile(r"(?P<symbol>[^\d\s*/^.+\-]+)(?:\*\*|\^)?(?P<power>[+-]?\d+)?")
 

@@ -42,7 +42,6 @@ class _Choice:
     static_channels: tuple[str, ...] | None
     member: int | None
     period: Period | None
-    looking_at_values: bool = True
 
     def open(self) -> MergedAnalyses:
         return open_sources(
@@ -51,13 +50,13 @@ class _Choice:
             static_channels=self.static_channels,
             member=self.member,
             period=self.period,
-            looking_at_values=self.looking_at_values,
+            looking_at_values=True,
         )
 
     def of(self, opened: MergedAnalyses) -> _Choice:
-        """The same times and channels again, without looking for the ends of what was written."""
+        """The same times and channels again."""
         period = (opened.times[0], opened.times[-1])
-        return replace(self, channels=opened.channels, period=period, looking_at_values=False)
+        return replace(self, channels=opened.channels, period=period)
 
 
 def prepare(

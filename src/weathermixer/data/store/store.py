@@ -83,6 +83,11 @@ class Store:
             return cls(path, group, open_with_tensorstore(path / "state"))
         return cls(path, group)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """None: all that a store holds is used."""
+        return ()
+
     @cached_property
     def channels(self) -> tuple[str, ...]:
         return tuple(str(name) for name in self.array("channel"))

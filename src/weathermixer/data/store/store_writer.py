@@ -199,6 +199,7 @@ class StoreWriter:
                 for name in ("mean", "std", "step_std"):
                     write_array(self._group, name, getattr(statistics, name), ("channel",))
                 self._group.attrs["training_period"] = [str(edge) for edge in training]
+            consolidate(self.partial, beside=_RECORD)
             self.partial.rename(self.path)
             # Last: without it, a store that was killed here would be begun anew.
             (self.path / _RECORD).unlink()
@@ -314,6 +315,18 @@ def write_array(
         )
     if values.size:
         array[...] = values
+
+
+def consolidate(path: Path, *, beside: str) -> None:
+    """Copy the metadata of all arrays into their group's, where xarray looks for them.
+
+    ``beside`` is a file or folder in the group that is none of Zarr's.
+    """
+    with warnings.catch_warnings():
+        # xarray asks for it, though Zarr v3 has yet to specify it.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not")
+        warnings.filterwarnings("ignore", message=f"Object at {beside}")
+        zarr.consolidate_metadata(path)
 
 
 def _seconds(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
