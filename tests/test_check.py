@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from support.waves import write_waves
+from support.weatherbench import as_dataset, write_archive
 from weathermixer import check as checking
 from weathermixer.check import check
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 
 
@@ -141,3 +144,36 @@ def test_the_memory_that_reading_takes_is_stated(configuration: Path) -> None:
     halved = check(configuration, [*overrides, "--parallel.domain=2"]).buffer_bytes
     assert halved == found // 2
     assert check(configuration, ["--model.patch=[3,4]"]).buffer_bytes is None
+
+
+def archive_without(tmp_path: Path, part: tuple[slice | int, ...]) -> str:
+    """An archive of 40 times, six hours apart, that lacks a part of each field at 2 m and above."""
+    dataset = as_dataset(Store.open(write_waves(tmp_path / "whole.zarr", times=40)))
+    dataset["2m_temperature"].values[part] = np.nan
+    dataset["temperature"].values[(part[0], slice(None), *part[1:])] = np.nan
+    return write_archive(dataset, tmp_path / "archive.zarr", time=1)
+
+
+def test_times_that_hold_nothing_are_told_before_a_training(
+    configuration: Path, tmp_path: Path
+) -> None:
+    archive = archive_without(tmp_path, (slice(32, None),))
+    (problem,) = check(configuration, [f"--data.store={archive}", "--data.static=[]"]).problems
+    assert problem.severity == "warning"
+    assert "times after 2001-01-08T18:00:00 hold nothing" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("first", "severity", "where"),
+    [(36, "warning", "data.validation"), (30, "error", "data.train")],
+)
+def test_states_that_are_needed_late_are_read_early(
+    configuration: Path, tmp_path: Path, first: int, severity: str, where: str
+) -> None:
+    archive = archive_without(tmp_path, (slice(first, None), 0, 0))
+    overrides = [f"--data.store={archive}", "--data.static=[]"]
+    validation = "--data.validation=2001-01-09/2001-01-10"
+    problems = check(configuration, [*overrides, validation]).problems
+    (problem,) = (problem for problem in problems if problem.where == where)
+    assert problem.severity == severity
+    assert "2m_temperature at 2001-01" in problem.what

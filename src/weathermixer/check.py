@@ -190,6 +190,30 @@ def _periods_hold_samples(config: Config, store: States, notes: Notes) -> None:
             windows(config.data, config.training, store)
 
 
+def _what_is_left_out_is_said(config: Config, store: States, notes: Notes) -> None:
+    for remark in store.remarks:
+        notes.warn("data.store", remark, "mend the archive, or go on without them")
+
+
+def _ends_of_periods_can_be_read(
+    config: Config, store: States, architecture: Architecture, notes: Notes
+) -> None:
+    """Reads the states that a training needs first and last, which may be missing."""
+    data, training = config.data, config.training
+    channels = store.channel_indices(names(channels_of(data.variables, data.levels)))
+    within = f"choose a period within {store.times[0]}/{store.times[-1]} that holds states"
+    with notes.refusals("data.train", within):
+        windows = training_windows(data, training, store)
+        for index in sorted({*windows[0].tolist(), *windows[-1].tolist()}):
+            store.read(index, channels)
+    windows = validation_windows(data, training, store)
+    try:
+        for index in sorted({*windows[:1].ravel().tolist(), *windows[-1:].ravel().tolist()}):
+            store.read(index, channels)
+    except UserError as error:
+        notes.warn("data.validation", f"{error}: validation leaves it out", within)
+
+
 def _chunks_fit_the_mesh(
     config: Config, store: States, architecture: Architecture, notes: Notes
 ) -> None:
@@ -206,6 +230,7 @@ SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _levels_are_used,
 )
 STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (
+    _what_is_left_out_is_said,
     _channels_are_there,
     _static_fields_are_there,
     _patches_fit,
@@ -215,6 +240,7 @@ STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (
 )
 NETWORK_CHECKS: tuple[Callable[[Config, States, Architecture, Notes], None], ...] = (
     _chunks_fit_the_mesh,
+    _ends_of_periods_can_be_read,
 )
 
 

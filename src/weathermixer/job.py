@@ -83,7 +83,7 @@ def join(
     to be the same on all of them, by names for the user. The mesh is the one that ``config`` asks
     for or, where it leaves a choice, the one that sends least in a step of ``samples`` samples.
     ``device`` is by default the accelerator of this rank, or the processor. The first rank says
-    where chunks make ranks read much more than their share.
+    what of an archive is left out, and where chunks make ranks read much more than their share.
 
     Raises UserError where ranks differ, or the states lack channels or do not fit the patches;
     LayoutError where the mesh does not fit the ranks or the network; RankLost where one is gone.
@@ -101,6 +101,8 @@ def join(
         layout, device=meshes.local_device() if device is None else torch.device(device)
     )
     if meshes.is_first_rank():
+        for remark in states.remarks:
+            say(remark)
         advice = reads_too_much(states, channels, architecture, layout)
         if advice is not None:
             say(f"{advice}: {REMEDY}")
