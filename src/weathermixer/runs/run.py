@@ -6,7 +6,6 @@
     normalisation.npz     channels, their statistics, static fields, grid
     checkpoints/step-N    weights, and what else a training needs to go on
     log.jsonl             what training said, and TensorBoard's events beside it
-    training.lock         held while a training writes into the folder
     training.json         what the latest training took and came to, when it ended
 
 What is in a checkpoint besides weights is for ``training`` to know.

@@ -25,28 +25,27 @@ from weathermixer.data.store.store import Store
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.runs import checkpoint
-from weathermixer.runs.lock import RunLock
+from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run
 
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
 
-def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: RunLock) -> None:
+def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: FolderLock) -> None:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
-    A run without checkpoints starts over, whether or not it is resumed. From then on ``lock`` is
-    held. Raises UserError where another training holds it, and where a run with checkpoints is not
-    resumed, or is resumed with another network or other data.
+    A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here
+    and released by the caller. Raises UserError where another training holds it, and where a run
+    with checkpoints is not resumed, or is resumed with another network or other data.
     """
     run = Run(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another --out for the run")
+    lock.acquire()
     if run.newest() is not None and not resume:
         raise UserError(
             f"the run {out} has checkpoints: continue it with --resume, or choose another --out"
         )
-    if out.exists():
-        lock.take()
     checkpoint.clean(run.checkpoints)
     if run.newest() is None:
         check_step(config.data, store)
@@ -66,7 +65,6 @@ def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: R
         normalisation = begun.normalisation
         normalisation.check_grid(store)
     Run.create(out, config, normalisation)
-    lock.take()
 
 
 def training_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
