@@ -176,4 +176,4 @@ def test_states_that_are_needed_late_are_read_early(
     problems = check(configuration, [*overrides, validation]).problems
     (problem,) = (problem for problem in problems if problem.where == where)
     assert problem.severity == severity
-    assert "2m_temperature at 2001-01" in problem.what
+    assert "temperature_850 at 2001-01" in problem.what

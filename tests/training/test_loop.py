@@ -108,7 +108,7 @@ def test_a_run_is_written_by_one_training_at_a_time(
         for _ in range(7):
             loop.step()
         for resume in (False, True):
-            with pytest.raises(UserError, match="another training is writing into the run"):
+            with pytest.raises(UserError, match="run is in use by another training, process "):
                 TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=resume)
         loop.save()
         assert [step.loss for step in loop] == trained.loss[7:]

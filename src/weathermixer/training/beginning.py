@@ -25,18 +25,23 @@ from weathermixer.data.store.store import Store
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.runs import checkpoint
+from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run
 
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
 
-def begin_run(config: Config, out: Path, store: States, *, resume: bool) -> None:
+def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: FolderLock) -> None:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
-    A run without checkpoints starts over, whether or not it is resumed. Raises UserError where a
-    run with checkpoints is not resumed, or is resumed with another network or other data.
+    A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here
+    and released by the caller. Raises UserError where another training holds it, and where a run
+    with checkpoints is not resumed, or is resumed with another network or other data.
     """
     run = Run(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: choose another --out for the run")
+    lock.acquire()
     if run.newest() is not None and not resume:
         raise UserError(
             f"the run {out} has checkpoints: continue it with --resume, or choose another --out"

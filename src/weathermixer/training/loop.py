@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
@@ -70,7 +70,6 @@ class TrainingLoop:
         windows: NDArray[np.int64],
         validation_samples: NDArray[np.int64],
         notices: Notices | None = None,
-        lock: FolderLock | None = None,
     ) -> None:
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
@@ -78,7 +77,7 @@ class TrainingLoop:
         self.checkpoint: Path | None = None
         self.stop_request = StopRequest()
         self.notices = notices or Notices(console.say)
-        self._lock = lock or FolderLock(run.path, "training")
+        self._held = ExitStack()
         self._training, self._mesh = job.config.training, job.mesh
         self._normalisation = job.part.of(run.normalisation)
         self._share = job.part.share(run.normalisation) / job.mesh.layout.data
@@ -130,25 +129,17 @@ class TrainingLoop:
         validation_samples = validation_windows(data, training, states)
         require_last_sample(job, windows)
         validation_samples = readable_samples(job, validation_samples, notices)
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is a file: choose another --out for the run")
         lock = FolderLock(out, "training")
-
-        def prepare() -> None:
-            lock.acquire()
-            begin_run(config, out, states, resume=resume)
-
-        try:
-            job.prepare(prepare)
-            loop = cls(job, Run.open(out), windows, validation_samples, notices, lock)
+        with ExitStack() as held:
+            held.callback(lock.release)
+            job.prepare(lambda: begin_run(config, out, states, resume=resume, lock=lock))
+            loop = cls(job, Run.open(out), windows, validation_samples, notices)
             # As the first rank sees it: a shared folder may look older to the others.
             newest = meshes.gather_objects(loop.run.newest())[0]
             if newest is not None:
                 loop.load(newest)
                 notices.say(f"continuing from {newest}")
-        except BaseException:
-            lock.release()
-            raise
+            loop._held = held.pop_all()
         return loop
 
     def __enter__(self) -> Self:
@@ -168,7 +159,7 @@ class TrainingLoop:
     def close(self) -> None:
         """End the threads that read ahead, and let another training write into the run."""
         self._end_reading()
-        self._lock.release()
+        self._held.close()
 
     def next_batch(self) -> Batch:
         """This rank's samples of the next step in the plan, once they are read.
@@ -303,9 +294,5 @@ class TrainingLoop:
             initial_times=self.job.states.times[batch.indices[:, 0]],
             step_hours=self.job.config.data.step_hours,
         )
-        return not_finite(
-            loss,
-            meshes.gather_objects(cause),
-            step=self.state.step + 1,
-            checkpoint=self.checkpoint,
-        )
+        causes, step = meshes.gather_objects(cause), self.state.step + 1
+        return not_finite(loss, causes, step=step, checkpoint=self.checkpoint)
