@@ -109,7 +109,7 @@ def be_a_rank(folder: Path, phase: str, layout: Layout) -> None:
             "logging": {"tensorboard": False},
         }
     )
-    with ranks() as place:
+    with ranks() as rank:
         before = 1024 * system("status", "VmRSS")
         read, written = (system("io", name) for name in ("rchar", "wchar"))
         if phase == "train":
@@ -123,7 +123,7 @@ def be_a_rank(folder: Path, phase: str, layout: Layout) -> None:
             system("io", "rchar") - read,
             system("io", "wchar") - written,
         )
-        results_path(folder, place.rank).write_text(json.dumps(asdict(found)))
+        results_path(folder, rank.rank).write_text(json.dumps(asdict(found)))
 
 
 def system(file: str, field: str) -> int:
