@@ -72,6 +72,7 @@ class Processes:
             os.kill(pid, signal.SIGKILL)
         for process in self._begun:
             process.communicate()
+        self._begun.clear()
 
     def _marked(self) -> list[int]:
         """Processes that have this one's mark in their environment, where the system shows it."""

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +27,7 @@ from support.meshed import (
     train_stopped_late,
     uneven_config,
 )
-from support.processes import free_port, hand_started_rank
+from support.processes import Processes, free_port, hand_started_rank, without_waits
 from support.ranks import Pool
 from support.waves import wave_config, write_waves
 from weathermixer.config import Config
@@ -46,22 +45,26 @@ PER_RANK = (
 )  # fmt: skip
 
 
+STARTED = Processes()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No process that a test starts outlives it."""
+    yield
+    STARTED.close()
+
+
 def begin(*words: str | Path, **environment: str) -> subprocess.Popen[str]:
     """The command line in a process of its own, whose ranks compute with one thread each."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "weathermixer", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
+    return STARTED.begin("-m", "weathermixer", *words, environment=environment)
 
 
 def run(*words: str | Path) -> tuple[int, str, str]:
     """Exit status, standard output and standard error."""
     process = begin(*words)
     out, err = process.communicate(timeout=DEADLINE_SECONDS)
-    return process.returncode, out, err
+    return process.returncode, out, without_waits(err)
 
 
 def begin_by_hand(*words: list[str | Path]) -> list[tuple[int, str]]:
