@@ -82,37 +82,36 @@ class TimeAxes:
         """Initial times ``(time,)`` of forecasts along one of the array's dimensions."""
         if self.initial is not None:
             return self._flat(exact_times(self.initial, self.source), along)
-        valid, lead = self._two(self.valid, self.lead)
-        leads = exact_lead_times(lead, self.source)
-        return self._flat(exact_times(valid, self.source) - leads, along)
+        assert self.valid is not None
+        assert self.lead is not None
+        leads = exact_lead_times(self.lead, self.source)
+        return self._flat(exact_times(self.valid, self.source) - leads, along)
 
     def lead_times(self, along: Hashable | None) -> NDArray[np.timedelta64]:
         """Lead times ``(lead,)`` of forecasts along one of the array's dimensions."""
         if self.lead is not None:
             return self._flat(exact_lead_times(self.lead, self.source), along)
-        valid, initial = self._two(self.valid, self.initial)
-        initials = exact_times(initial, self.source)
-        return self._flat(exact_times(valid, self.source) - initials, along)
+        assert self.valid is not None
+        assert self.initial is not None
+        initials = exact_times(self.initial, self.source)
+        return self._flat(exact_times(self.valid, self.source) - initials, along)
 
     def dimensions(self, role: str, *, is_forecast: bool) -> tuple[Hashable, ...]:
-        """Along which dimensions valid times, or a forecast's initial or lead times, vary."""
+        """Along which dimensions valid times, or a forecast's initial or lead times, vary.
+
+        Raises Unusable where a forecast's cannot be told.
+        """
         if not is_forecast:
             given, others = self.valid, (self.initial, self.lead)
         elif role == TIME:
             given, others = self.initial, (self.valid, self.lead)
         else:
             given, others = self.lead, (self.valid, self.initial)
+        if is_forecast and given is None and None in others:
+            missing = "prediction_timedelta" if self.lead is None else "time"
+            raise Unusable(f"lacks the coordinate {missing}: add it")
         terms = others if given is None else (given,)
         return tuple(dict.fromkeys(dim for term in terms if term is not None for dim in term.dims))
-
-    def _two(
-        self, valid: xr.DataArray | None, other: xr.DataArray | None
-    ) -> tuple[xr.DataArray, xr.DataArray]:
-        if valid is None or other is None:
-            # A bare time is the valid one only for want of a lead time.
-            missing = "prediction_timedelta" if self.lead is None else "time"
-            raise UserError(f"{self.source} lacks the coordinate {missing}: add it")
-        return valid, other
 
     @staticmethod
     def _flat(instants: xr.DataArray, along: Hashable | None) -> NDArray[Any]:
