@@ -153,7 +153,7 @@ def _open_netcdf(name: str, file: Any, start: bytes) -> OpenedDataset:
 def _open_grib(source: str) -> list[OpenedDataset]:
     try:
         import cfgrib
-        import eccodes  # type: ignore[import-untyped]
+        import eccodes
     except (ImportError, RuntimeError) as error:  # the latter where the C library is missing
         raise UserError(
             f"{source} is GRIB, which needs cfgrib ({error}): pip install 'weathermixer[grib]'"
