@@ -15,7 +15,8 @@ from support.forecast_runs import forecast_on
 from support.ranks import Pool
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
-from weathermixer.launch.start import RankFailed, start_ranks
+from weathermixer.launch.failures import RankFailed
+from weathermixer.launch.start import start_ranks
 from weathermixer.verification.verify import verify
 
 MESH = Layout(domain=2)
