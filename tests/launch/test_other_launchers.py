@@ -23,10 +23,11 @@ from support.processes import (
 )
 from support.ranked import RANKED
 from weathermixer.errors import UserError
-from weathermixer.launch.coordination import Coordinator, Participant
+from weathermixer.launch.coordinator import Coordinator
 from weathermixer.launch.environment import MeetingAddress, RankInfo
 from weathermixer.launch.failures import LastWords
 from weathermixer.launch.meeting import meet
+from weathermixer.launch.participant import Participant
 
 UNKNOWN_KEY = "model.ptach: there is no such key"
 

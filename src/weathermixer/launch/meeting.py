@@ -14,14 +14,10 @@ from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from weathermixer.console import waiting_for
 from weathermixer.errors import UserError
-from weathermixer.launch.coordination import (
-    SECONDS_TO_MEET,
-    Companions,
-    Coordinator,
-    Participant,
-    listen,
-)
+from weathermixer.launch.companions import SECONDS_TO_MEET, Companions, listen
+from weathermixer.launch.coordinator import Coordinator
 from weathermixer.launch.environment import MeetingAddress, RankInfo
+from weathermixer.launch.participant import Participant
 
 _COORDINATOR = "coordinator"
 _SECONDS_BETWEEN_TRIES = 0.2

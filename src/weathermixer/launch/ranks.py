@@ -27,7 +27,7 @@ from weathermixer.launch.environment import (
 from weathermixer.launch.failures import LastWords
 
 if TYPE_CHECKING:
-    from weathermixer.launch.coordination import Companions
+    from weathermixer.launch.companions import Companions
 
 _SECONDS_TO_REPORT = 120.0  # in which one that fails before it has met the others finds rank 0
 
@@ -65,7 +65,8 @@ def ranks(remedy: str = "start the same command again") -> Iterator[RankInfo]:
         return
     loading = "PyTorch to be loaded"
     if isinstance(info.meeting, MeetingAddress):
-        loading += f", then for all {info.world_size} ranks at {info.meeting}"
+        others = info.world_size - 1
+        loading += f", then for {others} {'rank' if others == 1 else 'ranks'} at {info.meeting}"
     with nullcontext() if info.is_first else muted(), waiting_for(loading):
         import torch
 

@@ -1,49 +1,36 @@
-"""Ranks of another launcher that hear of each other's end: all connect to rank 0, which judges.
+"""Rank 0 of another launcher's ranks: it hears how each one ends, and speaks for all.
 
-torchrun and srun start ranks that have no parent of ours. Rank 0 counts those that come, learns of
-each how it ends (by its last words, or by its connection, which the system closes when a process
-dies), tells the user of the first cause, once, and ends all. A message is one line of JSON. Nothing
-of torch is known here.
+It counts the ranks that come, learns of each how it ends (by its last words, or by its connection,
+which the system closes when a process dies), tells the user of the first cause, once, and ends all.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import queue
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, NoReturn, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from weathermixer.console import waiting_for
 from weathermixer.errors import UserError
+from weathermixer.launch.companions import (
+    SECONDS_TO_COME,
+    SECONDS_TO_MEET,
+    Connection,
+    keep_alive,
+    leave,
+    listen,
+    tell,
+)
 from weathermixer.launch.environment import RankInfo
 from weathermixer.launch.failures import Failure, LastWords, first_cause
 from weathermixer.launch.rank_names import rank_names
 
-SECONDS_TO_MEET = 300.0
-
 _SECONDS_TO_END = 2.0  # for the ranks that a failure leaves behind, to say what they know of it
-_SECONDS_TO_COME = 60.0  # for those that have not come yet when another fails
-_SECONDS_TO_BE_TOLD = _SECONDS_TO_COME + 30.0
-
-
-class Companions(Protocol):
-    """The other ranks, as one of them reaches them."""
-
-    def wait_for_all(self) -> None:
-        """Return when every rank has come; UserError where that takes too long."""
-
-    def report(self, words: LastWords, *, show_traceback: bool) -> int:
-        """Give this rank's last words; the status to exit with once the user has been told."""
-
-    def close(self) -> None:
-        """End in order, when every rank has done its work."""
 
 
 class Coordinator:
@@ -56,11 +43,12 @@ class Coordinator:
         self._listener = listen(0)
         self.port: int = self._listener.getsockname()[1]
         self._members = {0: _Member(info.host)}
+        self._speakers: dict[Connection, _Member] = {}
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         for source in (self._listener, self._woken):
-            self._selector.register(source, selectors.EVENT_READ, _Connection(source))
+            self._selector.register(source, selectors.EVENT_READ, Connection(source))
         self._deadline: float | None = None
         self._shows_traceback = False
         self._met, self._ended = threading.Event(), threading.Event()
@@ -133,8 +121,8 @@ class Coordinator:
             connected, _ = self._listener.accept()
         except OSError:
             return
-        _keep_alive(connected)
-        self._selector.register(connected, selectors.EVENT_READ, _Connection(connected))
+        keep_alive(connected)
+        self._selector.register(connected, selectors.EVENT_READ, Connection(connected))
 
     def _obey(self) -> bool:
         """Do what the main thread asks for; whether that was to let all ranks go."""
@@ -147,26 +135,27 @@ class Coordinator:
         self._note_failure(self._members[0], message)
         return False
 
-    def _hear(self, connection: _Connection) -> None:
+    def _hear(self, connection: Connection) -> None:
         messages = connection.receive()
         for message in messages or ():
+            member = self._speakers.get(connection)
             if "hello" in message:
                 self._welcome(connection, message)
-            elif connection.member is None:
+            elif member is None:
                 continue
             elif "failed" in message:
-                self._note_failure(connection.member, message)
+                self._note_failure(member, message)
             else:
-                connection.member.is_done = True
+                member.is_done = True
         if messages is None:
             self._selector.unregister(connection.socket)
             connection.socket.close()
-            member = connection.member
+            member = self._speakers.pop(connection, None)
             if member is not None and not member.has_ended:
                 member.died_at = time.time()
                 self._begin_to_end()
 
-    def _welcome(self, connection: _Connection, message: Mapping[str, Any]) -> None:
+    def _welcome(self, connection: Connection, message: Mapping[str, Any]) -> None:
         rank, own = int(message["hello"]), self._info
         if message["world_size"] != own.world_size or rank in self._members:
             connection.send(
@@ -177,7 +166,8 @@ class Coordinator:
                 }
             )
             return
-        connection.member = self._members[rank] = _Member(message["host"], connection)
+        member = _Member(message["host"], connection)
+        self._members[rank] = self._speakers[connection] = member
         if not self._absent():
             self._tell_all({"begin": True})
             self._met.set()
@@ -191,7 +181,7 @@ class Coordinator:
 
     def _begin_to_end(self) -> None:
         if self._deadline is None:
-            patience = _SECONDS_TO_END if self._met.is_set() else _SECONDS_TO_COME
+            patience = _SECONDS_TO_END if self._met.is_set() else SECONDS_TO_COME
             self._deadline = time.monotonic() + patience
 
     def _end(self) -> None:
@@ -203,13 +193,13 @@ class Coordinator:
         ]
         error = first_cause(failures).error(self._remedy)
         if self._shows_traceback:
-            _tell(error.details)
-        _tell(f"{error}{self._whose(str(error), failures)}")
+            tell(error.details)
+        tell(f"{error}{self._whose(str(error), failures)}")
         self._status = error.status
         self._tell_all({"end": error.status})
         self._ended.set()
         if not self._reporting:
-            _leave(error.status)
+            leave(error.status)
 
     def _whose(self, sentence: str, failures: list[Failure]) -> str:
         """Which ranks said a sentence, where they are some of many."""
@@ -231,135 +221,16 @@ class Coordinator:
                 member.connection.send(message)
 
 
-class Participant:
-    """A rank other than 0, connected to rank 0."""
-
-    def __init__(self, info: RankInfo, host: str, port: int, *, remedy: str) -> None:
-        self._info, self._remedy = info, remedy
-        connected = socket.create_connection((host, port), timeout=SECONDS_TO_MEET)
-        connected.settimeout(None)
-        _keep_alive(connected)
-        self._connection = _Connection(connected)
-        self._begun, self._ended = threading.Event(), threading.Event()
-        self._refusal: str | None = None
-        self._reporting = self._closing = False
-        self._status = 1
-        hello = {"hello": info.rank, "world_size": info.world_size, "host": info.host}
-        self._connection.send(hello)
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def wait_for_all(self) -> None:
-        """Return when every rank has come; UserError where rank 0 refuses this one."""
-        # Rank 0 gives up on those that are missing, and says for whom it waits.
-        while not self._begun.wait(1.0):
-            pass
-        if self._refusal is not None:
-            raise UserError(self._refusal)
-
-    def report(self, words: LastWords, *, show_traceback: bool) -> int:
-        """Give this rank's last words; the status to exit with once rank 0 has told the user."""
-        self._reporting = True
-        self._connection.send({"failed": asdict(words), "show_traceback": show_traceback})
-        if self._refusal is not None or not self._ended.wait(_SECONDS_TO_BE_TOLD):
-            _tell(words.sentence)
-            return words.status
-        return self._status
-
-    def close(self) -> None:
-        """Leave, when every rank has done its work."""
-        self._closing = True
-        self._connection.send({"done": True})
-        self._connection.socket.close()
-
-    def _listen(self) -> None:
-        while (messages := self._connection.receive()) is not None:
-            for message in messages:
-                if "end" in message:
-                    self._end(message["end"])
-                    return
-                if "done" in message:
-                    return
-                self._refusal = message.get("refused")
-                self._begun.set()
-                if self._refusal is not None:
-                    return
-        if not self._closing:
-            # Nobody else can tell: the one that speaks for all is gone.
-            if self._info.rank == 1:
-                gone = Failure(0, None, None, time.time(), f"{self._info.meeting}")
-                _tell(str(gone.error(self._remedy)))
-            self._end(1)
-
-    def _end(self, status: int) -> None:
-        self._status = status
-        self._ended.set()
-        if not self._reporting:
-            _leave(status)
-
-
-@dataclass
-class _Connection:
-    """A socket, and what has come of a message that is not whole yet."""
-
-    socket: socket.socket
-    member: _Member | None = None
-    _partial: bytes = b""
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come, once any have; None where the other side is gone."""
-        try:
-            received = self.socket.recv(65_536)
-        except OSError:
-            return None
-        if not received:
-            return None
-        *lines, self._partial = (self._partial + received).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Send a message; one that cannot be sent is noticed when receiving."""
-        try:
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            return
-
-
 @dataclass
 class _Member:
     """What rank 0 knows of a rank."""
 
     host: str
-    connection: _Connection | None = None
+    connection: Connection | None = None
     words: LastWords | None = None
-    died_at: float = field(default=0.0)
+    died_at: float = 0.0
     is_done: bool = False
 
     @property
     def has_ended(self) -> bool:
         return self.is_done or self.words is not None or self.died_at > 0
-
-
-def listen(port: int) -> socket.socket:
-    """A socket that listens at a port, 0 for any, of all of this machine's addresses."""
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
-
-
-def _keep_alive(connected: socket.socket) -> None:
-    """Notice within half a minute that a machine is gone, which closes no connection."""
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _leave(status: int) -> NoReturn:
-    """End this process while its main thread is at work, or waits for a rank that is gone."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
