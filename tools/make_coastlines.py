@@ -3,8 +3,8 @@
     npm pack world-atlas@2.0.2 && tar xf world-atlas-2.0.2.tgz
     .venv/bin/python tools/make_coastlines.py package/land-110m.json
 
-The result, `src/weathermixer/verification/figures/coastlines.npz`, is part of the package; run this again
-only to change its resolution.
+The result, `src/weathermixer/verification/figures/coastlines.npz`, is part of the package; run this
+again only to change its resolution.
 """
 
 import argparse
