@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from weathermixer import demo
+from weathermixer.data.feeding.periods import periods
 from weathermixer.data.making.synthetic import write_synthetic
-from weathermixer.data.periods import periods
 from weathermixer.data.store.store import Store
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from weathermixer.config import Checkpoint, Config, Data, Model, Training, write_config
 from weathermixer.console import progress, say
-from weathermixer.data.periods import periods
+from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.interpreter import program

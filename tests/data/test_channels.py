@@ -19,7 +19,7 @@ from weathermixer.data.channels import (
     parse_channel,
     standard_height_m,
 )
-from weathermixer.data.typical import typical
+from weathermixer.data.store.typical import typical
 from weathermixer.errors import UserError
 
 ALL = channels_of(list(PROGNOSTIC_VARIABLES), LEVELS_HPA)

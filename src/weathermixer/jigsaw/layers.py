@@ -22,7 +22,7 @@ from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
 from weathermixer.jigsaw.layout import Block, Dimension
 from weathermixer.jigsaw.matmul import multiply, multiply_normalised
 from weathermixer.jigsaw.mesh import Axis, Mesh
-from weathermixer.jigsaw.normalise import EPSILON, Channels, NormGradient, Statistics, normalise
+from weathermixer.jigsaw.normalise import EPSILON, Channels, NormGradient, NormStatistics, normalise
 from weathermixer.jigsaw.product import Product, Scheme
 from weathermixer.jigsaw.weights import WeightGather, link
 
@@ -209,7 +209,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, gain, mean, scale = ctx.saved_tensors
-        gradient = NormGradient(dy, x, gain, Statistics(mean, scale), ctx.channels)
+        gradient = NormGradient(dy, x, gain, NormStatistics(mean, scale), ctx.channels)
         return gradient.finish(), gradient.gain, gradient.bias, None
 
 

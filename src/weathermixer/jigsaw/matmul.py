@@ -18,7 +18,7 @@ from torch import Tensor
 from weathermixer.jigsaw.exchange import Gather, ReduceScatter
 from weathermixer.jigsaw.layout import offsets
 from weathermixer.jigsaw.mesh import Axis
-from weathermixer.jigsaw.normalise import Channels, NormGradient, Statistics, normalise
+from weathermixer.jigsaw.normalise import Channels, NormGradient, NormStatistics, normalise
 from weathermixer.jigsaw.product import Product, Side
 from weathermixer.jigsaw.weights import WayBack, Weight
 
@@ -107,7 +107,7 @@ class _MultiplyNormalised(torch.autograd.Function):
         x, gain, mean, scale, whole, *pieces = ctx.saved_tensors
         adjoint = _Adjoint(ctx.product, dy, whole, pieces)
         dn = adjoint.input_gradient().view(x.shape)
-        norm = NormGradient(dn, x, gain, Statistics(mean, scale), ctx.channels)
+        norm = NormGradient(dn, x, gain, NormStatistics(mean, scale), ctx.channels)
         dweight = adjoint.weight_gradient(ctx.way_back) if ctx.needs_input_grad[4] else None
         dbias = adjoint.bias_gradient(ctx.bias_dtype)
         return norm.finish(), norm.gain, norm.bias, None, dweight, dbias, None, None, None

@@ -21,7 +21,7 @@ EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class Statistics:
+class NormStatistics:
     """Mean and ``r`` of each row, over the channels of all ranks; each ``(rows, 1)``."""
 
     mean: Tensor
@@ -42,7 +42,7 @@ class Channels:
 
 def normalise(
     x: Tensor, gain: Tensor, bias: Tensor, channels: Channels
-) -> tuple[Tensor, Statistics]:
+) -> tuple[Tensor, NormStatistics]:
     """``y`` of ``x (..., channels)`` in its type, and the statistics for the backward pass."""
     rows = _wide(x)
     gamma, beta = gain.to(rows.dtype), bias.to(rows.dtype)
@@ -60,14 +60,14 @@ def normalise(
     total_scale = variance.rsqrt()
     # y − β is this rank's x̂ times γ: rescale it, and shift it by the difference of the means.
     y.lerp_(beta, 1.0 - total_scale / scale).addcmul_((mean - total_mean) * total_scale, gamma)
-    return y.view(x.shape).to(x.dtype), Statistics(total_mean, total_scale)
+    return y.view(x.shape).to(x.dtype), NormStatistics(total_mean, total_scale)
 
 
 class NormGradient:
     """The gradients of a norm. The sums over all channels travel until :meth:`finish`."""
 
     def __init__(
-        self, dy: Tensor, x: Tensor, gain: Tensor, statistics: Statistics, channels: Channels
+        self, dy: Tensor, x: Tensor, gain: Tensor, statistics: NormStatistics, channels: Channels
     ) -> None:
         self._like = x
         self._rows, dy = _wide(x).flatten(0, -2), _wide(dy).flatten(0, -2)

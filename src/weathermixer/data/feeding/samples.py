@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Data, Period, parse_period
-from weathermixer.data.periods import Periods, periods
+from weathermixer.data.feeding.periods import Periods, periods
 from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout

@@ -30,7 +30,7 @@ from weathermixer.data.channels import (
     channels_of,
     names,
 )
-from weathermixer.data.periods import periods
+from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store, partial_path, write_error
 from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, StoreWriter

@@ -15,7 +15,7 @@ from weathermixer.config import Config, Period, parse_period
 from weathermixer.console import Progress, say
 from weathermixer.data.archives.merging import MergedAnalyses, open_sources
 from weathermixer.data.channels import Channel, channels_of, names
-from weathermixer.data.periods import periods
+from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.chunks import Planned
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store

@@ -31,11 +31,11 @@ from weathermixer.data.channels import (
     names,
     parse_channel,
 )
-from weathermixer.data.periods import periods
+from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store
 from weathermixer.data.store.store_writer import Description, StoreWriter
-from weathermixer.data.typical import typical
+from weathermixer.data.store.typical import typical
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
 EARTH_ROTATION = 7.292e-5  # Ω, rad s⁻¹
@@ -51,15 +51,18 @@ _STATES_PER_PROCESS = 8
 _WORTH_A_PROCESS_BYTES = 256 * 1024**2
 
 
-class Grid(NamedTuple):
-    """Degrees, from north to south and from 0 eastward; ``dropped_row`` as in real data."""
+class EvenGrid(NamedTuple):
+    """Evenly spaced rows from north to south and columns from 0 eastward, in degrees.
+
+    ``dropped_row`` tells whether the row at the south pole was left out, as of real data.
+    """
 
     latitude: NDArray[np.float64]
     longitude: NDArray[np.float64]
     dropped_row: bool
 
 
-def grid_coordinates(grid: tuple[int, int]) -> Grid:
+def grid_coordinates(grid: tuple[int, int]) -> EvenGrid:
     """Coordinates of ``rows × columns``.
 
     An odd number of rows has one at each pole, as ERA5's 181 and 721; the south pole's is dropped.
@@ -68,9 +71,9 @@ def grid_coordinates(grid: tuple[int, int]) -> Grid:
     rows, columns = grid
     longitude = np.linspace(0.0, 360.0, columns, endpoint=False)
     if rows % 2:
-        return Grid(np.linspace(90.0, -90.0, rows)[:-1], longitude, True)
+        return EvenGrid(np.linspace(90.0, -90.0, rows)[:-1], longitude, True)
     edge = 90.0 * (1.0 - 1.0 / rows)
-    return Grid(np.linspace(edge, -edge, rows), longitude, False)
+    return EvenGrid(np.linspace(edge, -edge, rows), longitude, False)
 
 
 def exact_state(
@@ -252,7 +255,7 @@ def _mean_and_spread(name: str) -> tuple[float, float]:
     return mean, std
 
 
-def _static_fields(static: Sequence[str], grid: Grid, seed: int) -> NDArray[np.float32]:
+def _static_fields(static: Sequence[str], grid: EvenGrid, seed: int) -> NDArray[np.float32]:
     """Land where one mix of harmonics, standing still, is above zero."""
     height = _Mix("geopotential_at_surface", grid.latitude, grid.longitude, seed).after(0.0)
     fields = {

@@ -12,7 +12,7 @@ import numpy as np
 from weathermixer.console import Progress, size_text
 from weathermixer.data.channels import parse_channel
 from weathermixer.data.store.store import Store
-from weathermixer.data.typical import typical
+from weathermixer.data.store.typical import typical
 from weathermixer.errors import UserError
 
 _SHOWN_GAPS = 3

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weathermixer.config import parse_period
-from weathermixer.data.periods import periods
+from weathermixer.data.feeding.periods import periods
 from weathermixer.errors import UserError
 
 
