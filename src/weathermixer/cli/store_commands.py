@@ -94,13 +94,16 @@ def prepare(
 
 
 @data.command("inspect")
-@click.argument("store", type=PATH)
+@click.argument("store")
 @click.option("--full", is_flag=True, help="Read every state, and name those that are damaged.")
 @as_json
-def inspect_command(store: Path, full: bool, json: bool) -> None:
-    """Say what a store holds: grid, times, channels and their statistics."""
-    from weathermixer.data.store.inspection import inspect_store
+def inspect_command(store: str, full: bool, json: bool) -> None:
+    """Say what a store holds: grid, times, channels and their statistics.
+
+    Of an archive that others wrote, say what can be used, and what is left out.
+    """
+    from weathermixer.data.opening import inspect
 
     with progress("reading") as update:
-        inspection = inspect_store(store, full=full, progress=update)
+        inspection = inspect(store, full=full, progress=update)
     print_result(inspection.to_json() if json else inspection.render())

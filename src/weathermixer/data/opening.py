@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from weathermixer.config import Data
-from weathermixer.console import waiting_for
+from weathermixer.console import Progress, waiting_for
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
 from weathermixer.data.archives.formats import local_path
+from weathermixer.data.archives.overview import ArchiveOverview, look_over
 from weathermixer.data.grid import Grid
 from weathermixer.data.states import States
+from weathermixer.data.store.inspection import Inspection, inspect_store
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 
@@ -39,14 +41,31 @@ def open_states_on(source: Path | str, data: Data, grid: Grid) -> States:
     return ArrangedStates.on(grid, _open(source, data))
 
 
+def inspect(
+    source: str, *, full: bool = False, progress: Progress | None = None
+) -> Inspection | ArchiveOverview:
+    """What a store or an archive holds; with ``full``, read every state to find damaged ones.
+
+    Raises UserError where nothing is there, or nothing that can be used.
+    """
+    name = local_path(source)
+    if is_store(name) or not _is_there(name):
+        return inspect_store(name, full=full, progress=progress)
+    return look_over(name, full=full, progress=progress)
+
+
+def _is_there(name: str) -> bool:
+    """Whether there is, or may be, anything at a path or an address."""
+    return Path(name).exists() or "://" in name or "::" in name
+
+
 def _open(source: Path | str, data: Data) -> Store | DirectStates:
     with waiting_for(f"{source} to be opened"):
         return _open_named(local_path(str(source)), data)
 
 
 def _open_named(name: str, data: Data) -> Store | DirectStates:
-    is_local = Path(name).exists() or not ("://" in name or "::" in name)
-    if is_store(name) or (is_local and not Path(name).exists()):
+    if is_store(name) or not _is_there(name):
         return Store.open(name, reader=data.reader)
     if data.reader != "zarr":
         raise UserError(

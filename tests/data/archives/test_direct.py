@@ -281,7 +281,7 @@ def test_what_an_archive_lacks_is_named_with_what_it_offers(
     states = opened(source, levels=[500, 300], static=["land_sea_mask"])
     said = refusal(lambda: states.channel_indices(["temperature_300", "temperature_500"]))
     assert "a.zarr lacks temperature_300: it offers" in said
-    assert "temperature at 500, 850 hPa" in said
+    assert "v_component_of_wind at 500, 850 hPa" in said
     assert "lacks the static fields land_sea_mask" in refusal(
         lambda: states.read_static(["land_sea_mask"])
     )

@@ -378,6 +378,62 @@ def test_remote_sources_are_prepared_as_local_ones(
     np.testing.assert_array_equal(store.read(3)[0], dataset.geopotential.values[3, 0])
 
 
+# Archives whose data end before their axis of times does, or begin after it.
+
+
+@pytest.mark.parametrize("kind", ["zarr", "nc"])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_times_that_hold_nothing_but_nan_at_the_ends_are_left_out_and_said(
+    archive: Archive, saved: Saved, tmp_path: Path, kind: str, processes: int,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    dataset = archive(times=40)
+    for name in dataset.data_vars:
+        dataset[name].values[:2] = np.nan
+        dataset[name].values[35:] = np.nan
+    encoding = {} if kind == "nc" else {name: {"chunks": dataset[name].shape} for name in dataset}
+    source = saved(dataset, f"late.{kind}", encoding=encoding)
+    store = prepare(tmp_path / "store.zarr", [source], processes=processes)
+    np.testing.assert_array_equal(store.times, dataset.time.values[2:35])
+    said = capfd.readouterr().err
+    assert f"{source}: times before {store.times[0]} hold nothing and are left out" in said
+    assert f"{source}: times after {store.times[-1]} hold nothing and are left out" in said
+    np.testing.assert_array_equal(store.read(32)[-1], dataset["2m_temperature"].values[34])
+
+
+def test_a_source_that_ends_in_nan_is_continued_by_another(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    dataset = archive(times=40)
+    early = dataset.isel(time=slice(0, 24)).copy(deep=True)
+    for name in early.data_vars:
+        early[name].values[20:] = np.nan
+    sources = [
+        saved(early, "early.nc"),
+        saved(dataset.isel(time=slice(20, 40)), "late.zarr"),
+    ]
+    for processes in (1, 2):
+        store = prepare(tmp_path / f"{processes}.zarr", sources, processes=processes)
+        np.testing.assert_array_equal(store.times, dataset.time.values)
+        for index in (19, 20, 23):
+            np.testing.assert_array_equal(
+                store.read(index)[-1], dataset["2m_temperature"].values[index]
+            )
+
+
+def test_nan_at_the_end_of_one_variable_or_in_the_middle_is_an_error(
+    archive: Archive, saved: Saved, tmp_path: Path
+) -> None:
+    dataset = archive(times=10)
+    for name, index in (("2m_temperature", 9), ("temperature", 4)):
+        damaged = dataset.copy(deep=True)
+        damaged[name].values[index] = np.nan
+        source = saved(damaged, f"{name}.nc")
+        said = rf"{name}\S* at {dataset.time.values[index].astype('datetime64[s]')}: 128 of 128"
+        with pytest.raises(UserError, match=said):
+            prepare(tmp_path / f"{name}.zarr", [source])
+
+
 # Real ERA5.
 
 

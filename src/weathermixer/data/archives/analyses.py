@@ -66,14 +66,12 @@ class Analysis(Protocol):
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
         """How many times are read about as fast as one."""
 
-    def written(
-        self, channels: Sequence[Channel], within: range, *, looking_at_values: bool
-    ) -> range:
+    def written(self, channels: Sequence[Channel], within: range) -> range:
         """Of some times, by index, those from the first to the last at which anything was written.
 
         An axis of times may go on where the data have ended, in all channels: where only some are
-        missing, the archive is damaged. The storage is asked, which reads nothing;
-        ``looking_at_values``, fields that hold nothing but NaN count as not written too.
+        missing, the archive is damaged. The storage is asked, and a field is read at either end:
+        fields that hold nothing but NaN count as not written too.
         """
 
 
@@ -137,9 +135,7 @@ class ArchiveAnalysis:
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
         return self._group.chunk(TIME, channels)
 
-    def written(
-        self, channels: Sequence[Channel], within: range, *, looking_at_values: bool
-    ) -> range:
+    def written(self, channels: Sequence[Channel], within: range) -> range:
         whole = Placement.of(self.grid)
 
         def is_written(channel: Channel, index: int) -> bool:
@@ -147,16 +143,18 @@ class ArchiveAnalysis:
             level = archived.levels.index(channel.level_hpa)
             if not archived.has_chunk({TIME: int(self._order[index]), LEVEL: level}):
                 return False
-            if not looking_at_values:
-                return True
             try:
                 field = self.read([channel], index, index + 1, whole)
             except UserError:
                 return True  # which is told where the state is read
             return not np.isnan(field).all()
 
-        # A level stands for the others of its variable: archives keep them in one array.
-        looked_at = {channel.variable: channel for channel in channels}.values()
+        # A level stands for the others of its variable: archives keep them in one array. Surface
+        # fields come first, since the first one that was written settles it, and they are small.
+        looked_at = sorted(
+            {channel.variable: channel for channel in channels}.values(),
+            key=lambda channel: channel.level_hpa is not None,
+        )
         return _span(lambda index: any(is_written(each, index) for each in looked_at), within)
 
     def reading_cost(
@@ -212,9 +210,7 @@ class StoreAnalysis:
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
         return 1
 
-    def written(
-        self, channels: Sequence[Channel], within: range, *, looking_at_values: bool
-    ) -> range:
+    def written(self, channels: Sequence[Channel], within: range) -> range:
         return within
 
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import aiohttp
 import fsspec
 import xarray as xr
+from zarr.storage import LocalStore
 
 from weathermixer.console import waiting_for
 from weathermixer.data.archives.storage import (
@@ -69,7 +70,8 @@ def open_datasets(source: str) -> list[OpenedDataset]:
     if not path.exists():
         raise UserError(f"there is nothing at {source}: correct the path")
     if path.is_dir():
-        return [_open_zarr(source)]
+        # As a path, not as text, in which "::" would make an address of it.
+        return [_open_zarr(source, LocalStore(path, read_only=True))]
     with naming_errors(source, "opened"), path.open("rb") as file:
         start = file.read(4)
     return _open_grib(source) if start == b"GRIB" else [_open_netcdf(source, source, start)]
@@ -112,7 +114,7 @@ def _open_remote(address: str) -> OpenedDataset:
     with naming_errors(address, "opened"):
         markers = ("zarr.json", ".zmetadata", ".zgroup")
         if any(files.exists(f"{path.rstrip('/')}/{marker}") for marker in markers):
-            return _open_zarr(address)
+            return _open_zarr(address, address)
         if not files.exists(path):
             raise UserError(f"there is nothing at {address}: correct the address")
         file = files.open(path, "rb")
@@ -126,11 +128,11 @@ def _open_remote(address: str) -> OpenedDataset:
     return _open_netcdf(address, file, start)
 
 
-def _open_zarr(source: str) -> OpenedDataset:
+def _open_zarr(source: str, store: LocalStore | str) -> OpenedDataset:
     with naming_errors(source, "opened as Zarr"), warnings.catch_warnings():
         # Metadata that are not consolidated cost a few requests more, which is all that is said.
         warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated")
-        return OpenedDataset(_open_dataset(source, "zarr"), ZarrStorage(source), is_partial=True)
+        return OpenedDataset(_open_dataset(store, "zarr"), ZarrStorage(store), is_partial=True)
 
 
 def _open_netcdf(name: str, file: Any, start: bytes) -> OpenedDataset:

@@ -58,14 +58,13 @@ class MergedAnalyses:
         period: Period | None = None,
         *,
         grid: Grid | None = None,
-        looking_at_values: bool = False,
     ) -> None:
         """Choose from ``analyses``; None stands for all that any of them has, on the usual levels.
 
-        Times at the ends of an analysis at which nothing was written are left out;
-        ``looking_at_values``, also those of which nothing but NaN was. Raises UserError where a
-        choice is in none of them, where two have the same state, where grids differ, where the
-        grid is to be global and is not, or where no time has every channel.
+        Times at the ends of an analysis at which nothing was written, or nothing but NaN, are left
+        out. Raises UserError where a choice is in none of them, where two have the same state,
+        where grids differ, where the grid is to be global and is not, or where no time has every
+        channel.
         """
         self._analyses = list(analyses)
         self._remarks: list[str] = []
@@ -82,7 +81,7 @@ class MergedAnalyses:
         ]
         self.channels = self._choose_channels(channels)
         self.static_channels = self._choose_static(static_channels)
-        self._choose_times(period, looking_at_values=looking_at_values)
+        self._choose_times(period)
 
     @property
     def latitude(self) -> NDArray[np.float64]:
@@ -244,7 +243,7 @@ class MergedAnalyses:
             )
         return tuple(wanted)
 
-    def _choose_times(self, period: Period | None, *, looking_at_values: bool) -> None:
+    def _choose_times(self, period: Period | None) -> None:
         """Set ``times``, and which analysis owns each ``(channel, time)``."""
         times = np.unique(np.concatenate([self._analyses[i].times for i in self._with_states]))
         if period is not None:
@@ -253,9 +252,7 @@ class MergedAnalyses:
         for index in self._with_states:
             analysis = self._analyses[index]
             own = [channel for channel in self.channels if channel in analysis.channels]
-            held = np.isin(
-                times, self._written(analysis, own, period, looking_at_values=looking_at_values)
-            )
+            held = np.isin(times, self._written(analysis, own, period))
             for place in (self.channels.index(channel) for channel in own):
                 twice = held & (owner[place] != _NOWHERE)
                 if twice.any():
@@ -283,12 +280,7 @@ class MergedAnalyses:
         self._owner = owner[:, whole]
 
     def _written(
-        self,
-        analysis: Analysis,
-        channels: Sequence[Channel],
-        period: Period | None,
-        *,
-        looking_at_values: bool,
+        self, analysis: Analysis, channels: Sequence[Channel], period: Period | None
     ) -> NDArray[np.datetime64]:
         """The times at which an analysis may hold states, without empty ones at their ends."""
         times = analysis.times
@@ -298,7 +290,7 @@ class MergedAnalyses:
                 int(np.searchsorted(times, period[0])),
                 int(np.searchsorted(times, period[1], side="right")),
             )
-        written = analysis.written(channels, range(*inside), looking_at_values=looking_at_values)
+        written = analysis.written(channels, range(*inside))
         if len(written) and written.start > inside[0]:
             before = times[written.start]
             self._remark(f"{analysis.name}: times before {before} hold nothing and are left out")
@@ -342,13 +334,10 @@ def open_sources(
     static_channels: Sequence[str] | None = None,
     member: int | None = None,
     period: Period | None = None,
-    looking_at_values: bool = False,
 ) -> MergedAnalyses:
     """Open paths and addresses as one; ``MergedAnalyses`` tells the choices and what they raise."""
     analyses = [analysis for source in sources for analysis in open_analyses(source, member)]
-    return MergedAnalyses(
-        analyses, channels, static_channels, period, looking_at_values=looking_at_values
-    )
+    return MergedAnalyses(analyses, channels, static_channels, period)
 
 
 def _grid_text(analysis: Analysis) -> str:
@@ -358,11 +347,10 @@ def _grid_text(analysis: Analysis) -> str:
 
 def summary(channels: set[Channel]) -> str:
     """Variables with their levels, shorter than a list of channels."""
-    parts = []
+    by_levels: dict[str, list[str]] = {}
     for variable in PROGNOSTIC_VARIABLES:
         levels = sorted(c.level_hpa or 0 for c in channels if c.variable == variable)
-        if levels and levels[0]:
-            parts.append(f"{variable} at {', '.join(map(str, levels))} hPa")
-        elif levels:
-            parts.append(variable)
-    return "; ".join(parts)
+        if levels:
+            place = f" at {', '.join(map(str, levels))} hPa" if levels[0] else ""
+            by_levels.setdefault(place, []).append(variable)
+    return "; ".join(f"{', '.join(variables)}{place}" for place, variables in by_levels.items())

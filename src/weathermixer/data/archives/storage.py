@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 Selection = Sequence[slice | NDArray[np.intp]]
 
@@ -53,14 +54,14 @@ class OpaqueStorage:
 
 
 class ZarrStorage:
-    """The arrays of a Zarr group at a path or address."""
+    """The arrays of a Zarr group in a store of Zarr's, or at an address."""
 
-    def __init__(self, source: str) -> None:
-        self._source = source
+    def __init__(self, store: LocalStore | str) -> None:
+        self._store = store
 
     @cached_property
     def _group(self) -> zarr.Group:
-        return zarr.open_group(self._source, mode="r")
+        return zarr.open_group(self._store, mode="r")
 
     def has_chunk(self, name: str, place: Sequence[int]) -> bool:
         array = self._array(name)

@@ -50,7 +50,6 @@ class _Choice:
             static_channels=self.static_channels,
             member=self.member,
             period=self.period,
-            looking_at_values=True,
         )
 
     def of(self, opened: MergedAnalyses) -> _Choice:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weathermixer.console import Progress, size_text
 from weathermixer.data.channels import parse_channel
@@ -89,7 +90,7 @@ class Inspection:
             f"{self.latitude[1]:g}, longitude {self.longitude[0]:g} to {self.longitude[1]:g}"
             + (f" (without {self.dropped_row})" if self.dropped_row else ""),
             f"  times       {self.num_times}, {self.first_time} to {self.last_time}{usual}",
-            f"  gaps        {self._gaps_text()}",
+            f"  gaps        {gaps_in_words(self.gaps)}",
             f"  steps       {self.step_pairs} pairs exactly {self.step_hours:g} h apart",
             f"  training    {' to '.join(self.training_period or ('none: a single time',))}",
             f"  static      {', '.join(self.static_channels) or 'none'}",
@@ -99,31 +100,14 @@ class Inspection:
         ]
         lines += [f"  {key:11} {value}" for key, value in self.attributes.items()]
         if self.damaged is not None:
-            lines.append(f"  integrity   {self._damage_text()}")
+            whole = "every state, static field and climatology was read"
+            lines.append(f"  integrity   {damage_in_words(self.damaged) or whole}")
         return "\n".join([*lines, "", *self._channel_table()])
-
-    def _gaps_text(self) -> str:
-        if not self.gaps:
-            return "none"
-        shown = [
-            f"{gap.hours:g} h after {gap.after}"
-            for gap in sorted(self.gaps, key=lambda gap: -gap.hours)[:_SHOWN_GAPS]
-        ]
-        more = len(self.gaps) - len(shown)
-        return f"{len(self.gaps)}: {', '.join(shown)}" + (f" and {more} more" if more else "")
 
     def _climatology_text(self) -> str:
         if self.climatology is None:
             return "none"
         return f"{self.climatology['hours']} hours × {self.climatology['days']} days"
-
-    def _damage_text(self) -> str:
-        assert self.damaged is not None
-        if not self.damaged:
-            return "every state, static field and climatology was read"
-        more = len(self.damaged) - _SHOWN_DAMAGED
-        shown = "; ".join(self.damaged[:_SHOWN_DAMAGED]) + (f"; {more} more" if more > 0 else "")
-        return f"{len(self.damaged)} damaged: {shown}"
 
     def _channel_table(self) -> list[str]:
         width = max(len(channel.name) for channel in self.channels)
@@ -150,8 +134,7 @@ def inspect_store(
     """
     store = Store.open(path)
     times = store.times
-    spacing = np.diff(times) / np.timedelta64(1, "h")
-    usual = _commonest(spacing)
+    usual, gaps = spacing_of(times)
     state: Any = store.group["state"]
     known = ("weathermixer_store", "step_hours", "Conventions", "dropped_row", "training_period")
     return Inspection(
@@ -164,10 +147,7 @@ def inspect_store(
         first_time=str(times[0]),
         last_time=str(times[-1]),
         usual_spacing_hours=usual,
-        gaps=tuple(
-            Gap(str(times[index]), str(times[index + 1]), float(spacing[index]))
-            for index in np.flatnonzero(spacing > (usual or np.inf))
-        ),
+        gaps=gaps,
         step_hours=store.step / np.timedelta64(1, "h"),
         step_pairs=int(np.isin(times + store.step, times).sum()),
         training_period=_period_text(store),
@@ -180,6 +160,57 @@ def inspect_store(
         attributes={key: value for key, value in store.attributes.items() if key not in known},
         damaged=_damaged(store, progress) if full else None,
     )
+
+
+def spacing_of(times: NDArray[np.datetime64]) -> tuple[float | None, tuple[Gap, ...]]:
+    """The commonest interval between neighbouring times, hours, and where they are further apart.
+
+    None where there are no two times.
+    """
+    spacing = np.diff(times) / np.timedelta64(1, "h")
+    if not len(spacing):
+        return None, ()
+    distinct, counts = np.unique(spacing, return_counts=True)
+    usual = float(distinct[np.argmax(counts)])
+    gaps = (
+        Gap(str(times[index]), str(times[index + 1]), float(spacing[index]))
+        for index in np.flatnonzero(spacing > usual)
+    )
+    return usual, tuple(gaps)
+
+
+def gaps_in_words(gaps: Sequence[Gap]) -> str:
+    """How many gaps there are, with the longest."""
+    if not gaps:
+        return "none"
+    longest = sorted(gaps, key=lambda gap: -gap.hours)[:_SHOWN_GAPS]
+    shown = ", ".join(f"{gap.hours:g} h after {gap.after}" for gap in longest)
+    more = len(gaps) - len(longest)
+    return f"{len(gaps)}: {shown}" + (f" and {more} more" if more else "")
+
+
+def damage_in_words(damaged: Sequence[str]) -> str:
+    """How much could not be read, with the first errors; empty where all was."""
+    if not damaged:
+        return ""
+    more = len(damaged) - _SHOWN_DAMAGED
+    shown = "; ".join(damaged[:_SHOWN_DAMAGED]) + (f"; {more} more" if more > 0 else "")
+    return f"{len(damaged)} damaged: {shown}"
+
+
+def errors_of(
+    reads: Sequence[Callable[[], object]], progress: Callable[[int, int], None] | None
+) -> tuple[str, ...]:
+    """What of many reads fails, in the words of the errors that say so."""
+    errors = []
+    for done, read in enumerate(reads, start=1):
+        try:
+            read()
+        except UserError as error:
+            errors.append(str(error))
+        if progress is not None:
+            progress(done, len(reads))
+    return tuple(errors)
 
 
 def _channel_summaries(store: Store) -> tuple[ChannelSummary, ...]:
@@ -214,15 +245,7 @@ def _damaged(store: Store, progress: Progress | None) -> tuple[str, ...]:
             for hour in store.array("hour")
             for day in store.array("dayofyear")
         ]
-    found = []
-    for done, read in enumerate(reads, start=1):
-        try:
-            read()
-        except UserError as error:
-            found.append(str(error))
-        if progress is not None:
-            progress(done, len(reads))
-    return tuple(found)
+    return errors_of(reads, progress)
 
 
 def _climatology_size(store: Store) -> dict[str, int] | None:
@@ -236,13 +259,6 @@ def _period_text(store: Store) -> tuple[str, str] | None:
         return None
     start, stop = store.training_period
     return str(start), str(stop)
-
-
-def _commonest(values: np.ndarray[Any, np.dtype[np.float64]]) -> float | None:
-    if not len(values):
-        return None
-    distinct, counts = np.unique(values, return_counts=True)
-    return float(distinct[np.argmax(counts)])
 
 
 def _by(sizes: tuple[int, ...]) -> str:

@@ -1,0 +1,113 @@
+"""What an archive holds that can be used, and what is left out: for people, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from weathermixer.data.archives.analyses import open_analyses
+from weathermixer.data.archives.coordinates import covers_globe
+from weathermixer.data.archives.merging import MergedAnalyses, summary
+from weathermixer.data.channels import LEVELS_HPA, PROGNOSTIC_VARIABLES, channels_of, names
+from weathermixer.data.store.inspection import (
+    Gap,
+    damage_in_words,
+    errors_of,
+    gaps_in_words,
+    spacing_of,
+)
+
+
+@dataclass(frozen=True)
+class ArchiveOverview:
+    """What can be used of an archive that others wrote, as ``data prepare`` would take it.
+
+    ``usual_spacing_hours`` is the commonest interval between neighbouring times; ``remarks`` are
+    sentences about what is left out. ``damaged`` names what could not be read; None where it was
+    not looked for.
+    """
+
+    path: str
+    grid: tuple[int, int]
+    latitude: tuple[float, float]
+    longitude: tuple[float, float]
+    dropped_row: str | None
+    num_times: int
+    first_time: str
+    last_time: str
+    usual_spacing_hours: float | None
+    gaps: tuple[Gap, ...]
+    channels: tuple[str, ...]
+    variables: str
+    static_channels: tuple[str, ...]
+    remarks: tuple[str, ...]
+    damaged: tuple[str, ...] | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def render(self) -> str:
+        """A few lines of plain text."""
+        rows, columns = self.grid
+        spacing = self.usual_spacing_hours
+        usual = "" if spacing is None else f", mostly {spacing:g} h apart"
+        lines = [
+            f"{self.path}",
+            f"  grid        {rows} × {columns}, latitude {self.latitude[0]:g} to "
+            f"{self.latitude[1]:g}, longitude {self.longitude[0]:g} to {self.longitude[1]:g}"
+            + (f" (without {self.dropped_row})" if self.dropped_row else ""),
+            f"  times       {self.num_times}, {self.first_time} to {self.last_time}{usual}",
+            f"  gaps        {gaps_in_words(self.gaps)}",
+            f"  variables   {self.variables}",
+            f"  static      {', '.join(self.static_channels) or 'none'}",
+        ]
+        if self.damaged is not None:
+            whole = "every state and static field was read"
+            lines.append(f"  integrity   {damage_in_words(self.damaged) or whole}")
+        return "\n".join([*lines, *self.remarks])
+
+
+def look_over(
+    source: str,
+    *,
+    member: int | None = None,
+    full: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ArchiveOverview:
+    """Look into an archive at a path or address; with ``full``, read every state of it.
+
+    Raises UserError where there is none that can be used.
+    """
+    analyses = open_analyses(source, member)
+    levels = {c.level_hpa for each in analyses for c in each.channels if c.level_hpa is not None}
+    held = {channel for each in analyses for channel in each.channels}
+    ordered = channels_of(PROGNOSTIC_VARIABLES, sorted(levels | set(LEVELS_HPA)))
+    first = analyses[0].grid
+    merged = MergedAnalyses(
+        analyses,
+        [channel for channel in ordered if channel in held],
+        grid=None if covers_globe(first) else first,
+    )
+    usual, gaps = spacing_of(merged.times)
+    reads: list[Callable[[], object]] = [
+        partial(merged.read, index, index + 1) for index in range(len(merged.times))
+    ]
+    return ArchiveOverview(
+        path=source,
+        grid=merged.grid,
+        latitude=(float(merged.latitude[0]), float(merged.latitude[-1])),
+        longitude=(float(merged.longitude[0]), float(merged.longitude[-1])),
+        dropped_row="latitude -90" if merged.dropped_row else None,
+        num_times=len(merged.times),
+        first_time=str(merged.times[0]),
+        last_time=str(merged.times[-1]),
+        usual_spacing_hours=usual,
+        gaps=gaps,
+        channels=names(merged.channels),
+        variables=summary(set(merged.channels)),
+        static_channels=merged.static_channels,
+        remarks=merged.remarks,
+        damaged=errors_of([*reads, merged.read_static], progress) if full else None,
+    )
