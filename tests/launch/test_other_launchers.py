@@ -192,14 +192,18 @@ def info(rank: int, world_size: int, port: int) -> RankInfo:
     return RankInfo(rank, world_size, rank, world_size, meeting=address, host=f"host{rank}")
 
 
-def test_who_did_not_come_is_named_when_time_is_up() -> None:
+def test_who_did_not_come_is_named_when_time_is_up(capfd: pytest.CaptureFixture[str]) -> None:
     coordinator = Coordinator(info(0, 4, 1234), remedy="", seconds_to_meet=3.0)
-    Participant(info(2, 4, 1234), "127.0.0.1", coordinator.port, remedy="")
+    other = Participant(info(2, 4, 1234), "127.0.0.1", coordinator.port, remedy="")
     with pytest.raises(UserError) as refusal:
         coordinator.wait_for_all()
     said = str(refusal.value)
     assert said.startswith("only 2 of 4 ranks came to 127.0.0.1:1234 within 0.05 minutes")
     assert "ranks 1, 3 did not" in said
+    capfd.readouterr()
+    other._reporting = True  # so that this process outlives it
+    coordinator.report(words(f"Error: {said}", status=2), show_traceback=False)
+    assert capfd.readouterr().err == f"Error: {said}\n"
 
 
 def test_a_rank_that_is_there_already_is_refused() -> None:

@@ -52,7 +52,7 @@ class Coordinator:
         self._deadline: float | None = None
         self._shows_traceback = False
         self._met, self._ended = threading.Event(), threading.Event()
-        self._reporting = False
+        self._reporting = self._has_given_up = False
         self._status = 1
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -62,6 +62,7 @@ class Coordinator:
             # A wait without end would not be interrupted by Ctrl-C.
             if self._met.wait(self._seconds_to_meet):
                 return
+        self._has_given_up = True
         absent = self._absent()
         raise UserError(
             f"only {self._info.world_size - len(absent)} of {self._info.world_size} ranks came to "
@@ -181,7 +182,8 @@ class Coordinator:
 
     def _begin_to_end(self) -> None:
         if self._deadline is None:
-            patience = _SECONDS_TO_END if self._met.is_set() else SECONDS_TO_COME
+            waits = not (self._met.is_set() or self._has_given_up)
+            patience = SECONDS_TO_COME if waits else _SECONDS_TO_END
             self._deadline = time.monotonic() + patience
 
     def _end(self) -> None:
@@ -209,6 +211,8 @@ class Coordinator:
             if failure.words is not None and failure.words.sentence == sentence
         ]
         if not speakers or len(speakers) == self._info.world_size or speakers[0].words is None:
+            return ""
+        if self._has_given_up:  # and says so for all
             return ""
         if speakers[0].words.interrupted or speakers[0].words.rank_lost:
             return ""
