@@ -305,5 +305,5 @@ def test_model_levels_are_left_out_with_the_reason(dataset: xr.Dataset, saved: S
 
 def test_an_empty_axis_of_times_is_refused(dataset: xr.Dataset, saved: Saved) -> None:
     empty = saved(dataset.isel(time=slice(0, 0)), "empty.nc")
-    with pytest.raises(UserError, match=r"empty\.nc"):
+    with pytest.raises(UserError, match="holds no times: time is empty"):
         open_sources([empty])

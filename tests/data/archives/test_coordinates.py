@@ -199,8 +199,9 @@ def test_levels_keep_their_order_and_those_between_whole_ones_are_of_no_channel(
         (level([1, 2], units="level"), "levels in 'level'"),
         (level([0.5, 0.85], units="1"), "levels in '1'"),
         (level([0.5, 0.85]), "without units"),
-        (level(["500 hPa", "850 hPa"]), "which are no pressures"),
-        (level([500.0, np.nan], units="hPa"), "which are no pressures"),
+        (level(["500 hPa", "850 hPa"]), "levels 500 hPa, 850 hPa, not all of which are pressures"),
+        (level([500, 0]), "levels 500, 0, not all of which are pressures"),
+        (level([500.0, np.nan], units="hPa"), "levels 500.0, nan, not all of which are pressures"),
         (level([500, 850, 500]), "a level more than once"),
     ],
 )

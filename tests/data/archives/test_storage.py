@@ -238,6 +238,36 @@ def test_zeros_of_zarr_2_are_values_in_coordinates_too(dataset: xr.Dataset, tmp_
     np.testing.assert_array_equal(opened.longitude, dataset.longitude)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("time", "has values of time that were never written: fetch it again"),
+        ("latitude", "has values of latitude that were never written: fetch it again"),
+        ("level", "has levels 500, 0, not all of which are pressures"),
+    ],
+)
+def test_coordinates_that_were_never_written_are_named(
+    dataset: xr.Dataset, tmp_path: Path, zarr_format: int, name: str, said: str
+) -> None:
+    source = write_zarr(dataset, tmp_path / "a.zarr", zarr_format=zarr_format, fill=np.nan)
+    group = zarr.open_group(source, mode="r+", zarr_format=zarr_format)
+    values, attributes = group[name][...], dict(group[name].attrs)
+    dims = {"dimension_names": [name]} if zarr_format == 3 else {}
+    array = group.create_array(
+        name, shape=values.shape, chunks=(1,), dtype=values.dtype, fill_value=0, overwrite=True,
+        attributes=attributes, **dims,
+    )  # fmt: skip
+    array[...] = values
+    # Its first hour, zero, is the fill value: its chunk was left out, and is right.
+    same_as(dataset, source)
+    last = len(values) - 1
+    chunk = Path(source) / name / (f"c/{last}" if zarr_format == 3 else str(last))
+    chunk.unlink()
+    with pytest.raises(UserError, match=said):
+        open_sources([source], channels=[Channel("temperature", 500)])
+
+
 # --- NetCDF 4
 
 

@@ -104,6 +104,7 @@ class _Sorting:
     ) -> None:
         self._source, self._leading, self._member = source, leading, member
         self._dataset, self._storage = opened.dataset, opened.storage
+        self._whole: set[Hashable] = set()  # coordinates
 
     def into(self, groups: list[FieldGroup], left_out: list[LeftOut]) -> None:
         """Add the groups, and what is left out."""
@@ -160,6 +161,8 @@ class _Sorting:
         for own in scalars:
             if roles.get(own) == MEMBER:
                 self._member_place(own, 1)
+        for own in roles:
+            self._refuse_unwritten_coordinate(own)
         meaning = meaning_of(name, array, roles)
         dimensions, fixed = self._dimensions(array, roles, meaning.variable)
         levels: tuple[int | None, ...] = (None,)
@@ -178,6 +181,22 @@ class _Sorting:
             meaning.conversion,
             meaning.has_units,
         )
+
+    def _refuse_unwritten_coordinate(self, own: Hashable) -> None:
+        """Raises Unusable where values of a coordinate were never written.
+
+        Those in order are not asked for: writers leave out chunks that hold the fill value alone,
+        such as a first hour that is zero.
+        """
+        if own not in self._dataset.variables or own in self._whole:
+            return
+        values = self._dataset[own].values
+        if values.ndim == 1 and values.dtype.kind in "iufmM":
+            steps = np.sign(np.diff(values).astype(np.float64))
+            is_ordered = bool(np.all(steps > 0) or np.all(steps < 0))
+            if not is_ordered and not self._storage.is_whole(str(own)):
+                raise Unusable(f"has values of {own} that were never written: fetch it again")
+        self._whole.add(own)
 
     def _dimensions(
         self, array: xr.DataArray, roles: Mapping[Hashable, str], variable: str

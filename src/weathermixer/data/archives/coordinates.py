@@ -58,6 +58,8 @@ def exact_times(coordinate: xr.DataArray, source: str) -> xr.DataArray:
     cannot be told.
     """
     values = coordinate.values
+    if not values.size:
+        raise UserError(f"{source} holds no times: {coordinate.name} is empty")
     if not np.issubdtype(values.dtype, np.datetime64) or np.isnat(values).any():
         raise UserError(
             f"{source} has times ({coordinate.name}) that are missing or not of the usual "
@@ -105,8 +107,11 @@ def levels_of(coordinate: xr.DataArray) -> tuple[int | None, ...]:
     or in Pa. Raises Unusable where they are not known.
     """
     values = np.atleast_1d(coordinate.values)
-    if values.dtype.kind not in "iuf" or not np.isfinite(values.astype(np.float64)).all():
-        raise Unusable(f"has levels such as {str(values[0])!r}, which are no pressures")
+    is_pressure = values.dtype.kind in "iuf" and np.isfinite(values) & (values > 0)
+    if not np.all(is_pressure):
+        raise Unusable(
+            f"has levels {', '.join(map(str, values.tolist()))}, not all of which are pressures"
+        )
     words = " ".join(str(coordinate.attrs.get(key, "")) for key in _NAMES_OF_LEVELS).lower()
     if any(word in words for word in _OTHER_LEVELS):
         raise Unusable(f"has levels that are called {words.strip()!r}: choose pressure levels")

@@ -29,6 +29,7 @@ from weathermixer.data.archives.storage import (
 from weathermixer.data.store.store import partial_path
 from weathermixer.errors import UserError
 
+_ZARR_MARKERS = ("zarr.json", ".zmetadata", ".zgroup")
 # What the libraries that decode and download raise when bytes are missing, torn or unreachable.
 _READ_ERRORS = (
     OSError,
@@ -70,6 +71,10 @@ def open_datasets(source: str) -> list[OpenedDataset]:
     if not path.exists():
         raise UserError(f"there is nothing at {source}: correct the path")
     if path.is_dir():
+        if not any((path / marker).exists() for marker in _ZARR_MARKERS):
+            raise UserError(
+                f"{source} cannot be opened as Zarr: the folder holds none; name the files in it"
+            )
         # As a path, not as text, in which "::" would make an address of it.
         return [_open_zarr(source, LocalStore(path, read_only=True))]
     with naming_errors(source, "opened"), path.open("rb") as file:
@@ -112,8 +117,7 @@ def _open_remote(address: str) -> OpenedDataset:
     except ValueError as error:
         raise UserError(f"{address} cannot be reached ({error}): correct the address") from error
     with naming_errors(address, "opened"):
-        markers = ("zarr.json", ".zmetadata", ".zgroup")
-        if any(files.exists(f"{path.rstrip('/')}/{marker}") for marker in markers):
+        if any(files.exists(f"{path.rstrip('/')}/{marker}") for marker in _ZARR_MARKERS):
             return _open_zarr(address, address)
         if not files.exists(path):
             raise UserError(f"there is nothing at {address}: correct the address")

@@ -31,6 +31,9 @@ class Storage(Protocol):
         The storage is asked whether a file exists; of a shard, one chunk is read.
         """
 
+    def is_whole(self, name: str) -> bool:
+        """Whether all of a small array was written; true where unknown."""
+
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
@@ -45,6 +48,9 @@ class OpaqueStorage:
     """Storage that keeps whole fields, of which none can be missing unnoticed."""
 
     def has_chunk(self, name: str, place: Sequence[int]) -> bool:
+        return True
+
+    def is_whole(self, name: str) -> bool:
         return True
 
     def unwritten(
@@ -80,6 +86,13 @@ class ZarrStorage:
             return None
         result = self._follows_fill_value(array, tuple(selection))
         return result if result.any() else None
+
+    def is_whole(self, name: str) -> bool:
+        array = self._array(name)
+        everything = tuple(slice(0, size) for size in array.shape)
+        return (
+            array.dtype.kind not in "iuf" or not self._follows_fill_value(array, everything).any()
+        )
 
     def _array(self, name: str) -> Any:
         return self._group[name]
@@ -119,6 +132,15 @@ class Hdf5Storage:
         dataset = self._opened[name]
         if not _resemble(values, dataset.fillvalue, dataset.attrs):
             return None
+        result = self._never_allocated(dataset, selection)
+        return result if result.any() else None
+
+    def is_whole(self, name: str) -> bool:
+        dataset = self._opened[name]
+        return not self._never_allocated(dataset, [slice(None)] * dataset.ndim).any()
+
+    @staticmethod
+    def _never_allocated(dataset: Any, selection: Selection) -> NDArray[np.bool_]:
         indices = [
             np.arange(size)[part] for size, part in zip(dataset.shape, selection, strict=True)
         ]
@@ -134,7 +156,7 @@ class Hdf5Storage:
                     for each, start, size in zip(indices, corner, chunks, strict=True)
                 ]
                 result[np.ix_(*inside)] = True
-        return result if result.any() else None
+        return result
 
 
 def _is_unwritten(dataset: Any, place: tuple[int, ...]) -> bool:
