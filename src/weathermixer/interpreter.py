@@ -42,8 +42,8 @@ def reordered_path(path: list[str], pythonpath: str, *, runs_as_module: bool) ->
     There they still provide what nothing else does. ``runs_as_module`` says that the first entry
     is the folder that ``python -m`` was called in.
 
-    >>> reordered_path(["/home/me", "/lib", "/site"], "", runs_as_module=True)
-    ['/lib', '/site', '/home/me']
+    >>> reordered_path(["", "/lib", "/site"], "", runs_as_module=True)[:2]
+    ['/lib', '/site']
     """
     here = os.getcwd()
     given = pythonpath.split(os.pathsep) if pythonpath else []

@@ -48,10 +48,13 @@ def interrupt(*_: object) -> None:
     [
         ({"--init": "2001-01-03T01"}, "has no state at 2001-01-03T01:00:00; the nearest is "),
         ({"--init": "2001-01-16"}, "has no state at 2001-01-16T00:00:00; the nearest is "),
-        ({"--store": "elsewhere.zarr"}, "elsewhere.zarr is 80°, but "),
-        ({"--store": "absent.zarr"}, "there is no store at "),
+        (
+            {"--store": "elsewhere.zarr"},
+            "elsewhere.zarr is on another grid (8×16, latitude 80 to -80",
+        ),
+        ({"--store": "absent.zarr"}, "there is nothing at "),
         ({"--out": "f.zarr"}, "f.zarr exists already: choose another place"),
-        ({"--out": "half.zarr"}, "half.zarr.partial is an unfinished forecast of another"),
+        ({"--out": "half.zarr"}, "half.zarr.partial is unfinished of another"),
     ],
 )
 def test_a_forecast_that_cannot_be_made_is_refused_in_one_sentence(
@@ -76,12 +79,12 @@ def test_a_forecast_that_cannot_be_made_is_refused_in_one_sentence(
     [
         (["f.zarr", "--truth", "early.zarr"], "no pair of initial and valid time"),
         (["f.zarr", "--truth", "elsewhere.zarr"], "another grid"),
-        (["f.zarr", "--truth", "absent.zarr"], "there is no store at "),
+        (["f.zarr", "--truth", "absent.zarr"], "there is nothing at "),
         (["f.zarr", "--truth", "early.zarr", "--beside", "g.zarr"], "no initial times in common"),
-        (["half.zarr", "--truth", "early.zarr"], "half.zarr is an unfinished forecast"),
-        (["half.zarr.partial", "--truth", "early.zarr"], "partial is an unfinished forecast"),
-        (["absent.zarr", "--truth", "early.zarr"], "there is no forecast at "),
-        (["early.zarr", "--truth", "early.zarr"], "early.zarr is no forecast"),
+        (["half.zarr", "--truth", "early.zarr"], "half.zarr is unfinished"),
+        (["half.zarr.partial", "--truth", "early.zarr"], "partial is unfinished"),
+        (["absent.zarr", "--truth", "early.zarr"], "there is nothing at "),
+        (["early.zarr", "--truth", "early.zarr"], "early.zarr is a prepared store, not a forecast"),
     ],
 )
 def test_what_cannot_be_verified_is_refused_in_one_sentence(

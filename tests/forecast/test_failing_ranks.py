@@ -70,7 +70,7 @@ def test_what_was_written_is_kept_and_the_same_command_continues(
 
     assert not out.exists()
     for unfinished in (out, partial):
-        with pytest.raises(UserError, match="is an unfinished forecast"):
+        with pytest.raises(UserError, match="is unfinished"):
             verify(unfinished, waves)
     marks = {path.name for path in (partial / ".progress").iterdir()} - {"description.json"}
     assert marks == {str(number) for number in range(FIRST_BATCH)}

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,12 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     whole: tuple[Path, TrainResult],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
     number: signal.Signals,
 ) -> None:
+    # As in a terminal, also where the tests were started with signals ignored.
+    obeyed = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, obeyed)))
     before = signal.getsignal(number)
     _at_step(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
     stopped = train(_config(waves), tmp_path / "run", console=QUIET)

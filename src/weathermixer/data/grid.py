@@ -264,10 +264,19 @@ def _match(
     own: NDArray[np.float64], wanted: NDArray[np.float64], period: float | None
 ) -> NDArray[np.intp] | None:
     """The index in ``own`` of each coordinate ``wanted``; None where they do not match."""
-    distance = np.abs(own - wanted[:, None])
     if period is not None:
-        distance = np.minimum(distance % period, -distance % period)
-    nearest: NDArray[np.intp] = distance.argmin(axis=1)
-    if distance.min(axis=1).max() > _TOLERANCE_DEGREES or len(np.unique(nearest)) < len(wanted):
+        own, wanted = own % period, wanted % period
+    order = np.argsort(own, kind="stable")
+    places = own[order]
+    if period is not None:  # round the circle, the last is the first's neighbour
+        places = np.concatenate([places[-1:] - period, places, places[:1] + period])
+        order = np.concatenate([order[-1:], order, order[:1]])
+    after = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
+    before = np.maximum(after - 1, 0)
+    is_before = np.abs(wanted - places[before]) <= np.abs(places[after] - wanted)
+    nearest = np.where(is_before, before, after)
+    indices: NDArray[np.intp] = order[nearest]
+    apart = np.abs(places[nearest] - wanted)
+    if apart.max() > _TOLERANCE_DEGREES or len(np.unique(indices)) < len(wanted):
         return None
-    return nearest
+    return indices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -104,6 +105,9 @@ def test_processes_change_nothing_in_the_store(
         progress=lambda done, total: reported.append((done, total)),
     )  # fmt: skip
     one, two = contents(tmp_path / "one.zarr"), contents(tmp_path / "two.zarr")
+    # The group's own file also tells which arrays there are.
+    whole, without = (json.loads(files.pop("zarr.json")) for files in (one, two))
+    assert whole["attributes"] == without["attributes"]
     for name in two:
         assert one[name] == two[name], name
     assert reported[-1] == (40, 40)

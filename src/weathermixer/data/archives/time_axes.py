@@ -107,7 +107,7 @@ class TimeAxes:
             given, others = self.initial, (self.valid, self.lead)
         else:
             given, others = self.lead, (self.valid, self.initial)
-        if is_forecast and given is None and None in others:
+        if is_forecast and given is None and any(term is None for term in others):
             missing = "prediction_timedelta" if self.lead is None else "time"
             raise Unusable(f"lacks the coordinate {missing}: add it")
         terms = others if given is None else (given,)
