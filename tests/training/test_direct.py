@@ -122,7 +122,5 @@ def test_a_missing_chunk_ends_a_training_with_its_time(sources: TwoSources, tmp_
     path = tmp_path / "archive.zarr"
     write_archive(dataset, path, time=1)
     (path / "temperature" / "7.0.0.0").unlink()
-    with pytest.raises(
-        UserError, match=r"temperature_850 at 2001-01-02T18:00:00 was never written"
-    ):
+    with pytest.raises(UserError, match="temperature_850 at 2001-01-02T18:00:00 was never"):
         train(config(path), tmp_path / "run", console=Console(quiet=True))
