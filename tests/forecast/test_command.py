@@ -52,9 +52,9 @@ def interrupt(*_: object) -> None:
             {"--store": "elsewhere.zarr"},
             "elsewhere.zarr is on another grid (8×16, ",
         ),
-        ({"--store": "absent.zarr"}, "there is nothing at "),
+        ({"--store": "absent.zarr"}, "there is no store at "),
         ({"--out": "f.zarr"}, "f.zarr exists already: choose another place"),
-        ({"--out": "half.zarr"}, "half.zarr.partial is unfinished of another"),
+        ({"--out": "half.zarr"}, "half.zarr.partial is an unfinished forecast of another"),
     ],
 )
 def test_a_forecast_that_cannot_be_made_is_refused_in_one_sentence(
