@@ -195,7 +195,10 @@ class _Sorting:
             steps = np.sign(np.diff(values).astype(np.float64))
             is_ordered = bool(np.all(steps > 0) or np.all(steps < 0))
             if not is_ordered and not self._storage.is_whole(str(own)):
-                raise Unusable(f"has values of {own} that were never written: fetch it again")
+                raise Unusable(
+                    f"has values of {own} that are repeated or out of order, and some of them were "
+                    "never written: fetch it again, or drop what is repeated"
+                )
         self._whole.add(own)
 
     def _dimensions(
