@@ -22,6 +22,7 @@ from support.processes import (
     without_waits,
 )
 from support.ranked import RANKED
+from support.selection import exhaustive
 from weathermixer.errors import UserError
 from weathermixer.launch.coordinator import Coordinator
 from weathermixer.launch.environment import MeetingAddress, RankInfo
@@ -100,7 +101,7 @@ def test_a_mistake_of_one_rank_alone_is_told_once_with_its_rank(
     ("what", "rank", "status", "sentence"),
     [
         ("find_a_mistake", 1, 2, "what only rank 1 can see is wrong: put it right"),
-        ("have_an_error", 1, 1, "ZeroDivisionError: this should not happen"),
+        *exhaustive(("have_an_error", 1, 1, "ZeroDivisionError: this should not happen")),
         ("kill_itself", 2, 1, "rank 2 on {host} ended without a word, so the other ranks were "
          "stopped: begin again"),
     ],
@@ -168,7 +169,9 @@ TORCHRUN = shutil.which("torchrun", path=str(Path(sys.executable).parent))
 @pytest.mark.parametrize(
     ("what", "sentence"),
     [
-        ("all_mistaken", "Error: the same thing is wrong on every rank: put it right\n"),
+        *exhaustive(
+            ("all_mistaken", "Error: the same thing is wrong on every rank: put it right\n")
+        ),
         ("find_a_mistake", "Error: what only rank 1 can see is wrong: put it right (rank 1 on "),
         ("kill_itself", "Error: rank 2 on "),
     ],

@@ -10,6 +10,7 @@ import yaml
 
 import weathermixer
 from support.processes import Processes
+from support.selection import exhaustive
 from support.waves import wave_config, write_waves
 from weathermixer.interpreter import program, reordered_path
 
@@ -47,7 +48,11 @@ def shadows(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["with space", "100%", "a%20b", "#1", "what?", "température", "q'\"uotes", "a:b;c&d"]
+    "name",
+    [
+        "température 100% a:b;c&d",
+        *exhaustive("with space", "100%", "a%20b", "#1", "what?", "q'\"uotes", "a:b;c&d"),
+    ],
 )
 def test_ranks_meet_in_a_temporary_folder_of_any_name(
     name: str, processes: Processes, tmp_path: Path
@@ -61,7 +66,7 @@ def test_ranks_meet_in_a_temporary_folder_of_any_name(
     assert not list((tmp_path / name).iterdir())
 
 
-@pytest.mark.parametrize("entries", [None, "", ".", ":.", "mine"])
+@pytest.mark.parametrize("entries", [":.", *exhaustive(None, "", ".", "mine")])
 def test_modules_of_the_user_do_not_stand_in_for_others(
     entries: str | None, processes: Processes, shadows: Path, config: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from support.networks import mesh_name
 from weathermixer.jigsaw.layout import Layout
@@ -33,6 +34,16 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> None:
         for case, stays in zip(cases, representative, strict=True):
             if any(representative) and not stays:
                 case.add_marker(pytest.mark.exhaustive)
+
+
+def exhaustive(*values: Any) -> list[ParameterSet]:
+    """Cases of ``parametrize`` that are left to `make test-all`; a tuple is one case."""
+    return [
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.exhaustive
+        )
+        for value in values
+    ]
 
 
 def is_representative(parameters: Mapping[str, Any]) -> bool:

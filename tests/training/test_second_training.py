@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from support.processes import DEADLINE_SECONDS, Processes
+from support.selection import exhaustive
 from support.waves import wave_config
 from weathermixer.cli import main
 from weathermixer.runs.folder_lock import FolderLock
@@ -35,7 +36,7 @@ def training(waves: Path, tmp_path: Path, processes: Processes) -> Training:
     return config, run, process
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [2, *exhaustive(1)])
 def test_a_second_training_is_refused_with_the_first_named(
     ranks: int, training: Training, processes: Processes
 ) -> None:

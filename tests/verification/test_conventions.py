@@ -230,7 +230,9 @@ def test_archives_that_do_not_fit_are_named(make_planet: MakePlanet, tmp_path: P
     refuse("again.zarr holds 2001-03-01T06:00:00 more than once", forecast=again)
     # Zarr keeps no chunk of zeros, here of hours since the first time: either may have happened.
     zeros = _write(dataset.isel(time=[0, 0]), tmp_path / "zeros.zarr")
-    refuse("zeros.zarr has values of time that are repeated .* drop what is repeated", forecast=zeros)
+    refuse(
+        "zeros.zarr has values of time that are repeated .* drop what is repeated", forecast=zeros
+    )
     celsius = dataset.copy()
     celsius["2m_temperature"].values[:] -= 273.15
     celsius = _write(celsius, tmp_path / "celsius.zarr")
