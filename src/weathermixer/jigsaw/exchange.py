@@ -18,10 +18,18 @@ from weathermixer.jigsaw.mesh import Axis, RankLost
 
 
 class Round:
-    """One round in flight: a tensor on its way to one peer, another on its way from one."""
+    """An exchange in flight: a tensor on its way to one peer, another on its way from one.
+
+    The mesh holds it until both have arrived. Whoever began it may forget it, as a pass that is
+    broken off does: what was sent for it still finds its place, and not that of the next exchange.
+    """
 
     def __init__(self, axis: Axis, distance: int, send: Tensor, receive: Tensor) -> None:
-        """Begin; ``send`` and ``receive`` are contiguous and belong to the round until it ends."""
+        """Begin; ``send`` and ``receive`` are contiguous and belong to the round until it ends.
+
+        Raises LayoutError where the mesh only describes its ranks.
+        """
+        axis.require_group()
         self._axis = axis
         self._to = (axis.index + distance) % axis.size
         self._from = (axis.index - distance) % axis.size
@@ -39,6 +47,7 @@ class Round:
             self._works = dist.batch_isend_irecv(operations) if operations else []
         except RuntimeError as error:
             raise self._lost(error) from error
+        axis.in_flight.append(self)
         if not axis.overlap:
             self.wait()
 
@@ -50,6 +59,8 @@ class Round:
         except RuntimeError as error:
             raise self._lost(error) from error
         self._works = []
+        if self in self._axis.in_flight:
+            self._axis.in_flight.remove(self)
         return self._receive
 
     def _lost(self, error: RuntimeError) -> RankLost:
@@ -132,7 +143,7 @@ class ReduceScatter:
             own = received.add_(own) if received.dtype == own.dtype else own + received
         return own
 
-    def drop(self) -> None:
+    def let_go(self) -> None:
         """Wait for the others' contributions, which nobody wants."""
         for round_ in self._rounds:
             round_.wait()

@@ -1,70 +1,278 @@
-"""Gradients of small parameters that several ranks hold alike, summed when a backward pass ends.
+"""Gradients of parameters on their way: summed over ranks, and given to ``.grad`` when a pass ends.
 
-Each such rank sees a part of the gradient: a bias of channels, say, that of its own tokens. The
-parts of all of them are added in one exchange per axis, in the order of the ranks, so that
-parameters that began with the same bits keep them.
+A rank sees a part of a parameter's gradient: of a weight that was gathered, that of its own rows;
+of a bias, that of its own tokens; of any parameter, that of its own samples. The parts travel while
+the backward pass goes on. What is exchanged is decided by the products that the pass goes through,
+not by who wants which gradient, so that ranks that ask for different ones do not wait for each
+other: what nobody asked for is exchanged and dropped. Sums are taken in the order of the ranks, so
+that parameters that began with the same bits keep them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
-from weathermixer.jigsaw.exchange import total_over
+from weathermixer.jigsaw.exchange import Gather, ReduceScatter, total_over
+from weathermixer.jigsaw.layout import shard
 from weathermixer.jigsaw.mesh import Axis
 
 
-def shared(parameter: nn.Parameter, axes: tuple[Axis, ...]) -> Tensor:
-    """The parameter, whose gradient will be the sum over ``axes`` when the backward pass ends."""
-    axes = tuple(axis for axis in axes if axis.size > 1)
-    if not axes:
-        return parameter
-    value: Tensor = _Shared.apply(parameter, axes)  # type: ignore[no-untyped-call]
-    return value
+class JigsawError(RuntimeError):
+    """A use of the library that cannot give the right result; its message is for the user."""
 
 
-class _Shared(torch.autograd.Function):
+class Destination:
+    """Where the parts of a parameter's gradient come together.
+
+    Those of a small parameter are summed over ``axes``, alike on all their ranks. Those of a weight
+    are summed over ``data``, the axis of the replicas, each of which has its own rows of the sum:
+    ``owned`` is what the optimizer changes of the weight where that is these rows alone.
+    """
+
+    def __init__(self, axes: tuple[Axis, ...] = (), data: Axis | None = None) -> None:
+        self.axes = tuple(axis for axis in axes if axis.size > 1)
+        self.data = data if data is not None and data.size > 1 else None
+        self.owned: nn.Parameter | None = None
+
+    def rows(self, parameter: Tensor) -> list[range]:
+        """The rows of a weight that each replica sums."""
+        assert self.data is not None
+        return [
+            shard(parameter.shape[0], self.data.size, place) for place in range(self.data.size)
+        ]
+
+
+class Use(NamedTuple):
+    """A parameter as one layer uses it, once or several times.
+
+    ``node`` stands for it in the graph: the parameter itself where its gradient needs no other rank.
+    """
+
+    parameter: nn.Parameter
+    node: Tensor
+
+    @property
+    def is_local(self) -> bool:
+        """Whether autograd may give the parameter its gradient."""
+        return self.node is self.parameter
+
+
+def use(parameter: nn.Parameter, destination: Destination, *, is_cut: bool = False) -> Use:
+    """A use of a parameter, whose gradient goes to its destination.
+
+    ``is_cut`` says that other ranks make parts of the gradient of this rank's piece. The gradient
+    of a pass is complete when the pass has been through all that uses the node.
+    """
+    is_alone = not is_cut and not destination.axes and destination.data is None
+    if is_alone or not parameter.requires_grad or not torch.is_grad_enabled():
+        return Use(parameter, parameter)
+    node: Tensor = _Tracked.apply(parameter, destination)  # type: ignore[no-untyped-call]
+    return Use(parameter, node)
+
+
+class _Tracked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parameter: nn.Parameter, axes: tuple[Axis, ...]) -> Tensor:
-        ctx.parameter, ctx.axes = parameter, axes
+    def forward(ctx: Any, parameter: nn.Parameter, destination: Destination) -> Tensor:
+        ctx.parameter, ctx.destination = parameter, destination
+        ctx.set_materialize_grads(False)
         return parameter.view_as(parameter)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
-        _pending.add(ctx.parameter, ctx.axes, gradient)
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[None, None]:
+        try:
+            torch._C._will_engine_execute_node(get_gradient_edge(ctx.parameter).node)
+        except RuntimeError as error:
+            raise JigsawError(
+                "gradients of parameters that ranks share come from backward(), not from "
+                "torch.autograd.grad()"
+            ) from error
+        current = current_pass()
+        if gradient is not None:
+            current.add(ctx.parameter, gradient)
+        current.complete(ctx.parameter, ctx.destination)
         return None, None
 
 
-class _Pending:
-    """Gradients that wait for the backward pass that they belong to to end.
+@dataclass
+class _Part:
+    """The gradient of one parameter in one pass, as far as it is known."""
 
-    They are kept by pass: one that failed leaves nothing behind that a later one would take for its
-    own.
-    """
+    total: Tensor | None = None
+    outstanding: int = 0  # parts that are computed or travel still
+    destination: Destination | None = None  # once all uses of the parameter have been passed
+    sums: ReduceScatter | None = None
+    gather: Gather | None = None
 
-    def __init__(self) -> None:
-        self._passes: dict[int, dict[tuple[Axis, ...], dict[nn.Parameter, Tensor]]] = {}
-
-    def add(self, parameter: nn.Parameter, axes: tuple[Axis, ...], gradient: Tensor) -> None:
-        number = torch._C._current_graph_task_id()
-        if number not in self._passes:
-            self._passes[number] = {}
-            torch.autograd.Variable._execution_engine.queue_callback(partial(self.finish, number))
-        members = self._passes[number].setdefault(axes, {})
-        members[parameter] = members[parameter] + gradient if parameter in members else gradient
-
-    @torch.no_grad()
-    def finish(self, number: int) -> None:
-        pending = self._passes.pop(number)
-        for axes, members in pending.items():
-            flat = total_over(axes, torch.cat([part.flatten() for part in members.values()]))
-            parts = torch.split(flat, [parameter.numel() for parameter in members])
-            for parameter, part in zip(members, parts, strict=True):
-                total = part.view_as(parameter)
-                parameter.grad = total.clone() if parameter.grad is None else parameter.grad + total
+    def add(self, gradient: Tensor) -> None:
+        self.total = gradient if self.total is None else self.total + gradient
 
 
-_pending = _Pending()
+@dataclass
+class BackwardPass:
+    """What one backward pass has on its way."""
+
+    _parts: dict[nn.Parameter, _Part] = field(default_factory=dict)
+    _travelling: list[tuple[nn.Parameter, Tensor, ReduceScatter]] = field(default_factory=list)
+    _deferred: list[Callable[[], None]] = field(default_factory=list)
+
+    def defer(self, parameter: nn.Parameter, work: Callable[[], None]) -> None:
+        """Let ``work``, which adds to the gradient of a parameter, fill the next wait."""
+        self._part(parameter).outstanding += 1
+
+        def run() -> None:
+            self._part(parameter).outstanding -= 1
+            work()
+
+        self._deferred.append(run)
+
+    def work(self) -> None:
+        """Do what was deferred."""
+        deferred, self._deferred = self._deferred, []
+        for run in deferred:
+            run()
+
+    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Add to the gradient of a parameter."""
+        part = self._part(parameter)
+        part.add(gradient.to(parameter.dtype))
+        self._reduce(parameter, part)
+
+    def add_travelling(self, parameter: nn.Parameter, own: Tensor, sums: ReduceScatter) -> None:
+        """Add this rank's part of a gradient, and what the others send for it.
+
+        That is waited for when the next part has been sent, or at the end.
+        """
+        self._arrive()
+        self._part(parameter).outstanding += 1
+        self._travelling.append((parameter, own.to(parameter.dtype), sums))
+
+    def complete(self, parameter: nn.Parameter, destination: Destination) -> None:
+        """Take note that the pass has been through all uses of a parameter."""
+        part = self._part(parameter)
+        part.destination = destination
+        self._reduce(parameter, part)
+
+    def end(self) -> None:
+        """Give every parameter that the pass was asked for its gradient."""
+        with torch.no_grad():
+            self.work()
+            self._arrive()
+            parts = {
+                parameter: part
+                for parameter, part in self._parts.items()
+                if part.destination is not None and part.total is not None
+            }
+            self._share(parts)
+            for parameter, part in parts.items():
+                self._finish_reduce(parameter, part)
+            for part in parts.values():
+                if part.gather is not None:
+                    part.gather.wait()
+            for parameter, part in parts.items():
+                assert part.destination is not None
+                owned = part.destination.owned
+                _accumulate(parameter if owned is None else owned, part.total)
+
+    def let_go(self) -> None:
+        """Wait for what is on its way, of a pass that was broken off."""
+        for _, _, sums in self._travelling:
+            sums.let_go()
+        for part in self._parts.values():
+            if part.sums is not None:
+                part.sums.let_go()
+
+    def _part(self, parameter: nn.Parameter) -> _Part:
+        return self._parts.setdefault(parameter, _Part())
+
+    def _arrive(self) -> None:
+        """Take in what the others sent for parts of gradients."""
+        travelling, self._travelling = self._travelling, []
+        for parameter, own, sums in travelling:
+            part = self._part(parameter)
+            part.outstanding -= 1
+            part.add(sums.finish(own))
+            self._reduce(parameter, part)
+
+    def _reduce(self, parameter: nn.Parameter, part: _Part) -> None:
+        """Begin the sum over the replicas of a weight's gradient that is complete."""
+        destination = part.destination
+        if destination is None or destination.data is None or part.outstanding:
+            return
+        if part.total is None or part.sums is not None:
+            return
+        part.sums = ReduceScatter(destination.data)
+        rows = destination.rows(parameter)
+        for place in destination.data.peers()[:-1]:
+            block = part.total[rows[place].start : rows[place].stop]
+            own = (len(rows[destination.data.index]), *parameter.shape[1:])
+            part.sums.send(block.contiguous(), own)
+
+    def _finish_reduce(self, parameter: nn.Parameter, part: _Part) -> None:
+        """Sum this replica's rows, and begin to gather those of the others where all are wanted."""
+        if part.sums is None:
+            return
+        assert part.destination is not None
+        assert part.destination.data is not None
+        assert part.total is not None
+        rows = part.destination.rows(parameter)
+        own = rows[part.destination.data.index]
+        mine = part.sums.finish(part.total[own.start : own.stop])
+        if part.destination.owned is None:
+            shapes = [(len(each), *parameter.shape[1:]) for each in rows]
+            part.gather = Gather(part.destination.data, mine, shapes, into=part.total)
+        else:
+            part.total = mine
+
+    @staticmethod
+    def _share(parts: dict[nn.Parameter, _Part]) -> None:
+        """Sum small gradients over the ranks that hold the parameters alike: one exchange an axis."""
+        by_axes: dict[tuple[Axis, ...], list[_Part]] = {}
+        for part in parts.values():
+            assert part.destination is not None
+            if part.destination.axes:
+                by_axes.setdefault(part.destination.axes, []).append(part)
+        for axes, members in by_axes.items():
+            totals = [part.total for part in members if part.total is not None]
+            flat = total_over(axes, torch.cat([total.flatten() for total in totals]))
+            sizes = [total.numel() for total in totals]
+            for part, total, values in zip(members, totals, flat.split(sizes), strict=True):
+                part.total = values.view_as(total).clone()
+
+
+def _accumulate(parameter: nn.Parameter, gradient: Tensor | None) -> None:
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+_passes: dict[int, BackwardPass] = {}
+
+
+def in_backward() -> bool:
+    """Whether this is called in a backward pass, as what a checkpoint computes again is."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def current_pass() -> BackwardPass:
+    """The backward pass that this is called in."""
+    number = torch._C._current_graph_task_id()
+    if number not in _passes:
+        _passes[number] = BackwardPass()
+        torch.autograd.Variable._execution_engine.queue_callback(partial(_end, number))
+    return _passes[number]
+
+
+def let_go_of_broken_passes() -> None:
+    """Finish what backward passes that raised an error left on its way; outside of any."""
+    while _passes:
+        _, broken = _passes.popitem()
+        broken.let_go()
+
+
+def _end(number: int) -> None:
+    _passes.pop(number).end()

@@ -1,160 +1,150 @@
-"""The layers that a mixer is made of. Activations are ``(tokens, batch, channels)`` throughout.
+"""Layers that are cut over a mesh: the twins of those of ``torch.nn``, for the part of a rank.
 
-With tokens in front, mixing tokens is one matrix product from the left and mixing channels one from
-the right, for any batch: neither needs a transpose or a copy. A rank at ``(i, j)`` of the mesh has
-tokens block ``i`` and channels block ``j`` of every activation, except between the two halves of a
-pair in which the weights stay (:mod:`~weathermixer.jigsaw.product`). A layer computes in the type
-of its input and casts its weights to it, so that the weights can stay in a wider one.
+A rank at ``(i, j)`` of *domain × tensor* has rows block ``i`` (tokens, say) and features block
+``j`` (channels) of every activation, except between the two halves of a pair in which the weights
+stay (:mod:`~weathermixer.jigsaw.product`). A map over what is cut over ``domain`` is the same
+product with the axes exchanged. A layer computes in the type of its input, or that of an entered
+``torch.autocast``, and casts its weights to it, so that the weights can stay in a wider one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.gradients import shared
+from weathermixer.jigsaw.gradients import Destination, use
 from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
-from weathermixer.jigsaw.layout import Block, Dimension
-from weathermixer.jigsaw.matmul import multiply, multiply_normalised
+from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
+from weathermixer.jigsaw.matmul import multiply
 from weathermixer.jigsaw.mesh import Axis, Mesh
-from weathermixer.jigsaw.normalise import EPSILON, Channels, NormGradient, NormStatistics, normalise
-from weathermixer.jigsaw.product import Product, Scheme
-from weathermixer.jigsaw.weights import WeightGather, link
+from weathermixer.jigsaw.normalise import Channels, normalise
+from weathermixer.jigsaw.operations import all_reduce
+from weathermixer.jigsaw.pieces import Piece
+from weathermixer.jigsaw.product import Features, Product, Scheme
+from weathermixer.jigsaw.weights import WeightGather
+
+EPSILON = 1e-5  # torch.nn.LayerNorm's
 
 
 class Linear(nn.Module):
-    """What the two linear maps share: this rank's blocks of weight and bias.
+    """The twin of ``torch.nn.Linear``: ``y = x Wᵀ + b`` for features that are cut over the mesh.
 
-    ``blocks`` tells for each parameter which elements of the global tensor the rank holds.
+    ``weight (out_features, in_features)`` is held once: each rank has a block of it. With
+    ``features="tensor"``, ``x (rows, ..., in_features)`` is, per rank, ``(rows / domain, ...,
+    in_features / tensor)``. With ``features="domain"``, of a map over what is cut over that axis,
+    ``x (..., rows, in_features)`` is ``(..., rows / tensor, in_features / domain)``: a transposed
+    view costs nothing, and the result is one. After the scheme ``turn`` and before ``fold``, a rank
+    has all rows of ``features / ways``; only elementwise functions may lie between.
+
+    ``rows`` counts those of one sample; an input may hold several. Raises LayoutError for a cut
+    that the scheme cannot follow, and for an input of another shape.
     """
-
-    over_tokens: ClassVar[bool]
 
     def __init__(
         self,
-        inputs: int | Dimension,
-        outputs: int | Dimension,
+        in_features: int | Dimension,
+        out_features: int | Dimension,
         mesh: Mesh,
         *,
         rows: int | Dimension,
+        features: Features = "tensor",
         scheme: Scheme = "reduce",
+        bias: bool = True,
         device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        product = self.product_of(inputs, outputs, mesh, rows=rows, scheme=scheme)
-        self.product = product
-        self.blocks = {"weight": product.weight, "bias": product.bias}
-        self.weight = nn.Parameter(torch.empty(product.weight.local_shape, device=device))
-        self.bias = nn.Parameter(torch.empty(product.bias.local_shape, device=device))
-        # The axes whose ranks hold the same elements, each seeing a part of their gradient. Those
-        # of the weight are summed over `data` as a whole model's are: see replicas.py.
-        self.shared_over = {"weight": (), "bias": product.bias_axes}
-        self.summed_over = {"weight": (), "bias": (mesh.data, *product.bias_axes)}
+        self.product = product = Product.on(
+            mesh, in_features, out_features, rows=rows, features=features, scheme=scheme
+        )
+        self.pieces = {"weight": Piece(product.weight, (), Destination(data=mesh.data))}
+        self.weight = nn.Parameter(
+            torch.empty(product.weight.local_shape, device=device, dtype=dtype)
+        )
+        self.bias: nn.Parameter | None = None
+        if bias:
+            self.bias = nn.Parameter(
+                torch.empty(product.bias.local_shape, device=device, dtype=dtype)
+            )
+            self.pieces["bias"] = Piece.shared(product.bias, product.bias_axes, mesh)
         self.gathered = WeightGather(self)
 
-    @classmethod
-    def product_of(
-        cls,
-        inputs: int | Dimension,
-        outputs: int | Dimension,
-        mesh: Mesh,
-        *,
-        rows: int | Dimension,
-        scheme: Scheme,
-    ) -> Product:
-        """The layer's product on a rank, known before any layer is made."""
-        axes = (mesh.domain, mesh.tensor) if cls.over_tokens else (mesh.tensor, mesh.domain)
-        return Product(
-            scheme,
-            Dimension.of(inputs),
-            Dimension.of(outputs),
-            Dimension.of(rows),
-            along=axes[0],
-            across=axes[1],
-            features_first=cls.over_tokens,
-        )
+    def forward(self, x: Tensor) -> Tensor:
+        """This rank's part of ``x Wᵀ + b``."""
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._apply_to(x.to(torch.get_autocast_dtype(device)))
+        return self._apply_to(x)
 
-    def apply_to(self, x: Tensor, norm: LayerNorm | None = None) -> Tensor:
-        """The map of ``norm(x)``, or of ``x`` itself, as the matrix that the product makes.
-
-        With the norm given to it, its sums travel in the backward pass while this map computes.
-        """
-        weight, bias = self.gathered.get(x.dtype), shared(self.bias, self.summed_over["bias"])
-        if norm is not None and norm.axis.size > 1:
-            gain, shift = norm.affine()
-            return multiply_normalised(
-                x.contiguous(), gain, shift, norm.channels, weight, bias, self.product
-            )
-        matrix = self.product.stored(x if norm is None else norm(x)).contiguous()
-        return multiply(matrix, weight, bias, self.product)
-
-    @torch.no_grad()
-    def initialise(self, seed: int, name: str) -> None:
+    def reset(self, seed: int, name: str) -> None:
         """Weights uniform and biases zero, whichever way the layer is applied."""
         block = self.product.weight
         columns = block.shape[1]
-        for (row, column), (rows, within) in block.pieces():
-            fill_uniform(
-                self.weight[rows.start : rows.stop, within.start : within.stop],
-                key=derive_key(seed, name),
-                bound=linear_bound(columns),
-                start=row * columns + column,
-                stride=columns,
-            )
-        self.bias.zero_()
+        with torch.no_grad():
+            for (row, column), (rows, within) in block.pieces():
+                fill_uniform(
+                    self.weight[rows.start : rows.stop, within.start : within.stop],
+                    key=derive_key(seed, name),
+                    bound=linear_bound(columns),
+                    start=row * columns + column,
+                    stride=columns,
+                )
+            if self.bias is not None:
+                self.bias.zero_()
+
+    def _apply_to(self, x: Tensor) -> Tensor:
+        product = self.product
+        rows, batch = self._rows_and_batch(x)
+        samples = batch.numel() if product.moves_rows else _samples(x, product)
+        weight, whole = self.gathered.get(x.dtype)
+        bias = None if self.bias is None else use(self.bias, self.pieces["bias"].destination)
+        matrix = x.movedim(-1, 0).flatten(1) if product.features_first else x.flatten(0, -2)
+        y = multiply(matrix.contiguous(), weight, whole, bias, product, samples=samples)
+        if product.moves_rows:
+            rows = product.target.own_rows
+        if product.features_first:
+            return y.view(y.shape[0], *batch, rows).movedim(0, -1)
+        return y.view(rows, *batch, y.shape[1])
+
+    def _rows_and_batch(self, x: Tensor) -> tuple[int, torch.Size]:
+        """The rows of an input, and the sizes of its dimensions that are neither they nor features."""
+        product = self.product
+        if x.ndim >= 2:
+            rows, batch = x.shape[0], x.shape[1:-1]
+            if product.features_first:
+                rows, batch = x.shape[-2], x.shape[:-2]
+            expected = product.source.own_rows
+            fits = rows == expected
+            if not product.moves_rows:  # the rows of an input may take several of its dimensions
+                total = x.shape[:-1].numel()
+                fits = total % expected == 0 if expected else total == 0
+            if fits and x.shape[-1] == product.source.own_features:
+                return rows, batch
+        order = "(..., rows, features)" if product.features_first else "(rows, ..., features)"
+        raise LayoutError(
+            f"a Linear of {product.inputs.size} to {product.outputs.size} features takes "
+            f"{product.source.own_rows} rows of {product.source.own_features} features on this "
+            f"rank, as {order}, but its input is {tuple(x.shape)}"
+        )
 
 
-class ChannelLinear(Linear):
-    """A linear map over channels: ``y = x Wᵀ + b``.
-
-    ``x (..., in_channels)``, ``weight (out_channels, in_channels)``, ``y (..., out_channels)``,
-    where ``...`` starts with the rows: tokens, or what stands for them. Per rank, ``x (tokens /
-    domain, batch, in_channels / tensor)`` and ``y (tokens / domain, batch, out_channels /
-    tensor)``; after ``turn`` and before ``fold``, ``(tokens, batch, channels / ways)``. With a
-    ``norm``, ``x`` is normalised first.
-    """
-
-    over_tokens = False
-
-    def forward(self, x: Tensor, norm: LayerNorm | None = None) -> Tensor:
-        y = self.apply_to(x, norm)
-        if self.product.scheme in ("reduce", "gather"):
-            return y.view(*x.shape[:-1], y.shape[-1])
-        rows = y.shape[0] // x.shape[1:-1].numel()
-        return y.view(rows, *x.shape[1:-1], y.shape[-1])
-
-
-class TokenLinear(Linear):
-    """A linear map over tokens: ``y = W x + b``, the same for each channel.
-
-    ``x (in_tokens, batch, channels)``, ``weight (out_tokens, in_tokens)``,
-    ``y (out_tokens, batch, channels)``. Per rank, ``x (in_tokens / domain, batch, channels /
-    tensor)`` and ``y (out_tokens / domain, batch, channels / tensor)``; after ``turn`` and before
-    ``fold``, ``(tokens / ways, 1, batch · channels)``. With a ``norm``, ``x`` is normalised first.
-    """
-
-    over_tokens = True
-
-    def forward(self, x: Tensor, norm: LayerNorm | None = None) -> Tensor:
-        y = self.apply_to(x, norm)
-        if self.product.scheme in ("reduce", "gather"):
-            return y.view(-1, *x.shape[1:])
-        if self.product.scheme == "turn":
-            return y.unsqueeze(1)
-        side = self.product.target
-        return y.view(y.shape[0], -1, side.rows[side.axis.index])
+def _samples(x: Tensor, product: Product) -> int:
+    """How many times an input holds the rows of a sample."""
+    rows = product.source.own_rows
+    return x.shape[:-1].numel() // rows if rows else 0
 
 
 class LayerNorm(nn.Module):
-    """Normalisation of each token over all of its channels, with a gain and a bias per channel.
+    """The twin of ``torch.nn.LayerNorm``: normalises each row over all of its channels.
 
     Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450. ``x (..., channels)``, per rank
-    ``(..., channels / tensor)``.
+    ``(..., channels / tensor)``; ``weight`` and ``bias (channels,)``, one gain and one shift for
+    each channel. ``rows`` counts those of one sample.
     """
 
     def __init__(
@@ -163,54 +153,96 @@ class LayerNorm(nn.Module):
         mesh: Mesh,
         *,
         rows: int | Dimension,
+        eps: float = EPSILON,
         device: Any = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dimension = Dimension.of(channels)
-        self.own_rows = Dimension.of(rows).sizes(mesh.domain.size)[mesh.domain.index]
-        self.axis = mesh.tensor
-        self.shared_over = dict.fromkeys(("weight", "bias"), (mesh.domain,))
-        self.summed_over = dict.fromkeys(("weight", "bias"), (mesh.data, mesh.domain))
-        ranges = dimension.ranges(self.axis.size, self.axis.index)
-        block = Block((dimension.size,), (ranges,))
-        self.blocks = {"weight": block, "bias": block}
-        self.channels = Channels(self.axis, dimension.sizes(self.axis.size))
-        self.weight = nn.Parameter(torch.empty(block.local_shape, device=device))
-        self.bias = nn.Parameter(torch.empty(block.local_shape, device=device))
+        self.cut = _Channelwise(channels, rows, mesh)
+        self.channels = Channels(self.cut.axis, self.cut.sizes, eps)
+        self.pieces = {
+            name: Piece.shared(self.cut.block, (mesh.domain,), mesh) for name in ("weight", "bias")
+        }
+        self.weight = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        gain, bias = self.affine()
-        if self.axis.size == 1:
-            return F.layer_norm(x, gain.shape, gain.to(x.dtype), bias.to(x.dtype), eps=EPSILON)
-        y: Tensor = _Normalise.apply(x, gain, bias, self.channels)  # type: ignore[no-untyped-call]
-        return y
-
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Gain and bias, whose gradients will be summed over the ranks that share them."""
-        return (
-            shared(self.weight, self.summed_over["weight"]),
-            shared(self.bias, self.summed_over["bias"]),
+        """This rank's channels of the normalised rows, in the type of ``x``."""
+        gain, bias = (
+            use(parameter, self.pieces[name].destination).node
+            for name, parameter in (("weight", self.weight), ("bias", self.bias))
         )
+        if self.cut.axis.size == 1:
+            return F.layer_norm(
+                x, gain.shape, gain.to(x.dtype), bias.to(x.dtype), eps=self.channels.epsilon
+            )
+        return normalise(_as_autocast(x).contiguous(), gain, bias, self.channels)
 
-    @torch.no_grad()
-    def initialise(self, seed: int, name: str) -> None:
-        self.weight.fill_(1.0)
-        self.bias.zero_()
+    def reset(self, seed: int, name: str) -> None:
+        """Gains of one and shifts of zero."""
+        with torch.no_grad():
+            self.weight.fill_(1.0)
+            self.bias.zero_()
 
 
-class _Normalise(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, channels: Channels) -> Tensor:
-        y, statistics = normalise(x, gain, bias, channels)
-        ctx.save_for_backward(x, gain, statistics.mean, statistics.scale)
-        ctx.channels = channels
-        return y
+class RMSNorm(nn.Module):
+    """The twin of ``torch.nn.RMSNorm``: divides each row by its root mean square over all channels.
 
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, gain, mean, scale = ctx.saved_tensors
-        gradient = NormGradient(dy, x, gain, NormStatistics(mean, scale), ctx.channels)
-        return gradient.finish(), gradient.gain, gradient.bias, None
+    Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467. ``x (..., channels)``, per rank
+    ``(..., channels / tensor)``; ``weight (channels,)``. Without ``eps`` it is the smallest step of
+    the type. ``rows`` counts those of one sample.
+    """
+
+    def __init__(
+        self,
+        channels: int | Dimension,
+        mesh: Mesh,
+        *,
+        rows: int | Dimension,
+        eps: float | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.cut = _Channelwise(channels, rows, mesh)
+        self.eps = eps
+        self.pieces = {"weight": Piece.shared(self.cut.block, (mesh.domain,), mesh)}
+        self.weight = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """This rank's channels of the scaled rows, in the type of ``x``."""
+        gain = use(self.weight, self.pieces["weight"].destination).node
+        if self.cut.axis.size == 1:
+            return F.rms_norm(x, gain.shape, gain.to(x.dtype), self.eps)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        eps = torch.finfo(wide.dtype).eps if self.eps is None else self.eps
+        squares = all_reduce(wide.square().sum(-1, keepdim=True), self.cut.axis)
+        scale = (squares / self.cut.block.shape[0] + eps).rsqrt()
+        return (wide * scale * gain.to(wide.dtype)).to(x.dtype)
+
+    def reset(self, seed: int, name: str) -> None:
+        """Gains of one."""
+        with torch.no_grad():
+            self.weight.fill_(1.0)
+
+
+class _Channelwise:
+    """How the channels of a norm are cut over ``tensor``, and how many rows a rank normalises."""
+
+    def __init__(self, channels: int | Dimension, rows: int | Dimension, mesh: Mesh) -> None:
+        dimension = Dimension.of(channels)
+        self.axis: Axis = mesh.tensor
+        self.sizes = dimension.sizes(self.axis.size)
+        self.block = Block(
+            (dimension.size,), (dimension.ranges(self.axis.size, self.axis.index),)
+        )
+        self.own = self.sizes[self.axis.index]
+        self.rows = Dimension.of(rows).sizes(mesh.domain.size)[mesh.domain.index]
+
+
+def _as_autocast(x: Tensor) -> Tensor:
+    """A norm's input as ``torch.autocast`` gives it: in float32."""
+    return x.float() if torch.is_autocast_enabled(x.device.type) else x
 
 
 class Dropout(nn.Module):
@@ -248,47 +280,23 @@ class Dropout(nn.Module):
 
 
 class _Zero(torch.autograd.Function):
-    """Scales a tensor and zeroes some of its elements; its own adjoint."""
+    """Scales a tensor and zeroes some elements, counted in the order of its memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, positions: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(positions)
-        ctx.scale = scale
-        return _zeroed(x, positions, scale)
+        y = x * scale
+        ctx.scale, ctx.stride = scale, y.stride()
+        return _zero(y, positions)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (positions,) = ctx.saved_tensors
-        return _zeroed(grad, positions, ctx.scale), None, None
+        dx = torch.empty_strided(grad.shape, ctx.stride, dtype=grad.dtype, device=grad.device)
+        return _zero(torch.mul(grad, ctx.scale, out=dx), positions), None, None
 
 
-def _zeroed(x: Tensor, positions: Tensor, scale: float) -> Tensor:
-    y = (x * scale).contiguous()
-    y.view(-1).index_fill_(0, positions, 0.0)
+def _zero(y: Tensor, positions: Tensor) -> Tensor:
+    # What an operation has made is dense, in whichever order its dimensions lie.
+    y.as_strided((y.numel(),), (1,)).index_fill_(0, positions, 0.0)
     return y
-
-
-def local_parameters(
-    model: nn.Module,
-) -> Iterator[tuple[str, nn.Parameter, Block, tuple[Axis, ...]]]:
-    """Every parameter with its name, this rank's block of it, and the axes that share it."""
-    for prefix, module in model.named_modules():
-        if isinstance(module, Linear | LayerNorm):
-            for name, parameter in module.named_parameters(recurse=False):
-                whole_name = f"{prefix}.{name}" if prefix else name
-                yield whole_name, parameter, module.blocks[name], module.shared_over[name]
-
-
-def initialise(model: nn.Module, seed: int) -> None:
-    """Give each layer of a model its initial weights: the same elements on any mesh."""
-    for name, module in model.named_modules():
-        if isinstance(module, Linear | LayerNorm):
-            module.initialise(seed, name)
-
-
-def prefetch_in_order(model: nn.Module) -> None:
-    """Let each weight be gathered while the layer before it computes.
-
-    The order is that in which the layers were registered, which must be the one they are used in.
-    """
-    link([module.gathered for module in model.modules() if isinstance(module, Linear)])

@@ -10,131 +10,96 @@ What the others wait for is computed and sent first; this rank's own part, while
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.exchange import Gather, ReduceScatter
+from weathermixer.jigsaw.gradients import (
+    Use,
+    current_pass,
+    in_backward,
+    let_go_of_broken_passes,
+)
 from weathermixer.jigsaw.layout import offsets
 from weathermixer.jigsaw.mesh import Axis
-from weathermixer.jigsaw.normalise import Channels, NormGradient, NormStatistics, normalise
+from weathermixer.jigsaw.normalise import is_normalised
 from weathermixer.jigsaw.product import Product, Side
-from weathermixer.jigsaw.weights import WayBack, Weight
 
 
-def multiply(x: Tensor, weight: Weight, bias: Tensor, product: Product) -> Tensor:
+def multiply(
+    x: Tensor, weight: Use, whole: Tensor, bias: Use | None, product: Product, *, samples: int
+) -> Tensor:
     """``W x + b``, differentiable.
 
-    ``x`` is this rank's matrix of the input as stored, ``bias`` its block. The result is this
-    rank's matrix of the output.
+    ``x`` is this rank's matrix of the input as stored, of so many samples, and ``whole`` what it
+    multiplies with of the weight. The result is this rank's matrix of the output.
     """
+    if not in_backward():
+        let_go_of_broken_passes()
+    call = _Call(product, samples, weight, bias, may_wait=is_normalised(x))
     y: Tensor = _Multiply.apply(  # type: ignore[no-untyped-call]
-        x, weight.own, bias, weight.whole, weight.way_back, product
+        x, weight.node, None if bias is None else bias.node, whole, call
     )
     return y
 
 
-def multiply_normalised(
-    x: Tensor,
-    gain: Tensor,
-    shift: Tensor,
-    channels: Channels,
-    weight: Weight,
-    bias: Tensor,
-    product: Product,
-) -> Tensor:
-    """``W n(x) + b`` for the layer norm ``n`` over channels that are cut, differentiable.
+@dataclass(frozen=True)
+class _Call:
+    """One use of a product, of so many samples, with its parameters.
 
-    In the backward pass the norm's sums travel while the gradient of the weight is computed.
-    ``x (tokens, batch, channels)`` is what this rank holds, ``gain`` and ``shift`` those of its
-    channels; the rest is as for :func:`multiply`.
+    The gradient of the weight ``may_wait`` for the backward pass to wait where a layer norm made
+    the input: its sums then travel meanwhile.
     """
-    y: Tensor = _MultiplyNormalised.apply(  # type: ignore[no-untyped-call]
-        x, gain, shift, channels, weight.own, bias, weight.whole, weight.way_back, product
-    )
-    return y
+
+    product: Product
+    samples: int
+    weight: Use
+    bias: Use | None
+    may_wait: bool
 
 
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        own: Tensor,
-        bias: Tensor,
-        whole: Tensor,
-        way_back: WayBack,
-        product: Product,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, whole: Tensor, call: _Call
     ) -> Tensor:
-        y, pieces = _product(x, whole, bias, product)
-        ctx.save_for_backward(whole, *pieces)
-        ctx.product, ctx.way_back, ctx.bias_dtype = product, way_back, bias.dtype
+        product, samples = call.product, call.samples
+        start = None if bias is None else bias.to(x.dtype)
+        pieces = _gather(product, product.source, x, samples)
+        block = _Blocks(whole, product).forward
+        sums, y = _contract(product, product.source, product.target, pieces, block, samples, start)
+        y = sums.finish(y)
+        ctx.save_for_backward(whole, *pieces.wait())
+        ctx.call = call
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         whole, *pieces = ctx.saved_tensors
-        adjoint = _Adjoint(ctx.product, dy, whole, pieces)
-        dx = adjoint.input_gradient() if ctx.needs_input_grad[0] else None
-        dweight = adjoint.weight_gradient(ctx.way_back) if ctx.needs_input_grad[1] else None
-        return dx, dweight, adjoint.bias_gradient(ctx.bias_dtype), None, None, None
-
-
-class _MultiplyNormalised(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        gain: Tensor,
-        shift: Tensor,
-        channels: Channels,
-        own: Tensor,
-        bias: Tensor,
-        whole: Tensor,
-        way_back: WayBack,
-        product: Product,
-    ) -> Tensor:
-        n, statistics = normalise(x, gain, shift, channels)
-        y, pieces = _product(product.stored(n), whole, bias, product)
-        ctx.save_for_backward(x, gain, statistics.mean, statistics.scale, whole, *pieces)
-        ctx.product, ctx.way_back, ctx.bias_dtype = product, way_back, bias.dtype
-        ctx.channels = channels
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, mean, scale, whole, *pieces = ctx.saved_tensors
-        adjoint = _Adjoint(ctx.product, dy, whole, pieces)
-        dn = adjoint.input_gradient().view(x.shape)
-        norm = NormGradient(dn, x, gain, NormStatistics(mean, scale), ctx.channels)
-        dweight = adjoint.weight_gradient(ctx.way_back) if ctx.needs_input_grad[4] else None
-        dbias = adjoint.bias_gradient(ctx.bias_dtype)
-        return norm.finish(), norm.gain, norm.bias, None, dweight, dbias, None, None, None
-
-
-def _product(
-    x: Tensor, whole: Tensor, bias: Tensor, product: Product
-) -> tuple[Tensor, list[Tensor]]:
-    """``W x + b``, and the pieces of ``x`` that it was made from."""
-    source, target = product.source, product.target
-    samples = _samples(x, product)
-    pieces = _gather(product, source, x, samples)
-    blocks = _Blocks(whole, product)
-    sums, y = _contract(product, source, target, pieces, blocks.forward, samples, bias.to(x.dtype))
-    return sums.finish(y), pieces.wait()
+        of_input, of_weight, of_bias, *_ = ctx.needs_input_grad
+        adjoint = _Adjoint(ctx.call, dy, whole, pieces)
+        return (
+            adjoint.input_gradient() if of_input else None,
+            adjoint.weight_gradient() if of_weight else None,
+            adjoint.bias_gradient() if of_bias else None,
+            None,
+            None,
+        )
 
 
 class _Adjoint:
     """The gradients of a product: first that of its input, which the ranks wait for."""
 
-    def __init__(self, product: Product, dy: Tensor, whole: Tensor, x: Sequence[Tensor]) -> None:
-        self._product, self._whole, self._x = product, whole, x
+    def __init__(self, call: _Call, dy: Tensor, whole: Tensor, x: Sequence[Tensor]) -> None:
+        self._call, self._product, self._whole, self._x = call, call.product, whole, x
         self._dy = dy.contiguous()
-        self._samples = _samples(x[product.source.axis.index], product)
-        self._pieces = _gather(product, product.target, self._dy, self._samples)
+        self._pieces = _gather(self._product, self._product.target, self._dy, call.samples)
 
     def input_gradient(self) -> Tensor:
+        """The gradient with respect to this rank's input, as stored."""
         product = self._product
         sums, dx = _contract(
             product,
@@ -142,32 +107,48 @@ class _Adjoint:
             product.source,
             self._pieces,
             _Blocks(self._whole, product).backward,
-            self._samples,
+            self._call.samples,
             None,
         )
         return sums.finish(dx)
 
-    def weight_gradient(self, way_back: WayBack) -> Tensor:
-        """That of the rank's own weight, but for what comes on the ``way_back``."""
+    def weight_gradient(self) -> Tensor | None:
+        """The gradient of this rank's weight; None where it is on its way when this returns."""
+        weight = self._call.weight
+        if weight.is_local:
+            return self._whole_weight_gradient()
+        if self._call.may_wait:
+            current_pass().defer(weight.parameter, self._send_weight_gradient)
+        else:
+            self._send_weight_gradient()
+        return None
+
+    def bias_gradient(self) -> Tensor | None:
+        """The gradient of this rank's bias; None where it is on its way when this returns."""
+        bias = self._call.bias
+        assert bias is not None
+        gradient = self._product.matrix(self._dy).sum(1, dtype=bias.parameter.dtype)
+        if bias.is_local:
+            return gradient
+        current_pass().add(bias.parameter, gradient)
+        return None
+
+    def _send_weight_gradient(self) -> None:
         product, axis = self._product, self._product.weight_axis
+        parameter = self._call.weight.parameter
+        whole = self._whole_weight_gradient()
+        if axis.size == 1:
+            current_pass().add(parameter, whole)
+            return
         rows = offsets(product.weight_rows)
-        whole = _weight_gradient(product, self._pieces.wait(), self._x, self._samples)
         own = whole[_slice(rows[axis.index])]
-        if axis.size > 1:
-            sums = ReduceScatter(axis)
-            for place in axis.peers()[:-1]:
-                sums.send(whole[_slice(rows[place])], own.shape)
-            way_back.begin(sums)
-        return own
+        sums = ReduceScatter(axis)
+        for place in axis.peers()[:-1]:
+            sums.send(whole[_slice(rows[place])], own.shape)
+        current_pass().add_travelling(parameter, own, sums)
 
-    def bias_gradient(self, dtype: torch.dtype) -> Tensor:
-        return self._product.matrix(self._dy).sum(1, dtype=dtype)
-
-
-def _samples(x: Tensor, product: Product) -> int:
-    """Samples in a batch, each of which has its own rows."""
-    rows = product.matrix(x).shape[1]
-    return rows // product.source.rows[product.source.axis.index]
+    def _whole_weight_gradient(self) -> Tensor:
+        return _weight_gradient(self._product, self._pieces.wait(), self._x, self._call.samples)
 
 
 def _gather(product: Product, side: Side, own: Tensor, samples: int) -> Gather:

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import Layout, LayoutError
 
 
 class RankLost(RuntimeError):
@@ -31,7 +31,8 @@ class Axis:
     ``ranks`` are the global ranks along it, of which this one stands at ``index``. ``group`` is
     their process group, absent where the axis has one rank or the mesh only describes ranks.
     ``background`` is a second one, so that what is fetched ahead or sent behind, weights and their
-    gradients, does not stand in the way of what is waited for.
+    gradients, does not stand in the way of what is waited for. ``in_flight`` are the exchanges of
+    the whole mesh that have begun and not ended. A copy of a model shares all of it.
     """
 
     name: str
@@ -41,10 +42,23 @@ class Axis:
     group: dist.ProcessGroup | None = None
     background: dist.ProcessGroup | None = None
     overlap: bool = True
+    in_flight: list[Any] = field(default_factory=list)
 
     @property
     def size(self) -> int:
+        """The number of ranks along the axis."""
         return len(self.ranks)
+
+    def require_group(self) -> None:
+        """Raise LayoutError where the ranks of the axis are only described."""
+        if self.group is None and self.size > 1:
+            raise LayoutError(
+                f"this mesh only describes its {self.size} ranks along {self.name}: to run on them, "
+                "start them and use the mesh that connect() returns"
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Axis:
+        return self
 
     def in_background(self) -> Axis:
         """The same ranks, in their second group."""
@@ -69,6 +83,9 @@ class Mesh:
     tensor: Axis
     counter: Counter
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Mesh:
+        return self
 
     @classmethod
     def describe(cls, layout: Layout | None = None) -> Mesh:
@@ -136,6 +153,10 @@ def connect(layout: Layout, *, device: torch.device | None = None, overlap: bool
                 own, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
                     [list(line) for line in lines]
                 )
+                if dist.get_backend(own) == "nccl":
+                    # The first exchange of a communicator needs all of its ranks, and a rank whose
+                    # piece is empty takes no part in that of an activation.
+                    dist.all_reduce(torch.zeros(1, device=device), group=own)
                 groups[use, here.ranks_along(axis)] = own
     return _mesh(here, groups, device or torch.device("cpu"), overlap=overlap)
 
@@ -195,6 +216,7 @@ def _mesh(
     overlap: bool,
 ) -> Mesh:
     counter = Counter()
+    in_flight: list[Any] = []
     axes = {
         name: Axis(
             name,
@@ -204,6 +226,7 @@ def _mesh(
             groups.get(("group", layout.ranks_along(name))),
             groups.get(("background", layout.ranks_along(name))),
             overlap,
+            in_flight,
         )
         for name in ("data", "domain", "tensor")
     }

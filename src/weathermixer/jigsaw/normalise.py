@@ -10,44 +10,78 @@ pass makes one tensor and changes it in place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.exchange import AllReduce, all_gather
+from weathermixer.jigsaw.gradients import current_pass
 from weathermixer.jigsaw.mesh import Axis
 
-EPSILON = 1e-5
-
-
-@dataclass(frozen=True)
-class NormStatistics:
-    """Mean and ``r`` of each row, over the channels of all ranks; each ``(rows, 1)``."""
-
-    mean: Tensor
-    scale: Tensor
+# Nodes of a graph that change how a tensor is seen, and not its values.
+_VIEWS = ("PermuteBackward", "TransposeBackward", "ViewBackward", "ReshapeAliasBackward")
 
 
 @dataclass(frozen=True)
 class Channels:
-    """How channels are cut over an axis: rank ``q`` has ``sizes[q]`` of them."""
+    """How channels are cut over an axis, rank ``q`` having ``sizes[q]`` of them, and the norm's ε."""
 
     axis: Axis
     sizes: tuple[int, ...]
+    epsilon: float
 
     @property
     def total(self) -> int:
+        """The number of channels of all ranks."""
         return sum(self.sizes)
 
 
-def normalise(
+def normalise(x: Tensor, gain: Tensor, bias: Tensor, channels: Channels) -> Tensor:
+    """The layer norm of ``x (..., channels)`` over the channels of all ranks, in the type of ``x``.
+
+    ``gain`` and ``bias (channels,)`` are those of this rank's channels.
+    """
+    y: Tensor = _Normalise.apply(x, gain, bias, channels)  # type: ignore[no-untyped-call]
+    return y
+
+
+def is_normalised(x: Tensor) -> bool:
+    """Whether a tensor is what :func:`normalise` made, seen in whichever order."""
+    node = x.grad_fn
+    while node is not None and node.name().startswith(_VIEWS):
+        node = node.next_functions[0][0]
+    return node is not None and node.name() == f"{_Normalise.__name__}Backward"
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, channels: Channels) -> Tensor:
+        y, mean, scale = _normalised(x, gain, bias, channels)
+        ctx.save_for_backward(x, gain, mean, scale)
+        ctx.channels = channels
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, gain, mean, scale = ctx.saved_tensors
+        gradient = _NormGradient(dy, x, gain, mean, scale, ctx.channels)
+        current_pass().work()  # while the sums travel
+        return gradient.finish(), gradient.gain, gradient.bias, None
+
+
+def _normalised(
     x: Tensor, gain: Tensor, bias: Tensor, channels: Channels
-) -> tuple[Tensor, NormStatistics]:
-    """``y`` of ``x (..., channels)`` in its type, and the statistics for the backward pass."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``y``, and mean and ``r`` of each row over the channels of all ranks, ``(rows, 1)``."""
     rows = _wide(x)
     gamma, beta = gain.to(rows.dtype), bias.to(rows.dtype)
-    # The fused kernel normalises by this rank's own channels, which is then made good.
-    y, mean, scale = torch.native_layer_norm(rows, gain.shape, gamma, beta, EPSILON)
+    if gain.numel():
+        # The fused kernel normalises by this rank's own channels, which is then made good.
+        y, mean, scale = torch.native_layer_norm(rows, gain.shape, gamma, beta, channels.epsilon)
+    else:
+        y, mean = torch.empty_like(rows), rows.new_zeros(*rows.shape[:-1], 1)
+        scale = torch.ones_like(mean)
     parts = all_gather(channels.axis, torch.stack([mean, scale.pow(-2)]))
     weights = [size / channels.total for size in channels.sizes]
     total_mean = torch.zeros_like(mean)
@@ -60,22 +94,25 @@ def normalise(
     total_scale = variance.rsqrt()
     # y − β is this rank's x̂ times γ: rescale it, and shift it by the difference of the means.
     y.lerp_(beta, 1.0 - total_scale / scale).addcmul_((mean - total_mean) * total_scale, gamma)
-    return y.view(x.shape).to(x.dtype), NormStatistics(total_mean, total_scale)
+    return y.view(x.shape).to(x.dtype), total_mean, total_scale
 
 
-class NormGradient:
+class _NormGradient:
     """The gradients of a norm. The sums over all channels travel until :meth:`finish`."""
 
     def __init__(
-        self, dy: Tensor, x: Tensor, gain: Tensor, statistics: NormStatistics, channels: Channels
+        self,
+        dy: Tensor,
+        x: Tensor,
+        gain: Tensor,
+        mean: Tensor,
+        scale: Tensor,
+        channels: Channels,
     ) -> None:
         self._like = x
         self._rows, dy = _wide(x).flatten(0, -2), _wide(dy).flatten(0, -2)
         gamma = gain.to(dy.dtype)
-        self._mean, self._scale = mean, scale = (
-            statistics.mean.flatten(),
-            statistics.scale.flatten(),
-        )
+        self._mean, self._scale = mean, scale = mean.flatten(), scale.flatten()
         product = dy * self._rows
         total = dy.mv(gamma)
         slope = (product.mv(gamma) - mean * total) * scale
@@ -86,7 +123,7 @@ class NormGradient:
         self._dx = torch.mul(dy, gamma, out=product).mul_(scale[:, None])
 
     def finish(self) -> Tensor:
-        """That of ``x``."""
+        """The gradient with respect to the norm's input."""
         mean, scale = self._mean, self._scale
         total, slope = self._sums.wait() / self._channels.total
         slope *= -scale.square()

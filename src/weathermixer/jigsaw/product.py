@@ -30,10 +30,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from weathermixer.jigsaw.layout import Block, Dimension, LayoutError, shard
-from weathermixer.jigsaw.mesh import Axis
+from weathermixer.jigsaw.layout import Block, Dimension, LayoutError, offsets, shard
+from weathermixer.jigsaw.mesh import Axis, Mesh
 
 Scheme = Literal["reduce", "gather", "turn", "fold"]
+# The axis that features are cut over.
+Features = Literal["tensor", "domain"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,25 @@ class Side:
     rows: tuple[int, ...]
     by_rows: bool = False
 
+    @property
+    def own_features(self) -> int:
+        """Features that this rank holds."""
+        return self.features[self.axis.index]
+
+    @property
+    def own_rows(self) -> int:
+        """Rows of a sample that this rank holds."""
+        return self.rows[self.axis.index]
+
 
 @dataclass(frozen=True)
 class Product:
-    """One linear map as this rank takes part in it: its scheme, and who holds what.
+    """A linear map as this rank takes part in it: its scheme, and who holds what.
 
     ``inputs`` and ``outputs`` are features, ``rows`` is what they are features of, each cut as the
     dimension says. ``features_first`` tells whether activations are stored ``(features, rows)``
-    or ``(rows, features)``. The hidden dimension between ``turn`` and ``fold`` has single elements
+    or ``(rows, features)``. Of outputs in several sections a rank has its part of each, and the
+    rows of its weight are in the order of the ranks that these belong to. The hidden dimension between ``turn`` and ``fold`` has single elements
     in one section, as ``outputs`` has whenever output features are scattered.
     """
 
@@ -70,17 +83,46 @@ class Product:
 
     def __post_init__(self) -> None:
         """Raise LayoutError for a cut that the scheme cannot follow."""
+        # A hidden dimension is cut over both axes, element by element.
         turned = {"turn": self.outputs, "fold": self.inputs}.get(self.scheme)
         if turned is not None and (len(turned.sections) > 1 or turned.unit > 1):
             raise LayoutError(
                 f"the scheme {self.scheme} turns a hidden dimension of single elements in one "
                 f"section, but this one is {turned}: choose another scheme"
             )
-        if self.scheme in ("reduce", "gather") and len(self.outputs.sections) > 1:
-            raise LayoutError(
-                f"the scheme {self.scheme} makes outputs of one section, but these are "
-                f"{self.outputs}: apply one layer for each section"
-            )
+
+    @classmethod
+    def on(
+        cls,
+        mesh: Mesh,
+        inputs: int | Dimension,
+        outputs: int | Dimension,
+        *,
+        rows: int | Dimension,
+        features: Features,
+        scheme: Scheme,
+    ) -> Product:
+        """The product of a layer on a rank of a mesh, known before any layer is made.
+
+        Features lie last in an activation's memory where they are cut over ``tensor``, and first
+        where they are cut over ``domain``. Raises LayoutError for a cut that the scheme cannot
+        follow.
+        """
+        axes = (mesh.domain, mesh.tensor) if features == "domain" else (mesh.tensor, mesh.domain)
+        return cls(
+            scheme,
+            Dimension.of(inputs),
+            Dimension.of(outputs),
+            Dimension.of(rows),
+            along=axes[0],
+            across=axes[1],
+            features_first=features == "domain",
+        )
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether the input or the output lies turned, so that their rows differ."""
+        return self.scheme in ("turn", "fold")
 
     @cached_property
     def source(self) -> Side:
@@ -136,19 +178,18 @@ class Product:
         shape = (self.outputs.size, self.inputs.size)
         parts, place = self.across.size, self.across.index
         own_inputs = self.inputs.ranges(self.along.size, self.along.index)
-        if self.scheme in ("reduce", "turn"):
+        if self.scheme == "turn":
             return Block(shape, ((shard(self.outputs.size, parts, place),), own_inputs))
-        own_outputs = self.outputs.ranges(self.along.size, self.along.index)
-        if self.scheme == "gather":
-            (outputs,) = own_outputs
-            part = shard(len(outputs), parts, place)
-            columns = tuple(
-                piece
-                for owner in range(self.along.size)
-                for piece in self.inputs.ranges(self.along.size, owner)
-            )
-            return Block(shape, ((outputs[part.start : part.stop],), columns))
-        return Block(shape, (own_outputs, (shard(self.inputs.size, parts, place),)))
+        if self.scheme == "fold":
+            own_outputs = self.outputs.ranges(self.along.size, self.along.index)
+            return Block(shape, (own_outputs, (shard(self.inputs.size, parts, place),)))
+        if self.scheme == "reduce":
+            rows = _in_order_of_ranks(self.outputs, self.along.size)
+            part = shard(self.outputs.size, parts, place)
+            return Block(shape, (_elements(rows, part), own_inputs))
+        rows = self.outputs.ranges(self.along.size, self.along.index)
+        part = shard(sum(map(len, rows)), parts, place)
+        return Block(shape, (_elements(rows, part), _in_order_of_ranks(self.inputs, self.along.size)))
 
     @cached_property
     def bias(self) -> Block:
@@ -169,11 +210,8 @@ class Product:
         """``(features, rows)`` of an activation's matrix as stored."""
         return stored if self.features_first else stored.t()
 
-    def stored(self, activation: Tensor) -> Tensor:
-        """An activation ``(tokens, batch, channels)`` as the matrix that this multiplies."""
-        return activation.flatten(1) if self.features_first else activation.flatten(0, -2)
-
     def stored_shape(self, features: int, rows: int) -> tuple[int, int]:
+        """The shape of a matrix of so many features and rows as stored."""
         return (features, rows) if self.features_first else (rows, features)
 
     @property
@@ -191,3 +229,22 @@ class Product:
 def _alone(axis: Axis) -> Axis:
     """The axis of this rank and no other, over which nothing moves."""
     return replace(axis, ranks=(axis.ranks[axis.index],), index=0, group=None)
+
+
+def _in_order_of_ranks(features: Dimension, parts: int) -> tuple[range, ...]:
+    """All features, in the order in which the parts of all ranks lie end to end."""
+    return tuple(piece for place in range(parts) for piece in features.ranges(parts, place))
+
+
+def _elements(ranges: tuple[range, ...], part: range) -> tuple[range, ...]:
+    """Some of the elements of ranges that are laid end to end; neighbours as one range."""
+    merged: list[range] = []
+    for piece, here in zip(ranges, offsets([len(piece) for piece in ranges]), strict=True):
+        kept = piece[max(part.start - here.start, 0) : max(part.stop - here.start, 0)]
+        if not kept:
+            continue
+        if merged and merged[-1].stop == kept.start:
+            merged[-1] = range(merged[-1].start, kept.stop)
+        else:
+            merged.append(kept)
+    return tuple(merged) or (range(0),)

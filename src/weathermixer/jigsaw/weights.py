@@ -1,24 +1,27 @@
-"""Weights gathered before they are needed: they do not depend on what is being computed.
+"""Weights as products use them: gathered where they are cut across rows, in the type of the product.
 
-Their gradients go back the same way, one product later than they are made.
+What a use of a weight gathers serves that use and its backward pass. Within
+:func:`kept_weights` the first use gathers for all. Which it is depends on the program alone, so
+every rank gathers as often as the others. A weight that moves is fetched while the layers before
+its own compute.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.weak import TensorWeakRef
 
-from weathermixer.jigsaw.exchange import Gather, ReduceScatter
+from weathermixer.jigsaw.exchange import Gather
+from weathermixer.jigsaw.gradients import Destination, Use, in_backward, use
 from weathermixer.jigsaw.product import Product
-
-_Version = tuple[int, int]
 
 
 class _OptimizerSteps:
@@ -40,170 +43,159 @@ class HoldsWeight(Protocol):
 
     product: Product
     weight: nn.Parameter
+    destinations: dict[str, Destination]
 
 
-class WayBack:
-    """On which the other ranks' parts of a weight's gradient come, in one use of the weight."""
+class _State(NamedTuple):
+    """What has to be the same for a gathered weight to be that of now."""
 
-    def __init__(self) -> None:
-        self._sums: ReduceScatter | None = None
-
-    def begin(self, sums: ReduceScatter) -> None:
-        """Called in a backward pass, with what has been sent to the others."""
-        self._sums = sums
-        torch.autograd.Variable._execution_engine.queue_callback(self._end)
-
-    def finish(self, own: Tensor) -> Tensor:
-        """This rank's gradient, given its own part."""
-        assert self._sums is not None
-        sums, self._sums = self._sums, None
-        return sums.finish(own)
-
-    def _end(self) -> None:
-        # torch.autograd.grad may want no gradient of the weight. The parts come all the same, and
-        # the next message must not find their place.
-        if self._sums is not None:
-            self._sums.drop()
-            self._sums = None
-
-
-@dataclass(frozen=True)
-class Weight:
-    """A weight as one product uses it.
-
-    ``own`` is the parameter, or stands for it in the graph; ``whole (outputs, inputs)`` is what the
-    product uses, in the type of the computation. Where ``whole`` was gathered, the product begins
-    ``way_back`` in the backward pass.
-    """
-
-    own: Tensor
-    whole: Tensor
-    way_back: WayBack
+    dtype: torch.dtype
+    version: int
+    steps: int
 
 
 class WeightGather:
-    """A weight's rows from all ranks of ``product.weight_axis``, in the type of a computation.
-
-    What one pass gathered is used again by others for as long as something keeps it (the backward
-    pass that needs it) and the weight has not changed.
-    """
+    """A weight's rows from all ranks of ``product.weight_axis``, in the type of a computation."""
 
     def __init__(self, layer: HoldsWeight) -> None:
         self._layer = layer
         self._following: WeightGather | None = None
-        self._begun: tuple[Gather, Tensor, _Version] | None = None
-        self._kept: tuple[TensorWeakRef, _Version] | None = None
-        self._way_back: tuple[Tensor, WayBack] | None = None
+        self._begun: tuple[Gather, Tensor, _State] | None = None
+        self._keeps = False
+        self._kept: tuple[Tensor, _State] | None = None
+        self._kept_use: Use | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightGather:
+        # Nothing that is on its way, and not the layers that follow, belongs to a copy of the layer.
+        memo[id(self)] = copied = WeightGather.__new__(WeightGather)
+        WeightGather.__init__(copied, copy.deepcopy(self._layer, memo))
+        return copied
 
     @property
     def moves(self) -> bool:
+        """Whether other ranks hold rows of what the product uses."""
         return self._layer.product.weight_axis.size > 1
-
-    @property
-    def _version(self) -> _Version:
-        return self._layer.weight._version, _steps.taken
 
     def follow(self, following: WeightGather) -> None:
         """Begin ``following``, which moves, whenever this one has been asked for."""
         self._following = following
 
-    def get(self, dtype: torch.dtype) -> Weight:
-        """The weight for one use of this rank's product."""
-        if self.moves:
-            whole = self._wait(dtype)
-            own, way_back = self._take_way_back()
-            weight = Weight(own, whole, way_back)
+    def keep(self, keeps: bool) -> bool:
+        """Whether to keep what is gathered from now on; whether it was kept until now."""
+        before, self._keeps = self._keeps, keeps
+        if not keeps:
+            self._kept = self._kept_use = None
+        return before
+
+    def get(self, dtype: torch.dtype) -> tuple[Use, Tensor]:
+        """The weight for one use of this rank's product, and ``(outputs, inputs)`` to multiply with."""
+        state = self._state(dtype)
+        if self._kept is not None and self._kept[1] == state:
+            whole = self._kept[0]
         else:
-            weight = Weight(self._layer.weight, self._layer.weight.detach().to(dtype), WayBack())
+            whole = self._fetch(state)
+            if self._keeps:
+                self._kept, self._kept_use = (whole, state), None
         # A block that is computed again in the backward pass is the last that needs its weights.
-        if self._following is not None and torch._C._current_graph_task_id() == -1:
-            self._following._prepare(dtype)
-        return weight
+        if self._following is not None and not in_backward():
+            self._following.prefetch(dtype)
+        return self._use(), whole
 
-    def _prepare(self, dtype: torch.dtype) -> None:
-        """Begin to gather, and make the way back: before the product that comes before this one."""
-        self._begin(dtype)
-        self._way_back = _way_back(self._layer.weight)
+    def prefetch(self, dtype: torch.dtype) -> None:
+        """Begin what the next use is going to need, unless it is here or on its way."""
+        state = self._state(dtype)
+        if self._kept is not None and self._kept[1] == state:
+            return
+        if self._begun is not None and self._begun[2] == state:
+            return
+        self._let_go()
+        # Not as tensors of inference mode, should the pass that uses them have gradients.
+        with torch.inference_mode(False), torch.no_grad():
+            own = self._layer.weight.detach().to(dtype)
+            rows, columns = self._layer.product.weight_rows, own.shape[1]
+            whole = own.new_empty(sum(rows), columns)
+            shapes = [(count, columns) for count in rows]
+            gather = Gather(self._layer.product.weight_axis, own, shapes, into=whole)
+        self._begun = gather, whole, state
 
-    def _take_way_back(self) -> tuple[Tensor, WayBack]:
-        found, self._way_back = self._way_back, None
-        # What was made under no_grad, for a pass that never came here, leads nowhere.
-        if found is None or found[0].requires_grad != torch.is_grad_enabled():
-            return _way_back(self._layer.weight)
-        return found
-
-    def _wait(self, dtype: torch.dtype) -> Tensor:
-        whole = self._held(dtype)
-        if whole is None:
-            self._begin(dtype)
-            assert self._begun is not None
-            gather, whole, version = self._begun
-            gather.wait()
-            self._begun = None
-            self._kept = (TensorWeakRef(whole), version)
+    def _fetch(self, state: _State) -> Tensor:
+        if not self.moves:
+            with torch.inference_mode(False), torch.no_grad():
+                return self._layer.weight.detach().to(state.dtype)
+        self.prefetch(state.dtype)
+        assert self._begun is not None
+        gather, whole, _ = self._begun
+        gather.wait()
+        self._begun = None
         return whole
 
-    def _begin(self, dtype: torch.dtype) -> None:
-        version = self._version
+    def _let_go(self) -> None:
+        """Finish what was begun for a pass that was broken off, or for weights that have changed."""
         if self._begun is not None:
-            gather, whole, begun_version = self._begun
-            if whole.dtype == dtype and begun_version == version:
-                return
-            gather.wait()  # for nothing: but what arrives must not find its place taken
-        if self._held(dtype) is not None:
-            return
-        own = self._layer.weight.detach().to(dtype)
-        rows, columns = self._layer.product.weight_rows, own.shape[1]
-        whole = own.new_empty(sum(rows), columns)
-        shapes = [(count, columns) for count in rows]
-        self._begun = (
-            Gather(self._layer.product.weight_axis, own, shapes, into=whole),
-            whole,
-            version,
-        )
+            self._begun[0].wait()
+            self._begun = None
 
-    def _held(self, dtype: torch.dtype) -> Tensor | None:
-        if self._kept is None:
-            return None
-        reference, version = self._kept
-        whole = reference()
-        if whole is None or whole.dtype != dtype or version != self._version:
-            return None
-        held: Tensor = whole
-        return held
+    def _state(self, dtype: torch.dtype) -> _State:
+        return _State(dtype, self._layer.weight._version, _steps.taken)
+
+    def _use(self) -> Use:
+        """The parameter in the graph: one node for all uses of a weight that is kept."""
+        weight, destination = self._layer.weight, self._layer.destinations["weight"]
+        if not self._keeps or not torch.is_grad_enabled():
+            return use(weight, destination, is_cut=self.moves)
+        if self._kept_use is None:
+            self._kept_use = use(weight, destination, is_cut=self.moves)
+        return self._kept_use
 
 
-def _way_back(weight: nn.Parameter) -> tuple[Tensor, WayBack]:
-    """What stands for a weight in one use of it, and the way back of its gradient."""
-    way_back = WayBack()
-    own: Tensor = _Return.apply(weight, way_back)  # type: ignore[no-untyped-call]
-    return own, way_back
+def prefetch_in_order(model: nn.Module) -> None:
+    """Let each weight that moves be gathered while the layers before it compute.
 
-
-class _Return(torch.autograd.Function):
-    """The weight itself, whose gradient is complete when the other ranks' parts have arrived.
-
-    Of the nodes that are ready, the backward pass takes the one that was made last. This one is
-    made before the product that comes before the weight's own, and so waits after it: the parts
-    travel meanwhile.
+    The order is that in which the layers were registered, which must be the one they are used in.
     """
+    _link(model)
 
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, way_back: WayBack) -> Tensor:
-        ctx.way_back = way_back
-        return weight.detach()
+    def link_copy(module: nn.Module, _: Any) -> None:
+        if module not in _linked:
+            _link(module)
 
-    @staticmethod
-    def backward(ctx: Any, own: Tensor) -> tuple[Tensor, None]:
-        return ctx.way_back.finish(own), None
+    model.register_forward_pre_hook(link_copy)
 
 
-def link(gathers: Sequence[WeightGather]) -> None:
+_linked: WeakSet[nn.Module] = WeakSet()
+
+
+def _link(model: nn.Module) -> None:
     """Let each weight that moves begin when the one that moves before it is used.
 
-    ``gathers`` come in the order in which they are used. The first that moves begins when the first
-    of all is used, so that it too has products to travel beside.
+    The first that moves begins when the first of all is used, so that it too has products to travel
+    beside.
     """
+    gathers = _gathers_of(model)
     moving = [gather for gather in gathers[1:] if gather.moves]
     for gather, following in pairwise([*gathers[:1], *moving]):
         gather.follow(following)
+    _linked.add(model)
+
+
+def _gathers_of(model: nn.Module) -> list[WeightGather]:
+    held = (getattr(module, "gathered", None) for module in model.modules())
+    return [gather for gather in held if isinstance(gather, WeightGather)]
+
+
+@contextmanager
+def kept_weights(model: nn.Module) -> Iterator[None]:
+    """Within, the first use of each weight of ``model`` gathers it, and the others use it again.
+
+    For a rollout, whose steps use the same weights, and for a forecast. A weight that is changed
+    is gathered anew. Every rank enters and leaves the scope at the same place of the program. It
+    costs the memory of the gathered weights: ``1 / tensor`` of those over channels, ``1 / domain``
+    of those over tokens, unless they stay where they are.
+    """
+    gathers = _gathers_of(model)
+    before = [gather.keep(True) for gather in gathers]
+    try:
+        yield
+    finally:
+        for gather, kept in zip(gathers, before, strict=True):
+            gather.keep(kept)
