@@ -169,8 +169,8 @@ def test_the_path_from_store_to_scores_prints_the_promised_json(
     assert run("train", config, "--out", run_folder) == 2
     assert "--resume" in capsys.readouterr().err
 
-    words = ["--store", store, "--steps", "4", "--out", forecasts]
-    assert run("forecast", run_folder, *words, "--init", "2000-01-18/2000-01-18T12/6h") == 0
+    words = ["--steps", "4", "--init", "2000-01-18/2000-01-18T12/6h"]
+    assert run("forecast", run_folder, "--store", store, "--out", forecasts, *words) == 0
     capsys.readouterr()
     assert run("verify", forecasts, "--truth", store, "--json", "--out", tmp_path / "scores") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

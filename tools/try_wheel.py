@@ -44,7 +44,8 @@ def main(wheel: Path) -> None:
 
 
 def install(environment: Path, wheel: Path) -> None:
-    pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install"]
+    python = str(environment / "bin" / "python")
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install"]
     torch, options = bootstrap.cpu_build(bootstrap.pin("torch"))
     pins = environment / "constraints.txt"
     text = bootstrap.CONSTRAINTS.read_text(encoding="utf-8")
@@ -63,8 +64,10 @@ def use(environment: Path, folder: Path) -> None:
         run([environment / "bin" / "weathermixer", *command.split()], cwd=work, env=bare)
 
 
-def run(command: list[str | Path], **options: object) -> None:
-    status = subprocess.run(command, check=False, **options).returncode  # type: ignore[call-overload]
+def run(
+    command: list[str | Path], *, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> None:
+    status = subprocess.run(command, check=False, cwd=cwd, env=env).returncode
     if status:
         sys.exit(status)
 

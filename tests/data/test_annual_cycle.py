@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import calendar
-from datetime import datetime
+from datetime import date, datetime
 
 import numpy as np
 import pytest
@@ -45,9 +45,9 @@ def test_a_climatology_of_366_days_has_one_for_the_last_of_a_leap_year(
     assert ALL_OF_365[nearest_day(ALL_OF_365, np.datetime64(time))] == of_365
 
 
-@given(st.dates(datetime(1950, 1, 1).date(), datetime(2050, 1, 1).date()))
-def test_the_nearest_of_some_days_is_found_round_the_year(date: object) -> None:
-    time = np.datetime64(date, "s")
+@given(st.dates(date(1950, 1, 1), date(2050, 1, 1)))
+def test_the_nearest_of_some_days_is_found_round_the_year(wanted: date) -> None:
+    time = np.datetime64(wanted, "s")
     day = min(int(day_of_year(time)), 365)
     chosen = EVERY_FIFTH[nearest_day(EVERY_FIFTH, time)]
     apart = [min(abs(kept - day), 365 - abs(kept - day)) for kept in EVERY_FIFTH.tolist()]

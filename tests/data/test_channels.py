@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -93,9 +95,11 @@ def test_geopotential_height_is_told_from_geopotential(level: int) -> None:
         ("specific_humidity_1000", lambda fraction: fraction * 1000.0),
     ],
 )
-def test_other_units_are_told_by_their_values(name: str, change: object) -> None:
+def test_other_units_are_told_by_their_values(
+    name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
     channel = parse_channel(name)
-    wrong = implausibility(channel, change(field_of(channel)))  # type: ignore[operator]
+    wrong = implausibility(channel, change(field_of(channel)))
     assert wrong is not None
     assert f"are they in {channel.units}?" in wrong
 

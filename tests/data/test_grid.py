@@ -11,7 +11,7 @@ from oracles.scores import area_weights_of_region
 from weathermixer.data.grid import Grid, area_name
 from weathermixer.data.statistics import cell_area_weights
 
-ROUND = np.arange(72) * 5.0
+ROUND = np.arange(72.0) * 5.0
 GAUSSIAN = np.degrees(np.arcsin(np.polynomial.legendre.leggauss(32)[0]))
 WHOLE = {
     "with poles": (np.linspace(90.0, -90.0, 37), ROUND),

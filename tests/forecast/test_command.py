@@ -66,7 +66,12 @@ def test_a_forecast_that_cannot_be_made_is_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = sorted(path.name for path in folder.iterdir())
-    asked = {"--init": "2001-01-03", "--store": waves, "--out": "new.zarr", "--steps": "3"}
+    asked: dict[str, str | Path] = {
+        "--init": "2001-01-03",
+        "--store": waves,
+        "--out": "new.zarr",
+        "--steps": "3",
+    }
     asked |= change
     asked |= {name: folder / asked[name] for name in ("--store", "--out")}
     assert run("forecast", random_run, *(word for pair in asked.items() for word in pair)) == 2
@@ -112,10 +117,11 @@ def assert_said_once(said: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_lead_times_beyond_the_truth_are_counted_and_left_out(
     waves: Path, random_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--init", f"2001-01-15T12,{LAST}", "--steps", "4", "--out", tmp_path / "f.zarr"]
-    assert run("forecast", random_run, "--store", waves, *asked) == 0
+    asked = ["--init", f"2001-01-15T12,{LAST}", "--steps", "4"]
+    out = tmp_path / "f.zarr"
+    assert run("forecast", random_run, "--store", waves, "--out", out, *asked) == 0
     capsys.readouterr()
-    assert run("verify", tmp_path / "f.zarr", "--truth", waves, "--json") == 0
+    assert run("verify", out, "--truth", waves, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["unscored_pairs"] == 2 * 4 - 1
     assert found["initial_times"] == ["2001-01-15T12:00:00"]

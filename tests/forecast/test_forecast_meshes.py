@@ -19,6 +19,7 @@ from weathermixer.errors import UserError
 from weathermixer.forecast import forecast as module
 from weathermixer.forecast.forecast import forecast
 from weathermixer.forecast.rollout import rollout
+from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import Part, architecture_of
@@ -59,14 +60,14 @@ def roll_out(mesh: Mesh, run: Path, store: Path) -> tuple[Part, NDArray[np.float
 
 def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, batches: int) -> None:
     """The same, stopped after some batches of two initial times were written."""
-    meet, met = module.total_over, 0
+    met = 0
 
     def meet_or_stop(*arguments: Any) -> Any:
         nonlocal met
         met += 1
         if met > batches:
             raise KeyboardInterrupt
-        return meet(*arguments)
+        return total_over(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_LARGEST_BATCH", 2)

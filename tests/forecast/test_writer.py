@@ -29,7 +29,7 @@ DESCRIPTION = ForecastDescription(
     INITIAL_TIMES,
     LEADS,
     np.linspace(90.0, -90.0, 3),
-    np.arange(4) * 90.0,
+    np.arange(4.0) * 90.0,
     {"source": "a test"},
 )
 STATES = np.random.default_rng(0).normal(size=(2, 5, 5, 3, 4)).astype(np.float32)

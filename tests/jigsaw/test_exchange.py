@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -11,13 +12,21 @@ import torch
 from torch import Tensor
 
 from oracles.layers import Held, cut, join, mixer
-from support.networks import UNEVEN, Network, Sample, errors, whole_parameters
+from support.networks import (
+    UNEVEN,
+    Network,
+    Sample,
+    errors,
+    gradient_of,
+    held_gradients,
+    linear_layers,
+    whole_parameters,
+)
 from support.ranks import Lost, Pool, RankFailed
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.cost import product_cost
 from weathermixer.jigsaw.exchange import (
     Gather,
-    RankLost,
     ReduceScatter,
     Round,
     all_gather,
@@ -26,7 +35,7 @@ from weathermixer.jigsaw.exchange import (
 )
 from weathermixer.jigsaw.layers import ChannelLinear, prefetch_in_order
 from weathermixer.jigsaw.layout import Layout, LayoutError
-from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.mesh import Mesh, RankLost
 
 AXES = ("data", "domain", "tensor")
 MESHES = [Layout(tensor=3), Layout(domain=2, tensor=2), Layout(data=2, domain=2, tensor=2)]
@@ -153,7 +162,7 @@ def set_weights(layers: torch.nn.Sequential, weights: dict[str, Tensor]) -> None
     layers.load_state_dict(
         {
             f"{index}.{name}": cut(weights[f"{index}.{name}"], layer.blocks[name].ranges)
-            for index, layer in enumerate(layers)
+            for index, layer in enumerate(linear_layers(layers))
             for name in ("weight", "bias")
         }
     )
@@ -169,18 +178,18 @@ def weights_drawn(seed: int) -> dict[str, Tensor]:
     }
 
 
-def fetches(mesh: Mesh) -> dict[str, int]:
+def fetches(mesh: Mesh) -> dict[str, float]:
     """How often each weight was sent, in several situations."""
     layers = two_layers(mesh, weights_drawn(0))
     optimizer = torch.optim.AdamW(layers.parameters(), fused=True)
     x = torch.ones(3, 1, 4, dtype=torch.float64)
     (once,) = {
-        product_cost(layer.product, samples=1, element_bytes=8).fetch.bytes_sent for layer in layers
+        product_cost(layer.product, samples=1, element_bytes=8).fetch.bytes_sent
+        for layer in linear_layers(layers)
     }
 
-    def counted(act: object) -> float:
+    def counted(act: Callable[[], object]) -> float:
         before = mesh.counter.copy()
-        assert callable(act)
         act()
         return mesh.counter.since(before).bytes_sent / (2 * once)
 
@@ -227,7 +236,7 @@ def outputs_after_changes(mesh: Mesh, fused: bool) -> list[tuple[Tensor, dict[st
                 layer.blocks[name].ranges,
                 layer.get_parameter(name).detach().clone(),
             )
-            for index, layer in enumerate(layers)
+            for index, layer in enumerate(linear_layers(layers))
             for name in ("weight", "bias")
         }
         found.append((kept[-1].detach(), weights))
@@ -240,7 +249,7 @@ def outputs_after_changes(mesh: Mesh, fused: bool) -> list[tuple[Tensor, dict[st
     set_weights(layers, weights_drawn(1))
     look()
     with torch.no_grad():
-        layers[1].weight.mul_(2.0)
+        linear_layers(layers)[1].weight.mul_(2.0)
     look()
     # Using the first layer alone begins to gather the second's weight, which then changes.
     kept.append(layers[0](x))
@@ -273,8 +282,7 @@ def two_rollouts(mesh: Mesh) -> dict[str, Held]:
         network(sample.state, sample.static, passes=batch).backward(sample.gradient)
         with torch.no_grad():
             network(sample.state, sample.static)
-    ranges = network.ranges()
-    return {name: Held(*ranges[name], value.grad) for name, value in network.named_parameters()}
+    return held_gradients(network)
 
 
 def test_gradients_of_several_backward_passes_add_up(pool: Pool) -> None:
@@ -285,7 +293,7 @@ def test_gradients_of_several_backward_passes_add_up(pool: Pool) -> None:
         sample = Sample.draw(UNEVEN, batch)
         output = mixer(weights, sample.state, sample.static, blocks=1, passes=batch)
         output.backward(sample.gradient)
-    expected = {name: value.grad for name, value in weights.items()}
+    expected = {name: gradient_of(value) for name, value in weights.items()}
     assert max(errors(found, expected).values()) <= 1e-12
 
 
@@ -320,7 +328,7 @@ def never_end_on_rank_1(mesh: Mesh) -> None:
     ],
 )
 def test_what_fails_on_a_rank_fails_in_its_test_and_spares_the_next(
-    pool: Pool, function: object, reason: str
+    pool: Pool, function: Callable[[Mesh], None], reason: str
 ) -> None:
     with pytest.raises(RankFailed, match=reason):
         pool.run(function, Layout(tensor=2), deadline_seconds=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,7 +22,9 @@ from support.networks import (
     Schemes,
     activation_ranges,
     errors,
+    gradient_of,
     held_activation,
+    linear_layers,
     mesh_name,
     whole_parameters,
 )
@@ -63,19 +66,20 @@ class Chain(NamedTuple):
 
 COLUMNS = Dimension((5,), unit=3)
 CONCATENATED = Dimension((5, 2), unit=2)
+SIZES: list[tuple[str, tuple[Dimension, ...], Dimension, Sequence[tuple[Scheme, ...]]]] = [
+    # Only where output features are not scattered may they have more sections than one.
+    ("units", (COLUMNS, Dimension((7,), unit=2)), CONCATENATED, [("reduce",), ("gather",)]),
+    ("sections", (CONCATENATED, Dimension((9,))), COLUMNS, [("reduce",), ("gather",)]),
+    ("plain", (Dimension((7,)), Dimension((13,))), Dimension((5,)), [("reduce",), ("gather",)]),
+    ("mixing", (COLUMNS, Dimension((11,)), COLUMNS), CONCATENATED, PAIRS),
+    ("wide", (CONCATENATED, Dimension((29,)), CONCATENATED), COLUMNS, [("turn", "fold")]),
+    # Some ranks have none of the hidden values.
+    ("narrow", (COLUMNS, Dimension((3,)), COLUMNS), CONCATENATED, PAIRS),
+]
 CHAINS = {
     f"{kind.__name__}-{'+'.join(schemes)}-{name}": Chain(kind, sizes, rows, schemes)
     for kind in (TokenLinear, ChannelLinear)
-    for name, sizes, rows, all_schemes in (
-        # Only where output features are not scattered may they have more sections than one.
-        ("units", (COLUMNS, Dimension((7,), unit=2)), CONCATENATED, [("reduce",), ("gather",)]),
-        ("sections", (CONCATENATED, Dimension((9,))), COLUMNS, [("reduce",), ("gather",)]),
-        ("plain", (Dimension((7,)), Dimension((13,))), Dimension((5,)), [("reduce",), ("gather",)]),
-        ("mixing", (COLUMNS, Dimension((11,)), COLUMNS), CONCATENATED, PAIRS),
-        ("wide", (CONCATENATED, Dimension((29,)), CONCATENATED), COLUMNS, [("turn", "fold")]),
-        # Some ranks have none of the hidden values.
-        ("narrow", (COLUMNS, Dimension((3,)), COLUMNS), CONCATENATED, PAIRS),
-    )
+    for name, sizes, rows, all_schemes in SIZES
     for schemes in all_schemes
 }
 
@@ -100,7 +104,7 @@ def run_chain(mesh: Mesh, name: str, batch: int) -> dict[str, Held]:
     chain = CHAINS[name]
     weights, x, dy = chain_inputs(chain, batch)
     first, last = chain.end(chain.sizes[0]), chain.end(chain.sizes[-1])
-    layers = chain.layers(mesh).double()
+    layers = linear_layers(chain.layers(mesh).double())
     with torch.no_grad():
         for index, layer in enumerate(layers):
             for which, parameter in layer.named_parameters():
@@ -112,12 +116,12 @@ def run_chain(mesh: Mesh, name: str, batch: int) -> dict[str, Held]:
     y.backward(cut(dy, activation_ranges(mesh.layout, *last, batch)))
     found = {
         "y": held_activation(mesh.layout, *last, y),
-        "x": held_activation(mesh.layout, *first, x.grad),
+        "x": held_activation(mesh.layout, *first, gradient_of(x)),
     }
     for index, layer in enumerate(layers):
         for which, parameter in layer.named_parameters():
             block = layer.blocks[which]
-            found[f"{index}.{which}"] = Held(block.shape, block.ranges, parameter.grad)
+            found[f"{index}.{which}"] = Held(block.shape, block.ranges, gradient_of(parameter))
     return found
 
 
@@ -131,7 +135,7 @@ def expected_of_chain(chain: Chain, batch: int) -> dict[str, Tensor]:
     for index in range(1, len(chain.schemes)):
         y = mix(weights, str(index), F.gelu(y))
     y.backward(dy)
-    return {"y": y.detach()} | {name: leaf.grad for name, leaf in leaves.items()}
+    return {"y": y.detach()} | {name: gradient_of(leaf) for name, leaf in leaves.items()}
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -171,11 +175,11 @@ def run_norm(mesh: Mesh, channels: Dimension, batch: int) -> dict[str, Held]:
     y.backward(cut(dy, own))
     found = {
         "y": held_activation(mesh.layout, COLUMNS, channels, y),
-        "x": held_activation(mesh.layout, COLUMNS, channels, x.grad),
+        "x": held_activation(mesh.layout, COLUMNS, channels, gradient_of(x)),
     }
     for which, parameter in norm.named_parameters():
         block = norm.blocks[which]
-        found[f"norm.{which}"] = Held(block.shape, block.ranges, parameter.grad)
+        found[f"norm.{which}"] = Held(block.shape, block.ranges, gradient_of(parameter))
     return found
 
 
@@ -190,8 +194,8 @@ def test_layer_norm_normalises_over_the_channels_of_all_ranks(
         leaf.requires_grad_()
     y = layer_norm(weights, "norm", x)
     y.backward(dy)
-    expected = {"y": y.detach(), "x": x.grad}
-    expected |= {name: weight.grad for name, weight in weights.items()}
+    expected = {"y": y.detach(), "x": gradient_of(x)}
+    expected |= {name: gradient_of(weight) for name, weight in weights.items()}
     whole = {tensor: join([one[tensor] for one in held])[0] for tensor in held[0]}
     for tensor, error in errors(whole, expected).items():
         assert error <= 1e-12, tensor

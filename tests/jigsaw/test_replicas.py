@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +11,15 @@ import torch
 from torch import Tensor
 
 from oracles.layers import Held, join, mixer
-from support.networks import UNEVEN, Network, Sample, errors, mesh_name, whole_parameters
+from support.networks import (
+    UNEVEN,
+    Network,
+    Sample,
+    errors,
+    gradient_of,
+    mesh_name,
+    whole_parameters,
+)
 from support.ranks import Pool
 from weathermixer.jigsaw.cost import layers_cost, shared_cost
 from weathermixer.jigsaw.layers import LayerNorm
@@ -24,7 +33,7 @@ MESHES = [
 ]
 SAMPLES = 6
 STEPS = 3
-OPTIONS = {"lr": 1e-2, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+adamw = partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.1, betas=(0.9, 0.95))
 
 
 @pytest.fixture(scope="module", params=MESHES, ids=mesh_name)
@@ -49,7 +58,7 @@ def samples_of(step: int) -> Sample:
 def train(mesh: Mesh, sharded: bool, fused: bool) -> Trained:
     network = Network(UNEVEN, mesh).load(whole_parameters(UNEVEN))
     replicas = Replicas(network, mesh, sharded=sharded)
-    optimizer = torch.optim.AdamW(replicas.parameters().values(), fused=fused, **OPTIONS)
+    optimizer = adamw(replicas.parameters().values(), fused=fused)
     each = SAMPLES // mesh.layout.data
     first = mesh.layout.coordinates.data * each
     norms, gradients = [], {}
@@ -63,7 +72,7 @@ def train(mesh: Mesh, sharded: bool, fused: bool) -> Trained:
         if step == 0:
             blocks = replicas.blocks()
             gradients = {
-                name: Held(blocks[name].shape, blocks[name].ranges, owned.grad.clone())
+                name: Held(blocks[name].shape, blocks[name].ranges, gradient_of(owned).clone())
                 for name, owned in replicas.parameters().items()
             }
         norms.append(replicas.gradient_norm())
@@ -87,14 +96,14 @@ def train(mesh: Mesh, sharded: bool, fused: bool) -> Trained:
 def train_alone() -> tuple[dict[str, Tensor], dict[str, Tensor], list[Tensor]]:
     """Gradients of the first step, parameters after the last and norms, from the description."""
     weights = {name: value.requires_grad_() for name, value in whole_parameters(UNEVEN).items()}
-    optimizer = torch.optim.AdamW(weights.values(), **OPTIONS)
+    optimizer = adamw(weights.values())
     norms, gradients = [], {}
     for step in range(STEPS):
         sample = samples_of(step)
         output = mixer(weights, sample.state, sample.static, blocks=UNEVEN.blocks, passes=1)
         optimizer.zero_grad()
         ((output * sample.gradient).sum() / SAMPLES).backward()
-        found = {name: value.grad.clone() for name, value in weights.items()}
+        found = {name: gradient_of(value).clone() for name, value in weights.items()}
         if step == 0:
             gradients = found
         norms.append(torch.cat([gradient.flatten() for gradient in found.values()]).norm())

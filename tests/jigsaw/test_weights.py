@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.networks import gradient_of
 from support.ranks import Pool
-from weathermixer.jigsaw.layers import ChannelLinear, TokenLinear, prefetch_in_order
+from weathermixer.jigsaw.layers import ChannelLinear, Linear, TokenLinear, prefetch_in_order
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 
@@ -16,18 +17,18 @@ TOKENS, CHANNELS = 5, 6
 MOVING = Layout(tensor=2)
 
 
-def two_layers(mesh: Mesh, *, first_moves: bool = True) -> torch.nn.Sequential:
-    first = (
+def two_layers(mesh: Mesh, *, first_moves: bool = True) -> list[Linear]:
+    first: Linear = (
         TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS)
         if first_moves
         else ChannelLinear(CHANNELS, CHANNELS, mesh, rows=TOKENS)
     )
     second = TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS)
     layers = torch.nn.Sequential(first, second).double()
-    for name, layer in layers.named_children():
-        layer.initialise(0, name)
+    first.initialise(0, "0")
+    second.initialise(0, "1")
     prefetch_in_order(layers)
-    return layers
+    return [first, second]
 
 
 def own_channels(mesh: Mesh, whole: Tensor) -> Tensor:
@@ -41,9 +42,9 @@ def draw() -> Tensor:
 
 
 def order_of_the_backward_pass(mesh: Mesh, first_moves: bool) -> list[str]:
-    first, second = layers = two_layers(mesh, first_moves=first_moves)
+    first, second = two_layers(mesh, first_moves=first_moves)
     events: list[str] = []
-    for name, layer in layers.named_children():
+    for name, layer in (("0", first), ("1", second)):
         layer.weight.register_post_accumulate_grad_hook(
             lambda _, name=name: events.append(f"gradient of weight {name}")
         )
@@ -87,7 +88,7 @@ def gradients(mesh: Mesh, case: str) -> tuple[Tensor, Tensor | None]:
         with torch.no_grad():
             between = first(x)
         second(between + x).sum().backward()
-    return x.grad, second.weight.grad
+    return gradient_of(x), second.weight.grad
 
 
 def gradients_of_the_input_alone(mesh: Mesh) -> tuple[Tensor, Tensor | None]:

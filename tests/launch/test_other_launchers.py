@@ -109,7 +109,7 @@ def test_a_mistake_of_one_rank_alone_is_told_once_with_its_rank(
 def test_a_failure_at_work_is_told_once_and_names_the_rank(
     what: str, rank: int, status: int, sentence: str, processes: Processes, tmp_path: Path
 ) -> None:
-    words = [RANKED, "work", what, tmp_path]
+    words: list[str | Path] = [RANKED, "work", what, tmp_path]
     statuses, said = ends(begin_by_hand(processes, words, words, words))
     killed = {2: -signal.SIGKILL} if what == "kill_itself" else {}
     assert statuses == [killed.get(rank, status) for rank in range(3)]
@@ -123,7 +123,7 @@ def test_a_failure_at_work_is_told_once_and_names_the_rank(
 def test_the_end_of_the_first_rank_is_told_by_another_and_ends_all(
     processes: Processes, tmp_path: Path
 ) -> None:
-    words = [RANKED, "work", "exchange", tmp_path]
+    words: list[str | Path] = [RANKED, "work", "exchange", tmp_path]
     ranks = begin_by_hand(processes, words, words, words)
     pids = wait_for_pids(tmp_path, 3)
     ranks[0].kill()
@@ -135,7 +135,7 @@ def test_the_end_of_the_first_rank_is_told_by_another_and_ends_all(
 
 
 def test_ranks_that_nobody_disturbs_end_in_order(processes: Processes, tmp_path: Path) -> None:
-    words = [RANKED, "work", "count", tmp_path]
+    words: list[str | Path] = [RANKED, "work", "count", tmp_path]
     ranks = begin_by_hand(processes, words, words)
     out = ranks[0].communicate(timeout=DEADLINE_SECONDS)[0]
     assert out == "2 ranks with 1 threads\n"
@@ -180,7 +180,7 @@ def test_under_torchrun_a_failure_is_told_once(
     what: str, sentence: str, processes: Processes, tmp_path: Path
 ) -> None:
     assert TORCHRUN is not None
-    words = [TORCHRUN, "--nproc-per-node", "3", RANKED, "work", what, tmp_path]
+    words: list[str | Path] = [TORCHRUN, "--nproc-per-node", "3", RANKED, "work", what, tmp_path]
     status, _, err = processes.run(*words)
     assert status == 1
     assert err.count(sentence) == 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oracles.layers import Held, cut, join, part
 from oracles.mixer import next_state
+from support.networks import gradient_of
 from support.ranks import Pool
 from weathermixer.config import Config
 from weathermixer.errors import UserError
@@ -51,15 +52,18 @@ def randomised(architecture: Architecture, seed: int = 0) -> WeatherMixer:
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter += 0.3 * noise
+            parameter.add_(0.3 * noise)
     return model
 
 
 def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    draw = {"generator": generator, "dtype": torch.float64}
-    state = torch.randn(batch, architecture.prognostic, *architecture.grid, **draw)
-    return state, torch.randn(architecture.static, *architecture.grid, **draw)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    state = draw(batch, architecture.prognostic, *architecture.grid)
+    return state, draw(architecture.static, *architecture.grid)
 
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
@@ -104,11 +108,11 @@ def test_gradients_equal_finite_differences(prediction: Prediction) -> None:
         slope = (parameter.grad * direction).sum()
         step = 1e-5
         with torch.no_grad():
-            parameter += step * direction
+            parameter.add_(step * direction)
             above = loss()
-            parameter -= 2 * step * direction
+            parameter.sub_(2 * step * direction)
             below = loss()
-            parameter += step * direction
+            parameter.add_(step * direction)
         torch.testing.assert_close((above - below) / (2 * step), slope, rtol=1e-6, atol=1e-9)
 
 
@@ -236,7 +240,7 @@ def pass_through(
     return Passed(
         Held(tuple(state.shape), ranges, result.detach()),
         {
-            name: Held(blocks[name].shape, blocks[name].ranges, parameter.grad)
+            name: Held(blocks[name].shape, blocks[name].ranges, gradient_of(parameter))
             for name, parameter in model.named_parameters()
         },
     )
@@ -272,13 +276,14 @@ def test_any_mesh_computes_the_network_and_its_gradients(
     assert np.abs(output.numpy() - oracle).max() <= 1e-12 * np.abs(oracle).max()
     # Those of one rank equal finite differences, above.
     alone(state, static, applications=applications).square().mean().backward()
-    largest = max(float(value.grad.abs().max()) for value in alone.parameters())
+    largest = max(float(gradient_of(value).abs().max()) for value in alone.parameters())
     for name, parameter in alone.named_parameters():
         whole, _ = join([rank.gradients[name] for rank in found])
-        scale = float(parameter.grad.abs().max())
+        gradient = gradient_of(parameter)
+        scale = float(gradient.abs().max())
         # Some are zero but for rounding: a norm takes away what the parameter adds.
         scale = scale if scale > 1e-9 * largest else largest
-        assert float((whole - parameter.grad).abs().max()) <= 1e-12 * scale, name
+        assert float((whole - gradient).abs().max()) <= 1e-12 * scale, name
 
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])

@@ -129,12 +129,10 @@ def _cells(points: Any, lowest: float, highest: float) -> list[tuple[float, floa
         return [(0.0, 1.0)]
     cells = []
     for value in values:
-        above = min((other for other in values if other > value), default=None)
-        below = max((other for other in values if other < value), default=None)
-        if above is None:
-            above = 2 * value - below
-        if below is None:
-            below = 2 * value - above
+        higher = [other for other in values if other > value]
+        lower = [other for other in values if other < value]
+        above = min(higher) if higher else 2 * value - max(lower)
+        below = max(lower) if lower else 2 * value - min(higher)
         cells.append((max((value + below) / 2, lowest), min((value + above) / 2, highest)))
     return cells
 

@@ -56,7 +56,7 @@ def write_log(path: Path, *, steps: int) -> None:
     """What training writes: a record every second step, a validation every hundred."""
     lines = []
     for step in range(2, steps + 1, 2):
-        record = {
+        record: dict[str, object] = {
             "step": step,
             "samples": 4 * step,
             "loss": math.exp(-step / 100.0),

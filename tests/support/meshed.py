@@ -54,12 +54,10 @@ EVEN_LEVELS = (300, 500, 850)
 EVEN_LONGITUDES = 24
 
 
-def uneven_config(
-    store: Path, layout: Layout | None = None, *, steps: int = 5, **sections: dict[str, Any]
-) -> Config:
+def uneven_config(store: Path, layout: Layout | None = None, **sections: dict[str, Any]) -> Config:
     """Five columns of patches, five variables, and widths that no mesh of these tests divides."""
     training = {
-        "steps": steps,
+        "steps": 5,
         "warmup_steps": 1,
         "dtype": "float64",
         "rollout": {0: 1, 2: 2},

@@ -13,6 +13,7 @@ from support.networks import (
     Sample,
     Schemes,
     Sizes,
+    gradient_of,
     held_activation,
     held_gradients,
 )
@@ -70,9 +71,8 @@ class NetworkStep:
             passes=self.passes,
         )
         output.backward(self.sample.gradient.double())
-        tensors = {"output": output, "state": state.grad}
-        tensors |= {name: value.grad for name, value in weights.items()}
-        return {name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
+        tensors = {"output": output.detach(), "state": gradient_of(state)}
+        return tensors | {name: gradient_of(value) for name, value in weights.items()}
 
 
 def run_step(mesh: Mesh, step: NetworkStep) -> Outcome:

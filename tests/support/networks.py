@@ -264,6 +264,21 @@ def held_activation(layout: Layout, tokens: Dimension, features: Dimension, tens
     return Held((tokens.size, batch, features.size), ranges, tensor.detach())
 
 
+def linear_layers(layers: nn.Sequential | nn.ModuleList) -> list[Linear]:
+    """The modules of ``layers``, all of which are linear layers."""
+    found = []
+    for layer in layers:
+        assert isinstance(layer, Linear)
+        found.append(layer)
+    return found
+
+
+def gradient_of(leaf: Tensor) -> Tensor:
+    """The gradient of ``leaf``, which a backward pass has reached."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def held_gradients(network: Network) -> dict[str, Held]:
     """The gradient of each parameter, as far as the rank holds it."""
     ranges = network.ranges()

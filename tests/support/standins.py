@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 
 from support.weatherbench import as_dataset
 from weathermixer.data.making.synthetic import write_synthetic
@@ -49,9 +48,15 @@ def write_surface_sample(path: Path) -> None:
     """24 states of surface fields, 7 hours apart but for every fourth, with both poles."""
     hours = np.cumsum([0, *[7, 7, 7, 8] * 6])[:24]
     times = np.datetime64("2026-03-25", "ns") + hours.astype("timedelta64[h]")
-    fields = _waves(
-        path.with_suffix(".waves"), times=24, grid=(13, 24), variables=SURFACE, static=()
+    store = write_synthetic(
+        path.with_suffix(".waves"),
+        times=24,
+        grid=(13, 24),
+        variables=SURFACE,
+        static=(),
+        processes=1,
     )
+    fields = as_dataset(store)
     fields.assign_coords(time=times).drop_vars("level").chunk(time=1).to_zarr(
         path, zarr_format=3, consolidated=False
     )
@@ -59,24 +64,23 @@ def write_surface_sample(path: Path) -> None:
 
 def write_snapshot(path: Path) -> None:
     """One state on more levels than are wanted, without surface fields or static ones."""
-    fields = _waves(
+    store = write_synthetic(
         path.with_suffix(".waves"),
         times=3,
         grid=(8, 16),
         variables=UPPER_AIR,
         levels=LEVELS_HPA,
         static=(),
+        processes=1,
     )
+    fields = as_dataset(store)
     snapshot = fields.isel(time=[0]).assign_coords(time=[np.datetime64("1959-01-02", "ns")])
     snapshot.transpose("time", "level", "longitude", "latitude").to_netcdf(path)
 
 
 def write_archive_of_everything(path: Path) -> None:
     """Eleven days of all variables at the turn of the year 2017, every six hours."""
-    fields = _waves(path.with_suffix(".waves"), times=44, grid=(8, 16))
+    store = write_synthetic(path.with_suffix(".waves"), times=44, grid=(8, 16), processes=1)
+    fields = as_dataset(store)
     hours = (6 * np.arange(44)).astype("timedelta64[h]")
     fields.assign_coords(time=np.datetime64("2017-12-25", "ns") + hours).to_netcdf(path)
-
-
-def _waves(store: Path, **description: object) -> xr.Dataset:
-    return as_dataset(write_synthetic(store, processes=1, **description))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from weathermixer.data.store.store_writer import Description, StoreWriter
 
 CHANNELS = ("temperature_850", "2m_temperature")
 LATITUDE: NDArray[np.float64] = np.linspace(78.75, -78.75, 8)
-LONGITUDE = np.arange(16) * 22.5
+LONGITUDE = np.arange(16.0) * 22.5
 START = np.datetime64("2001-01-01T00:00:00", "s")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from support.networks import gradient_of
 from weathermixer.training.finite import Cause, find_cause, not_finite
 
 TIMES = np.array(["2001-01-01T00", "2001-02-01T00", "2001-03-01T00"], dtype="datetime64[s]")
@@ -85,13 +86,14 @@ def test_a_square_that_overflows_is_told_from_a_value_that_does(
 def test_a_bad_gradient_is_named_by_its_parameter(
     states: torch.Tensor, forecast: list[torch.Tensor]
 ) -> None:
-    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    last = torch.nn.Linear(2, 2)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), last)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     said = _sentence(1.0, states, forecast, model, checkpoint=None)
     assert "all parameters together" in said
     assert "there is no checkpoint" in said
-    model[1].bias.grad[0] = math.nan
+    gradient_of(last.bias)[0] = math.nan
     said = _sentence(1.0, states, forecast, model)
     assert "the gradient of step 8 is NaN or infinite (first in that of 1.bias;" in said
 

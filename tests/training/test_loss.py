@@ -24,7 +24,7 @@ NORMALISATION = Normalisation(
     static_channels=(),
     static=np.empty((0, 6, 4), np.float32),
     latitude=LATITUDE,
-    longitude=np.arange(4) * 90.0,
+    longitude=np.arange(4.0) * 90.0,
 )
 PREDICTION, TARGET = RNG.normal(size=(2, 3, 9, 6, 4))
 

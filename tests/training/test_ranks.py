@@ -139,8 +139,8 @@ def test_after_a_rank_is_killed_a_run_is_continued_to_the_same_bits(
     assert newest is not None
     begun = int(newest.name[5:])
     steps = begun + 5
-    words = ["--out", out, "--nproc", "2", "--json", "--resume", f"--training.steps={steps}"]
-    status, printed, said = run("train", tmp_path / "config.yaml", *words)
+    words = ["--nproc", "2", "--json", "--resume", f"--training.steps={steps}"]
+    status, printed, said = run("train", tmp_path / "config.yaml", "--out", out, *words)
     assert status == 0, said
     assert said.count(f"continuing from {newest}") == 1
 
@@ -196,8 +196,8 @@ def test_a_signal_that_reaches_a_rank_later_than_others_spares_the_checkpoint(
 
 def test_a_mesh_of_other_ranks_is_refused_in_one_sentence(waves: Path, tmp_path: Path) -> None:
     config = write_config(wave_config(waves), tmp_path / "config.yaml")
-    words = ["--out", tmp_path / "run", "--nproc", "2", "--parallel.domain=3"]
-    assert run("train", config, *words) == (
+    words = ["--nproc", "2", "--parallel.domain=3"]
+    assert run("train", config, "--out", tmp_path / "run", *words) == (
         2,
         "",
         "Error: data (1) × domain (3) × tensor (1) = 3 ranks, but 2 were started: start as many, "
@@ -232,7 +232,7 @@ def test_more_ranks_than_there_is_to_cut_are_refused(
 
 def test_ranks_with_other_settings_are_refused_by_key(waves: Path, tmp_path: Path) -> None:
     config = write_config(wave_config(waves), tmp_path / "config.yaml")
-    words = [
+    words: list[list[str | Path]] = [
         ["train", config, "--out", tmp_path / "run", f"--training.seed={seed}"] for seed in (0, 7)
     ]
     first, other = begin_by_hand(*words)
@@ -249,7 +249,8 @@ def test_a_run_that_would_be_overwritten_is_refused_and_nobody_blames_the_progra
     config = wave_config(waves, training={"steps": 3})
     train_all(Mesh.describe(), [TrainingOrder(config, tmp_path / "run")])
     path = write_config(config, tmp_path / "config.yaml")
-    first, other = begin_by_hand(*[["train", path, "--out", tmp_path / "run"]] * 2)
+    words: list[str | Path] = ["train", path, "--out", tmp_path / "run"]
+    first, other = begin_by_hand(words, words)
     assert first[0] == 2
     assert "has checkpoints: continue it with --resume" in first[1]
     assert other[0] == 2

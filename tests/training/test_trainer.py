@@ -206,11 +206,11 @@ def test_gradients_of_a_rollout_are_its_finite_differences(
         assert parameter.grad is not None
         slope = float((parameter.grad * direction).sum())
         with torch.no_grad():
-            parameter += size * direction
+            parameter.add_(size * direction)
             above = loss().item()
-            parameter -= 2 * size * direction
+            parameter.sub_(2 * size * direction)
             below = loss().item()
-            parameter += size * direction
+            parameter.add_(size * direction)
         assert slope == pytest.approx((above - below) / (2 * size), rel=1e-5, abs=1e-7)
 
 

@@ -21,7 +21,7 @@ NORMALISATION = Normalisation(
     static_channels=(),
     static=np.empty((0, 4, 6), np.float32),
     latitude=LATITUDE,
-    longitude=np.arange(6) * 60.0,
+    longitude=np.arange(6.0) * 60.0,
 )
 
 

@@ -14,7 +14,8 @@ import xarray as xr
 from support.noise import LEADS, noisy
 from support.planets import CHANNELS, Planet, write_forecast
 from weathermixer.errors import UserError
-from weathermixer.verification.verify import Verification, verify
+from weathermixer.verification.verification_record import Verification
+from weathermixer.verification.verify import verify
 
 MakePlanet = Callable[..., Planet]
 

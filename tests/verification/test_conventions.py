@@ -14,7 +14,8 @@ import xarray as xr
 from support.noise import LEADS, noisy
 from support.planets import LATITUDES, Planet, write_forecast, write_planet
 from weathermixer.errors import UserError
-from weathermixer.verification.verify import Verification, verify
+from weathermixer.verification.verification_record import Verification
+from weathermixer.verification.verify import verify
 
 MakePlanet = Callable[..., Planet]
 ON_LEVELS = ("time", "level", "latitude", "longitude")
@@ -40,7 +41,7 @@ def _truth(planet: Planet) -> xr.Dataset:
             "time": planet.times.astype("datetime64[ns]"),
             "level": [500, 850],
             "latitude": planet.latitude,
-            "longitude": np.arange(6) * 60.0,
+            "longitude": np.arange(6.0) * 60.0,
         },
     )
     return dataset.transpose("time", "level", "longitude", "latitude")
@@ -61,7 +62,7 @@ def _climatology(planet: Planet) -> xr.Dataset:
             "dayofyear": np.arange(90) + 1,
             "level": [500, 850],
             "latitude": planet.latitude,
-            "longitude": np.arange(6) * 60.0,
+            "longitude": np.arange(6.0) * 60.0,
         },
     ).transpose("hour", "dayofyear", "level", "longitude", "latitude")
 
@@ -215,8 +216,8 @@ def test_archives_that_do_not_fit_are_named(make_planet: MakePlanet, tmp_path: P
 
     coarse = _write(era5.isel(longitude=slice(None, None, 2)), tmp_path / "coarse.zarr")
     refuse(r"f\.zarr is on another grid \(5×6,.* than .*coarse\.zarr \(5×3", truth=coarse)
-    normals = _climatology(planet).isel(longitude=slice(None, None, 2))
-    normals = _write(normals, tmp_path / "normals.zarr")
+    coarse_normals = _climatology(planet).isel(longitude=slice(None, None, 2))
+    normals = _write(coarse_normals, tmp_path / "normals.zarr")
     refuse("normals.zarr is on another grid", climatology=str(normals))
     poorer = _write(era5.drop_vars("2m_temperature"), tmp_path / "poorer.zarr")
     refuse("poorer.zarr lacks 2m_temperature", truth=poorer)
@@ -233,13 +234,13 @@ def test_archives_that_do_not_fit_are_named(make_planet: MakePlanet, tmp_path: P
     refuse(
         "zeros.zarr has values of time that are repeated .* drop what is repeated", forecast=zeros
     )
-    celsius = dataset.copy()
-    celsius["2m_temperature"].values[:] -= 273.15
-    celsius = _write(celsius, tmp_path / "celsius.zarr")
+    chilly = dataset.copy()
+    chilly["2m_temperature"].values[:] -= 273.15
+    celsius = _write(chilly, tmp_path / "celsius.zarr")
     refuse("does not say in which units 2m_temperature is, and its values", forecast=celsius)
-    normals = _climatology(planet)
-    normals["2m_temperature"] = normals["2m_temperature"].drop_attrs() - 273.15
-    normals = _write(normals, tmp_path / "celsius-normals.zarr")
+    chilly = _climatology(planet)
+    chilly["2m_temperature"] = chilly["2m_temperature"].drop_attrs() - 273.15
+    normals = _write(chilly, tmp_path / "celsius-normals.zarr")
     refuse("does not say in which units 2m_temperature is", climatology=str(normals))
 
 

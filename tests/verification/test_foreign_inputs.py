@@ -16,7 +16,7 @@ from weathermixer.data.grid import Grid
 from weathermixer.errors import UserError
 from weathermixer.verification.verify import verify
 
-ROWS, COLUMNS = np.linspace(90.0, -90.0, 7), 30.0 * np.arange(12)
+ROWS, COLUMNS = np.linspace(90.0, -90.0, 7), 30.0 * np.arange(12.0)
 START, SIX_HOURS = np.datetime64("2020-12-30T00", "ns"), np.timedelta64(6, "h")
 LEADS = np.array([6, 12]) * np.timedelta64(1, "h").astype("timedelta64[ns]")
 INITS = START + np.arange(3) * SIX_HOURS

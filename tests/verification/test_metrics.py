@@ -26,7 +26,7 @@ from weathermixer.verification.sums import Sums
 
 STATISTICS = statistics_of(METRICS)
 BY_NAME = {metric.name: metric for metric in METRICS}
-LONGITUDE = np.arange(6) * 60.0
+LONGITUDE = np.arange(6.0) * 60.0
 
 
 def _regions(latitude: NDArray[np.float64]) -> Regions:
@@ -148,7 +148,7 @@ def test_statistics_that_several_metrics_need_are_taken_once() -> None:
 
 
 def test_two_of_one_name_are_refused() -> None:
-    other = Statistic("error", np.positive)
+    other = Statistic("error", RMSE.statistics[0].of_pair)
     with pytest.raises(ValueError, match="two different statistics are called error"):
         statistics_of((BIAS, Metric("other", "Other", (other,), np.positive)))
     with pytest.raises(ValueError, match="two metrics are called bias"):

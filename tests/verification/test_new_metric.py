@@ -30,8 +30,13 @@ def test_mean_absolute_error_is_scored_in_several_processes(
     states = noisy(planet, inits)
     write_forecast(tmp_path / "f.zarr", planet, states, inits, LEADS)
     monkeypatch.setattr(accumulate, "_LEAST_BATCH_BYTES", 1000)  # several batches
-    arguments = {"metrics": (*METRICS, MAE), "out": tmp_path / "out"}
-    result = verify(tmp_path / "f.zarr", planet.truth, processes=2, **arguments)
+    result = verify(
+        tmp_path / "f.zarr",
+        planet.truth,
+        metrics=(*METRICS, MAE),
+        out=tmp_path / "out",
+        processes=2,
+    )
     rows = np.array(oracle.cell_weights(planet.latitude)) / len(planet.latitude)
     for channel, name in enumerate(CHANNELS):
         for j, lead in enumerate(LEADS):

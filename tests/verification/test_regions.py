@@ -18,7 +18,7 @@ from weathermixer.report.make_report import make_report
 from weathermixer.verification.regions import Regions, over, region_title
 from weathermixer.verification.verify import verify
 
-ROUND = np.arange(12) * 30.0
+ROUND = np.arange(12.0) * 30.0
 PARTS: dict[str, tuple[Any, Any]] = {
     "15N-75N 0E-45E": (np.arange(75.0, 14.0, -5.0), np.arange(0.0, 46.0, 5.0)),
     "30S-30N": (np.arange(-30.0, 31.0, 10.0), ROUND),

@@ -54,7 +54,7 @@ def test_energy_adds_up_to_the_variance_and_the_square_of_the_mean(num_columns: 
 
 
 def test_a_single_wave_has_energy_at_its_wavenumber_alone() -> None:
-    longitude = np.deg2rad(np.arange(64) * 360.0 / 64)
+    longitude = np.deg2rad(np.arange(64.0) * 360.0 / 64)
     state = np.broadcast_to(3.0 * np.cos(5 * longitude + 0.3), (1, 5, 64))
     (globe, *_) = _spectrum(LATITUDE, 64)(state)[..., 0]
     cosines = np.cos(np.deg2rad(LATITUDE))
@@ -75,16 +75,16 @@ def test_where_longitudes_begin_and_which_way_rows_run_makes_no_difference() -> 
 
 def test_columns_that_run_westward_have_the_same_spectra() -> None:
     state = _state(12)
-    westward = Grid(LATITUDE, 330.0 - np.arange(12) * 30.0)
+    westward = Grid(LATITUDE, 330.0 - np.arange(12.0) * 30.0)
     spectrum = ZonalSpectrum.of(westward, Regions.of(westward))
     expected = _spectrum(LATITUDE, 12)(state)
     np.testing.assert_allclose(spectrum(state[:, :, ::-1]), expected, rtol=1e-9, atol=1e-6)
 
 
 def test_a_band_round_the_globe_has_spectra_and_a_box_has_none() -> None:
-    band = Grid(np.array([30.0, 35.0, 40.0]), np.arange(12) * 30.0)
+    band = Grid(np.array([30.0, 35.0, 40.0]), np.arange(12.0) * 30.0)
     assert ZonalSpectrum.of(band, Regions.of(band)).num_wavenumbers == 7
-    box = Grid(band.latitude, np.arange(12) * 5.0)
+    box = Grid(band.latitude, np.arange(12.0) * 5.0)
     assert ZonalSpectrum.of(box, Regions.of(box)).num_wavenumbers == 0
 
 

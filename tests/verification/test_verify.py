@@ -195,7 +195,7 @@ def test_paths_that_hold_no_forecast_are_refused(make_planet: MakePlanet, tmp_pa
             "time": planet.times[:1].astype("datetime64[ns]"),
             "prediction_timedelta": [6],
             "latitude": planet.latitude,
-            "longitude": np.arange(6) * 60.0,
+            "longitude": np.arange(6.0) * 60.0,
         },
     )
     undated.to_zarr(tmp_path / "undated.zarr", zarr_format=2, consolidated=True)

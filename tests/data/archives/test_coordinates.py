@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def kept_as(path: Path, values: Any, units: str, **attributes: str) -> xr.DataAr
     return opened.dataset["time"]
 
 
-def since(origin: str, unit: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def since(origin: str, unit: Literal["h", "m", "s"]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return (HOURLY - np.datetime64(origin, "s")) / np.timedelta64(1, unit)
 
 

@@ -29,8 +29,9 @@ from weathermixer.errors import UserError
 
 TIMES = 20
 LEVELS = (500, 850)
+VARIABLES = ["temperature", "geopotential", "2m_temperature"]
 DATA = {
-    "variables": ["temperature", "geopotential", "2m_temperature"],
+    "variables": VARIABLES,
     "levels": [850, 500],
     "static": ["land_sea_mask", "geopotential_at_surface"],
 }
@@ -63,7 +64,7 @@ def at_coordinates(dataset: xr.Dataset, states: DirectStates, time: int) -> np.n
     there = dataset.sel(
         time=states.times[time], latitude=states.latitude, longitude=states.longitude
     )
-    upper = [there[name].sel(level=level) for name in DATA["variables"][:2] for level in (850, 500)]
+    upper = [there[name].sel(level=level) for name in VARIABLES[:2] for level in (850, 500)]
     return np.stack([*upper, there["2m_temperature"]])
 
 

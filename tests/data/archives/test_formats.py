@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -60,8 +61,8 @@ def test_an_address_of_a_local_file_is_its_path(dataset: xr.Dataset, tmp_path: P
     dataset.to_netcdf(folder / "a.nc", engine="scipy")
     for name in ("a.zarr", "a.nc"):
         for address in (f"file://{folder / name}", (folder / name).as_uri()):
-            states = open_sources([address]).read(0, 3)
-            np.testing.assert_array_equal(states[:, 0], dataset["2m_temperature"].values)
+            fields = open_sources([address]).read(0, 3)
+            np.testing.assert_array_equal(fields[:, 0], dataset["2m_temperature"].values)
     store = prepare(folder / "s.zarr", [(folder / "a.zarr").as_uri()], climatology=False)
     for path in (folder / "a.zarr", store.path):
         states = open_states(path.as_uri(), Data(store=path.as_uri(), **SETTINGS))
@@ -88,7 +89,10 @@ def test_a_file_that_is_empty_or_packed_is_named(tmp_path: Path) -> None:
 ])  # fmt: skip
 @pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
 def test_libraries_do_not_warn(
-    dataset: xr.Dataset, tmp_path: Path, attributes: dict[str, str], engine: str
+    dataset: xr.Dataset,
+    tmp_path: Path,
+    attributes: dict[str, str],
+    engine: Literal["h5netcdf", "scipy"],
 ) -> None:
     """Neither when a file is opened and read, nor when it is closed in the end."""
     time = ("time", np.arange(3.0) + 730_000, attributes)

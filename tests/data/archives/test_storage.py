@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from numpy.typing import NDArray
 
 from weathermixer.data.archives.merging import open_sources
 from weathermixer.data.channels import Channel
@@ -18,6 +19,7 @@ from weathermixer.errors import UserError
 
 Archive = Callable[..., xr.Dataset]
 Saved = Callable[..., str]
+ZarrFormat = Literal[2, 3]
 
 NAMES = ("temperature", "2m_temperature", "10m_u_component_of_wind")
 NEVER = "was never written: the archive holds no data for it"
@@ -40,7 +42,7 @@ def write_zarr(
     dataset: xr.Dataset,
     path: Path,
     *,
-    zarr_format: int,
+    zarr_format: ZarrFormat,
     fill: Any,
     sharded: bool = False,
     holes: tuple[tuple[str, int], ...] = (),
@@ -68,7 +70,8 @@ def write_zarr(
     for name, values in coordinates.items():
         create(name, values.shape, values.shape, values.dtype, [name])[...] = values
     group["time"].attrs["units"] = "hours since 2020-01-01"
-    for name, array in dataset.data_vars.items():
+    for variable, array in dataset.data_vars.items():
+        name = str(variable)
         values, attributes = array.values, dict(array.attrs)
         if np.dtype(dtype).kind == "i":
             scale = float(np.ptp(values)) / 60000.0
@@ -88,6 +91,13 @@ def write_zarr(
             if (name, start) not in holes:
                 written[start : start + together] = values[start : start + together]
     return str(path)
+
+
+def content(group: zarr.Group, name: str) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Values and attributes of an array."""
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return np.asarray(array[...]), dict(array.attrs)
 
 
 def refusal(source: str) -> str:
@@ -182,7 +192,7 @@ def test_the_end_of_one_variable_alone_is_a_hole(
 @pytest.mark.parametrize("consolidated", [True, False])
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_holes_are_found_over_http(
-    dataset: xr.Dataset, tmp_path: Path, served: str, zarr_format: int, consolidated: bool
+    dataset: xr.Dataset, tmp_path: Path, served: str, zarr_format: ZarrFormat, consolidated: bool
 ) -> None:
     holes = (("2m_temperature", 2), *((name, 5) for name in NAMES))
     write_zarr(dataset, tmp_path / "a.zarr", zarr_format=zarr_format, fill=0, holes=holes)
@@ -223,10 +233,10 @@ def test_zeros_of_zarr_2_are_values_in_coordinates_too(dataset: xr.Dataset, tmp_
     source = write_zarr(dataset, tmp_path / "a.zarr", zarr_format=2, fill=0)
     group = zarr.open_group(source, mode="r+", zarr_format=2)
     for name in ("time", "latitude", "longitude"):
-        values = group[name][...]
+        values, attributes = content(group, name)
         array = group.create_array(
             name, shape=values.shape, dtype=values.dtype, fill_value=0, overwrite=True,
-            attributes=dict(group[name].attrs),
+            attributes=attributes,
         )  # fmt: skip
         array[...] = values
     raw = xr.open_zarr(source, consolidated=False)
@@ -248,15 +258,14 @@ def test_zeros_of_zarr_2_are_values_in_coordinates_too(dataset: xr.Dataset, tmp_
     ],
 )
 def test_coordinates_that_were_never_written_are_named(
-    dataset: xr.Dataset, tmp_path: Path, zarr_format: int, name: str, said: str
+    dataset: xr.Dataset, tmp_path: Path, zarr_format: ZarrFormat, name: str, said: str
 ) -> None:
     source = write_zarr(dataset, tmp_path / "a.zarr", zarr_format=zarr_format, fill=np.nan)
     group = zarr.open_group(source, mode="r+", zarr_format=zarr_format)
-    values, attributes = group[name][...], dict(group[name].attrs)
-    dims = {"dimension_names": [name]} if zarr_format == 3 else {}
+    values, attributes = content(group, name)
     array = group.create_array(
         name, shape=values.shape, chunks=(1,), dtype=values.dtype, fill_value=0, overwrite=True,
-        attributes=attributes, **dims,
+        attributes=attributes, dimension_names=[name] if zarr_format == 3 else None,
     )  # fmt: skip
     array[...] = values
     # Its first hour, zero, is the fill value: its chunk was left out, and is right.

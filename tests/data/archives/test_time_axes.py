@@ -189,8 +189,8 @@ def test_a_single_lead_time_may_be_a_single_value(archive: Archive, saved: Saved
     dataset = archive(times=4)
     one = forecast_of(dataset, 2).isel(prediction_timedelta=0)
     initial = Forecast.open(saved(one, "initial.nc"))
-    valid = one.assign_coords(valid_time=("time", one.time.values + LEADS[0])).drop_vars("time")
-    valid = Forecast.open(saved(valid.swap_dims(time="valid_time"), "valid.nc"))
+    dated = one.assign_coords(valid_time=("time", one.time.values + LEADS[0])).drop_vars("time")
+    valid = Forecast.open(saved(dated.swap_dims(time="valid_time"), "valid.nc"))
     for forecast in (initial, valid):
         np.testing.assert_array_equal(forecast.initial_times, dataset.time.values[:2])
         np.testing.assert_array_equal(forecast.lead_times, LEADS[:1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_a_channel_without_variation_keeps_its_units(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-7), (np.float64, 1e-15)])
 def test_restoring_undoes_normalising_in_the_type_of_the_state(
-    normalisation: Normalisation, dtype: type, tolerance: float
+    normalisation: Normalisation, dtype: type[np.floating], tolerance: float
 ) -> None:
     states = np.stack([state(index) for index in range(3)]).astype(dtype)
     normal = normalisation.normalise(states)
@@ -141,7 +142,7 @@ class _Evil:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
         return Path.touch, (self.path,)
 
 

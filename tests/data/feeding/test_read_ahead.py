@@ -67,8 +67,8 @@ def test_batches_are_the_normalised_states_of_the_plan_in_its_order(
     assert len(batches) == 12
     for indices, batch in zip(plan, batches, strict=True):
         np.testing.assert_array_equal(batch.indices, indices)
-        expected = np.stack([[state(index)[::-1] for index in row] for row in indices])
-        expected = (expected - normalisation.mean[:, None, None]) / normalisation.std[:, None, None]
+        physical = np.stack([[state(index)[::-1] for index in row] for row in indices])
+        expected = (physical - normalisation.mean[:, None, None]) / normalisation.std[:, None, None]
         assert batch.states.dtype == dtype
         tolerance = 1e-12 if dtype == torch.float64 else 1e-4
         np.testing.assert_allclose(batch.states.numpy(), expected, atol=tolerance)

@@ -17,6 +17,7 @@ from weathermixer.data.channels import implausibility, parse_channel
 from weathermixer.data.making import planet, vertical
 from weathermixer.data.making.planet import grid_coordinates, simulate, static_fields, write_planet
 from weathermixer.data.statistics import cell_area_weights
+from weathermixer.data.store.store_writer import TIMES_PER_BLOCK
 from weathermixer.errors import UserError
 
 SIGMA = np.array([0.025, 0.095, 0.2, 0.34, 0.51, 0.685, 0.835, 0.95])
@@ -150,7 +151,7 @@ def test_members_share_the_days_but_no_time_and_no_block(days: int, processes: i
     assert (np.diff(times) >= np.timedelta64(6, "h")).all()
     for before, after in itertools.pairwise(members):
         assert before.indices.stop == after.indices.start
-        assert after.indices.start % planet.TIMES_PER_BLOCK == 0
+        assert after.indices.start % TIMES_PER_BLOCK == 0
         assert after.times[0] - before.times[-1] > np.timedelta64(6, "h")
 
 
@@ -238,12 +239,11 @@ def test_a_store_that_was_interrupted_is_continued_to_the_same_states(
     days: list[Any], tmp_path: Path
 ) -> None:
     def write() -> Any:
-        return write_planet(
-            tmp_path / "planet.zarr", days=6, seed=5, spin_up_days=4, processes=1,
-            progress=lambda done, total: seen.append((done, total)) or interrupt(done),
-        )  # fmt: skip
+        path = tmp_path / "planet.zarr"
+        return write_planet(path, days=6, seed=5, spin_up_days=4, processes=1, progress=watch)
 
-    def interrupt(done: int) -> None:
+    def watch(done: int, total: int) -> None:
+        seen.append((done, total))
         if done == stop:
             raise KeyboardInterrupt
 

@@ -33,7 +33,7 @@ def make(
     cycle = 20 * np.sin(2 * np.pi * day / 365) + 5 * np.cos(2 * np.pi * hour / 24)
     states = 280 + cycle[:, None, None, None] + random.standard_normal((len(times), *SHAPE))
     states = states.astype(np.float32)
-    latitude, longitude = np.linspace(60, -60, SHAPE[1]), np.arange(SHAPE[2]) * 45.0
+    latitude, longitude = np.linspace(60, -60, SHAPE[1]), np.arange(float(SHAPE[2])) * 45.0
     writer = StoreWriter.create(path, Description(CHANNELS, times, latitude, longitude, 60.0))
     for block in writer.missing_blocks():
         for _ in writer.write_block(block, lambda index: states[index]):
@@ -184,7 +184,7 @@ def test_store_without_climatology_says_so(tmp_path: Path) -> None:
     writer = StoreWriter.create(
         tmp_path / "store.zarr",
         Description(
-            ("2m_temperature",), times, np.array([45.0, -45.0]), np.arange(2) * 180.0, 60.0
+            ("2m_temperature",), times, np.array([45.0, -45.0]), np.arange(2.0) * 180.0, 60.0
         ),
     )
     field = np.full((1, 2, 2), 280.0, dtype=np.float32)

@@ -24,7 +24,7 @@ from weathermixer.model.mixer import Architecture
 
 PATCH = 8
 LATITUDE = np.linspace(89.5, -89.5, 264)
-LONGITUDE = np.arange(12 * PATCH) * (360.0 / (12 * PATCH))
+LONGITUDE = np.arange(12.0 * PATCH) * (360.0 / (12 * PATCH))
 LEVELS = (50, 100, 150, 200, 250, 300, 400, 500, 600, 700, 850, 925, 1000)
 TIMES = np.datetime64("2001-01-01", "s") + np.arange(4) * np.timedelta64(6, "h")
 

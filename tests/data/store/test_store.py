@@ -17,7 +17,7 @@ from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, S
 from weathermixer.errors import UserError
 
 CHANNELS = ("temperature_500", "temperature_850", "2m_temperature", "mean_sea_level_pressure")
-LATITUDE, LONGITUDE = np.linspace(75, -75, 6), np.arange(8) * 45.0
+LATITUDE, LONGITUDE = np.linspace(75, -75, 6), np.arange(8.0) * 45.0
 HOUR = np.timedelta64(1, "h")
 TIMES = np.datetime64("2020-01-01", "s") + np.arange(40) * 6 * HOUR
 
@@ -141,7 +141,8 @@ def test_files_that_a_kill_left_half_written_are_cleared_away(tmp_path: Path) ->
 
 @pytest.mark.parametrize("step_hours", [6.0, 18.0, 24.0 * 7])
 def test_states_are_read_no_oftener_than_needed(tmp_path: Path, step_hours: float) -> None:
-    values, reads = states(), []
+    values = states()
+    reads: list[int] = []
     writer = StoreWriter.create(tmp_path / "store.zarr", describe(step_hours=step_hours))
     steps = int(step_hours // 6)
     for block in writer.missing_blocks():
@@ -197,7 +198,8 @@ def test_damaged_state_is_named_with_its_time_and_others_stay_readable(
         file.unlink()
     else:
         content[len(content) // 3] ^= 0x10
-        file.write_bytes({"cut": content[:200], "flip": content, "empty": b""}[damage])
+        contents = {"cut": bytes(content[:200]), "flip": bytes(content), "empty": b""}
+        file.write_bytes(contents[damage])
     store = Store.open(path, reader=reader)
     with pytest.raises(
         UserError, match=r"the state at 2020-01-02T00:00:00 .*prepare the store again$"

@@ -20,14 +20,14 @@ from weathermixer.verification.figures.map_canvas import (
 )
 from weathermixer.verification.figures.projection import equal_earth
 
-GLOBE = Grid(np.linspace(-87.5, 87.5, 36), np.arange(72) * 5.0)
+GLOBE = Grid(np.linspace(-87.5, 87.5, 36), np.arange(72.0) * 5.0)
 PARTS = {
     "a box": Grid(np.arange(15.0, 76.0, 5.0), np.arange(0.0, 46.0, 5.0)),
     "a box across Greenwich": Grid(np.arange(60.0, 29.0, -2.0), np.arange(-20.0, 21.0, 2.0) % 360),
     "a box across the date line": Grid(np.arange(-40.0, 1.0, 2.0), np.arange(160.0, 211.0, 2.0)),
-    "a band": Grid(np.arange(-30.0, 31.0, 5.0), np.arange(72) * 5.0),
+    "a band": Grid(np.arange(-30.0, 31.0, 5.0), np.arange(72.0) * 5.0),
     "a sector": Grid(np.linspace(-90.0, 90.0, 37), np.arange(10.0, 41.0, 5.0)),
-    "a cap": Grid(np.arange(60.0, 91.0, 2.0), np.arange(72) * 5.0),
+    "a cap": Grid(np.arange(60.0, 91.0, 2.0), np.arange(72.0) * 5.0),
 }
 
 
@@ -55,7 +55,7 @@ def test_pixels_lie_where_the_projection_puts_them() -> None:
 @pytest.mark.parametrize("is_northward", [True, False])
 def test_a_smooth_field_is_drawn_as_it_is(origin: float, is_northward: bool) -> None:
     latitude = GLOBE.latitude[:: 1 if is_northward else -1]
-    longitude = origin + np.arange(72) * 5.0
+    longitude = origin + np.arange(72.0) * 5.0
     canvas = MapCanvas.of(Grid(latitude, longitude))
     picture = canvas.draw(_wave(latitude[:, None], longitude))
     expected = _wave(canvas.latitude[:, None], canvas.longitude)
@@ -112,7 +112,7 @@ def test_coastlines_are_drawn_where_they_are() -> None:
 
 
 def test_a_fine_grid_is_averaged() -> None:
-    latitude, longitude = np.linspace(90, -90, 1201), np.arange(2560) * 360.0 / 2560
+    latitude, longitude = np.linspace(90, -90, 1201), np.arange(2560.0) * 360.0 / 2560
     checkered = np.indices((1201, 2560)).sum(axis=0) % 2
     picture = MapCanvas.of(Grid(latitude, longitude)).draw(checkered.astype(np.float32))
     assert np.nanmax(np.abs(picture - 0.5)) < 0.1
