@@ -22,7 +22,8 @@ from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Architecture, architecture_of
+from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.cuts import Part, check_cuts
 from weathermixer.planning.reading_share import REMEDY, reads_too_much
 from weathermixer.runs.run import state_dtype
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
@@ -93,7 +94,7 @@ def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
         check_store(config, store, notes)
     if has_errors(notes.problems):
         return Findings(notes.problems)
-    architecture = architecture_of(config, store.grid)
+    architecture = architecture_of(config.data, config.model, store.grid)
     for check_network in NETWORK_CHECKS:
         check_network(config, store, architecture, notes)
     return Findings(
@@ -164,17 +165,17 @@ def _static_fields_are_there(config: Config, store: States, notes: Notes) -> Non
 def _patches_fit(config: Config, store: States, notes: Notes) -> None:
     remedy = "change it" + _of_preset(config, "model", "patch")
     with notes.refusals("model.patch", remedy):
-        architecture_of(config, store.grid)
+        architecture_of(config.data, config.model, store.grid)
 
 
 def _mesh_fits(config: Config, store: States, notes: Notes) -> None:
     try:
-        architecture = architecture_of(config, store.grid)
+        architecture = architecture_of(config.data, config.model, store.grid)
     except UserError:
         return  # which is a problem of its own
     remedy = "use fewer ranks along that axis, or a larger network"
     with notes.refusals("parallel", remedy):
-        architecture.check(Mesh.describe(_layout(config)))
+        check_cuts(architecture, Mesh.describe(_layout(config)))
 
 
 def _step_is_that_of_the_store(config: Config, store: States, notes: Notes) -> None:
@@ -254,7 +255,7 @@ def _of_preset(config: Config, section: str, key: str) -> str:
 
 def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     """The most that reading ahead holds on rank 0, whose shards are the largest."""
-    part = architecture.part(Mesh.describe(_layout(config)))
+    part = Part.on(Mesh.describe(_layout(config)), architecture)
     channels = range(architecture.prognostic)[part.channels]
     columns = range(architecture.grid[1])[part.longitudes]
     values = len(channels) * architecture.grid[0] * len(columns)

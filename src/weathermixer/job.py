@@ -20,7 +20,8 @@ from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
 from weathermixer.launch.ranks import this_rank
-from weathermixer.model.mixer import Architecture, Part, architecture_of
+from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.cuts import Part
 from weathermixer.planning.reading_share import REMEDY, reads_too_much
 from weathermixer.planning.step_cost import choose_layout
 
@@ -93,7 +94,7 @@ def join(
     )
     channels = names(channels_of(config.data.variables, config.data.levels))
     states.channel_indices(channels)
-    architecture = architecture_of(config, states.grid)
+    architecture = architecture_of(config.data, config.model, states.grid)
     layout = choose_layout(
         config.parallel, architecture, world_size=meshes.world_size(), samples=samples
     )
@@ -112,6 +113,6 @@ def join(
         channels=channels,
         architecture=architecture,
         mesh=mesh,
-        part=architecture.part(mesh),
+        part=Part.on(mesh, architecture),
         ranks_on_machine=this_rank().local_world_size,
     )

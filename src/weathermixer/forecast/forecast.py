@@ -33,6 +33,7 @@ from weathermixer.forecast.writer import (
 )
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
+from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import join
 from weathermixer.runs.run import Run
 
@@ -153,20 +154,21 @@ def forecast(
         return source.read(indices[number], own_channels, part.longitudes)
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
-    for number, batch in enumerate(batches):
-        if number % mesh.data.size != mesh.data.index:
-            continue
-        if not all(finished[position] for position in batch):
-            forecasts = _forecast_batch(model, own, map(read, batch), description, batch)
-            for taken in writer.write(batch, forecasts):
-                if progress is not None:
-                    progress(batch.start * steps + taken * len(batch), total)
-            # Each rank of the instance has written its part when all have come here.
-            total_over((mesh.domain, mesh.tensor), torch.zeros(1, device=mesh.device))
-            if mesh.domain.index == mesh.tensor.index == 0:
-                writer.mark(batch)
-        elif progress is not None:
-            progress(batch.stop * steps, total)
+    with kept_weights(model):
+        for number, batch in enumerate(batches):
+            if number % mesh.data.size != mesh.data.index:
+                continue
+            if not all(finished[position] for position in batch):
+                forecasts = _forecast_batch(model, own, map(read, batch), description, batch)
+                for taken in writer.write(batch, forecasts):
+                    if progress is not None:
+                        progress(batch.start * steps + taken * len(batch), total)
+                # Each rank of the instance has written its part when all have come here.
+                total_over((mesh.domain, mesh.tensor), torch.zeros(1, device=mesh.device))
+                if mesh.domain.index == mesh.tensor.index == 0:
+                    writer.mark(batch)
+            elif progress is not None:
+                progress(batch.stop * steps, total)
     with waiting_for("the other ranks to finish their forecasts"):
         meshes.wait_for_all()
     job.prepare(writer.finish)

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from torch import nn
 
-from weathermixer.jigsaw.layers import LayerNorm, Linear
+from weathermixer.jigsaw.layers import LayerNorm, Linear, RMSNorm
 from weathermixer.jigsaw.layout import Dimension, Layout
 from weathermixer.jigsaw.mesh import Axis, Mesh
-from weathermixer.jigsaw.product import Product, Scheme, Side
+from weathermixer.jigsaw.pieces import local_parameters
+from weathermixer.jigsaw.product import Features, Product, Scheme, Side
 
 Pair = tuple[Scheme, Scheme]
 
@@ -91,21 +92,19 @@ def product_cost(
     )
 
 
-def norm_cost(norm: LayerNorm, *, samples: int, statistic_bytes: int) -> Cost:
-    """The cost of a layer norm's statistics, in the forward pass and again in the backward pass."""
-    numbers = 2 * norm.own_rows * samples
-    return _sends([numbers] * (norm.axis.size - 1), statistic_bytes)
+def norm_cost(norm: LayerNorm | RMSNorm, *, samples: int, statistic_bytes: int) -> Cost:
+    """The cost of a norm's statistics, in the forward pass and again in the backward pass."""
+    numbers = (2 if isinstance(norm, LayerNorm) else 1) * norm.cut.rows * samples
+    return _sends([numbers] * (norm.cut.axis.size - 1), statistic_bytes)
 
 
 def shared_cost(model: nn.Module, *, parameter_bytes: int) -> Cost:
     """The cost of summing the gradients of parameters that several ranks hold alike."""
     numbers: dict[tuple[Axis, ...], int] = {}
-    for module in model.modules():
-        if isinstance(module, Linear | LayerNorm):
-            for name, parameter in module.named_parameters(recurse=False):
-                axes = tuple(axis for axis in module.summed_over[name] if axis.size > 1)
-                if axes:
-                    numbers[axes] = numbers.get(axes, 0) + parameter.numel()
+    for _, parameter, piece in local_parameters(model):
+        axes = piece.destination.axes
+        if axes:
+            numbers[axes] = numbers.get(axes, 0) + parameter.numel()
     return sum(
         (
             _sends([count] * (axis.size - 1), parameter_bytes)
@@ -127,9 +126,10 @@ def layers_cost(
 ) -> Cost:
     """The cost of all layers of ``model`` in a forward and a backward pass.
 
-    With several ``passes`` between two changes of the weights, these are gathered once, unless
-    ``recompute`` lets go of all that a pass made and makes it again in the backward pass. The
-    layers in ``without_input_gradient`` take data in the first pass.
+    Several ``passes`` are those within :func:`~weathermixer.jigsaw.weights.kept_weights`, which
+    gather the weights once. With ``recompute``, what a pass made is let go of, and made and
+    gathered again in the backward pass. The layers in ``without_input_gradient`` take data in the
+    first pass.
     """
     statistic_bytes = max(4, element_bytes)
     total = Cost()
@@ -147,19 +147,19 @@ def layers_cost(
                     total += cost.fetch * 2 + cost.forward
                 elif number == 0:
                     total += cost.fetch
-        elif isinstance(module, LayerNorm):
+        elif isinstance(module, LayerNorm | RMSNorm):
             statistics = norm_cost(module, samples=samples, statistic_bytes=statistic_bytes)
             total += statistics * ((3 if recompute else 2) * passes)
     return total
 
 
 def cheapest_scheme(
-    linear: type[Linear],
     inputs: int | Dimension,
     outputs: int | Dimension,
     mesh: Mesh,
     *,
     rows: int | Dimension,
+    features: Features = "tensor",
     samples: int = 1,
     input_gradient: bool = True,
 ) -> Scheme:
@@ -169,26 +169,28 @@ def cheapest_scheme(
     """
 
     def cost(scheme: Scheme, other: Mesh) -> Cost:
-        product = linear.product_of(inputs, outputs, other, rows=rows, scheme=scheme)
+        product = Product.on(other, inputs, outputs, rows=rows, features=features, scheme=scheme)
         return _step_cost(product, samples, input_gradient=input_gradient)
 
     return cheapest(("reduce", "gather"), lambda scheme: _busiest(mesh, partial(cost, scheme)))
 
 
 def cheapest_pair(
-    linear: type[Linear],
     size: int | Dimension,
     hidden: int | Dimension,
     mesh: Mesh,
     *,
     rows: int | Dimension,
+    features: Features = "tensor",
     samples: int = 1,
 ) -> Pair:
     """The schemes of two maps, ``size`` to ``hidden`` and back, that are cheapest in a step."""
 
     def cost(pair: Pair, other: Mesh) -> Cost:
-        expand = linear.product_of(size, hidden, other, rows=rows, scheme=pair[0])
-        contract = linear.product_of(hidden, size, other, rows=rows, scheme=pair[1])
+        expand, contract = (
+            Product.on(other, *sizes, rows=rows, features=features, scheme=scheme)
+            for sizes, scheme in zip(((size, hidden), (hidden, size)), pair, strict=True)
+        )
         return _step_cost(expand, samples) + _step_cost(contract, samples)
 
     return cheapest(PAIRS, lambda pair: _busiest(mesh, partial(cost, pair)))

@@ -44,15 +44,14 @@ class Destination:
     def rows(self, parameter: Tensor) -> list[range]:
         """The rows of a weight that each replica sums."""
         assert self.data is not None
-        return [
-            shard(parameter.shape[0], self.data.size, place) for place in range(self.data.size)
-        ]
+        return [shard(parameter.shape[0], self.data.size, place) for place in range(self.data.size)]
 
 
 class Use(NamedTuple):
     """A parameter as one layer uses it, once or several times.
 
-    ``node`` stands for it in the graph: the parameter itself where its gradient needs no other rank.
+    ``node`` stands for it in the graph: the parameter itself where its gradient needs no other
+    rank.
     """
 
     parameter: nn.Parameter
@@ -177,6 +176,7 @@ class BackwardPass:
                     part.gather.wait()
             for parameter, part in parts.items():
                 assert part.destination is not None
+                assert part.total is not None
                 owned = part.destination.owned
                 _accumulate(parameter if owned is None else owned, part.total)
 
@@ -232,7 +232,7 @@ class BackwardPass:
 
     @staticmethod
     def _share(parts: dict[nn.Parameter, _Part]) -> None:
-        """Sum small gradients over the ranks that hold the parameters alike: one exchange an axis."""
+        """Sum small gradients over the ranks that hold the parameters alike, together."""
         by_axes: dict[tuple[Axis, ...], list[_Part]] = {}
         for part in parts.values():
             assert part.destination is not None
@@ -242,11 +242,11 @@ class BackwardPass:
             totals = [part.total for part in members if part.total is not None]
             flat = total_over(axes, torch.cat([total.flatten() for total in totals]))
             sizes = [total.numel() for total in totals]
-            for part, total, values in zip(members, totals, flat.split(sizes), strict=True):
+            for part, total, values in zip(members, totals, torch.split(flat, sizes), strict=True):
                 part.total = values.view_as(total).clone()
 
 
-def _accumulate(parameter: nn.Parameter, gradient: Tensor | None) -> None:
+def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.gradients import Destination, use
+from weathermixer.jigsaw.gradients import Destination, JigsawError, use
 from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.matmul import multiply
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.normalise import Channels, normalise
 from weathermixer.jigsaw.operations import all_reduce
-from weathermixer.jigsaw.pieces import Piece
+from weathermixer.jigsaw.pieces import Piece, local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme
 from weathermixer.jigsaw.weights import WeightGather
 
@@ -112,7 +112,7 @@ class Linear(nn.Module):
         return y.view(rows, *batch, y.shape[1])
 
     def _rows_and_batch(self, x: Tensor) -> tuple[int, torch.Size]:
-        """The rows of an input, and the sizes of its dimensions that are neither they nor features."""
+        """The rows of an input, and the sizes of its dimensions that are not rows or features."""
         product = self.product
         if x.ndim >= 2:
             rows, batch = x.shape[0], x.shape[1:-1]
@@ -233,9 +233,7 @@ class _Channelwise:
         dimension = Dimension.of(channels)
         self.axis: Axis = mesh.tensor
         self.sizes = dimension.sizes(self.axis.size)
-        self.block = Block(
-            (dimension.size,), (dimension.ranges(self.axis.size, self.axis.index),)
-        )
+        self.block = Block((dimension.size,), (dimension.ranges(self.axis.size, self.axis.index),))
         self.own = self.sizes[self.axis.index]
         self.rows = Dimension.of(rows).sizes(mesh.domain.size)[mesh.domain.index]
 
@@ -300,3 +298,25 @@ def _zero(y: Tensor, positions: Tensor) -> Tensor:
     # What an operation has made is dense, in whichever order its dimensions lie.
     y.as_strided((y.numel(),), (1,)).index_fill_(0, positions, 0.0)
     return y
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Give each layer of a model that is cut its initial weights: the same elements on any mesh.
+
+    Raises JigsawError, naming it, for a module that has its own way to begin: set its parameters
+    yourself.
+    """
+    layers = {local.name.rpartition(".")[0] for local in local_parameters(model)}
+    for name, module in model.named_modules():
+        if name not in layers:
+            continue
+        if not hasattr(module, "reset"):
+            raise JigsawError(f"{name} has parameters of its own, which only you can initialise")
+        module.reset(seed, name)
+
+
+def set_dropout_key(model: nn.Module, seed: int, step: int) -> None:
+    """Fix what dropout zeroes in the next passes: the same for the same seed and step."""
+    for name, module in model.named_modules():
+        if isinstance(module, Dropout):
+            module.key = derive_key(seed, step, name)

@@ -53,8 +53,8 @@ class Axis:
         """Raise LayoutError where the ranks of the axis are only described."""
         if self.group is None and self.size > 1:
             raise LayoutError(
-                f"this mesh only describes its {self.size} ranks along {self.name}: to run on them, "
-                "start them and use the mesh that connect() returns"
+                f"this mesh only describes its {self.size} ranks along {self.name}: start them, "
+                "and run on the mesh that connect() returns"
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Axis:

@@ -25,7 +25,7 @@ _VIEWS = ("PermuteBackward", "TransposeBackward", "ViewBackward", "ReshapeAliasB
 
 @dataclass(frozen=True)
 class Channels:
-    """How channels are cut over an axis, rank ``q`` having ``sizes[q]`` of them, and the norm's ε."""
+    """How a norm's channels are cut over an axis: rank ``q`` has ``sizes[q]`` of them."""
 
     axis: Axis
     sizes: tuple[int, ...]

@@ -92,7 +92,7 @@ def _gathered(x: Tensor, axis: Axis, dim: int, sizes: Sequence[int]) -> Tensor:
 
 
 def _scattered(x: Tensor, axis: Axis, dim: int, sizes: Sequence[int]) -> Tensor:
-    parts = [part.contiguous() for part in x.split(list(sizes), dim)]
+    parts = [part.contiguous() for part in torch.split(x, list(sizes), dim)]
     own = parts[axis.index]
     sums = exchange.ReduceScatter(axis)
     for place in axis.peers()[:-1]:

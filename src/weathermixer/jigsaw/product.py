@@ -69,8 +69,8 @@ class Product:
     ``inputs`` and ``outputs`` are features, ``rows`` is what they are features of, each cut as the
     dimension says. ``features_first`` tells whether activations are stored ``(features, rows)``
     or ``(rows, features)``. Of outputs in several sections a rank has its part of each, and the
-    rows of its weight are in the order of the ranks that these belong to. The hidden dimension between ``turn`` and ``fold`` has single elements
-    in one section, as ``outputs`` has whenever output features are scattered.
+    rows of its weight are in the order of the ranks that these belong to. The hidden dimension
+    between ``turn`` and ``fold`` has single elements in one section.
     """
 
     scheme: Scheme
@@ -189,7 +189,9 @@ class Product:
             return Block(shape, (_elements(rows, part), own_inputs))
         rows = self.outputs.ranges(self.along.size, self.along.index)
         part = shard(sum(map(len, rows)), parts, place)
-        return Block(shape, (_elements(rows, part), _in_order_of_ranks(self.inputs, self.along.size)))
+        return Block(
+            shape, (_elements(rows, part), _in_order_of_ranks(self.inputs, self.along.size))
+        )
 
     @cached_property
     def bias(self) -> Block:

@@ -1,4 +1,4 @@
-"""Weights as products use them: gathered where they are cut across rows, in the type of the product.
+"""Weights as products use them: gathered where they are cut across rows, in the product's type.
 
 What a use of a weight gathers serves that use and its backward pass. Within
 :func:`kept_weights` the first use gathers for all. Which it is depends on the program alone, so
@@ -9,7 +9,7 @@ its own compute.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from weathermixer.jigsaw.exchange import Gather
-from weathermixer.jigsaw.gradients import Destination, Use, in_backward, use
+from weathermixer.jigsaw.gradients import Use, in_backward, use
+from weathermixer.jigsaw.pieces import Piece
 from weathermixer.jigsaw.product import Product
 
 
@@ -43,7 +44,7 @@ class HoldsWeight(Protocol):
 
     product: Product
     weight: nn.Parameter
-    destinations: dict[str, Destination]
+    pieces: dict[str, Piece]
 
 
 class _State(NamedTuple):
@@ -66,7 +67,7 @@ class WeightGather:
         self._kept_use: Use | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WeightGather:
-        # Nothing that is on its way, and not the layers that follow, belongs to a copy of the layer.
+        # Neither what is on its way nor the layers that follow belong to a copy of the layer.
         memo[id(self)] = copied = WeightGather.__new__(WeightGather)
         WeightGather.__init__(copied, copy.deepcopy(self._layer, memo))
         return copied
@@ -88,7 +89,7 @@ class WeightGather:
         return before
 
     def get(self, dtype: torch.dtype) -> tuple[Use, Tensor]:
-        """The weight for one use of this rank's product, and ``(outputs, inputs)`` to multiply with."""
+        """The weight for one use, and the matrix ``(outputs, inputs)`` to multiply with."""
         state = self._state(dtype)
         if self._kept is not None and self._kept[1] == state:
             whole = self._kept[0]
@@ -130,7 +131,7 @@ class WeightGather:
         return whole
 
     def _let_go(self) -> None:
-        """Finish what was begun for a pass that was broken off, or for weights that have changed."""
+        """Finish what was begun for a pass that was broken off, or before weights changed."""
         if self._begun is not None:
             self._begun[0].wait()
             self._begun = None
@@ -140,7 +141,7 @@ class WeightGather:
 
     def _use(self) -> Use:
         """The parameter in the graph: one node for all uses of a weight that is kept."""
-        weight, destination = self._layer.weight, self._layer.destinations["weight"]
+        weight, destination = self._layer.weight, self._layer.pieces["weight"].destination
         if not self._keeps or not torch.is_grad_enabled():
             return use(weight, destination, is_cut=self.moves)
         if self._kept_use is None:
@@ -184,15 +185,17 @@ def _gathers_of(model: nn.Module) -> list[WeightGather]:
 
 
 @contextmanager
-def kept_weights(model: nn.Module) -> Iterator[None]:
+def kept_weights(model: nn.Module, *, apart_from: Iterable[nn.Module] = ()) -> Iterator[None]:
     """Within, the first use of each weight of ``model`` gathers it, and the others use it again.
 
-    For a rollout, whose steps use the same weights, and for a forecast. A weight that is changed
-    is gathered anew. Every rank enters and leaves the scope at the same place of the program. It
+    For a rollout, whose steps use the same weights, and for a forecast. Modules ``apart_from``
+    these gather for each use, as those do whose activations are computed again in the backward
+    pass, to save memory. A weight that is changed is gathered anew. Every rank enters and leaves the scope at the same place of the program. It
     costs the memory of the gathered weights: ``1 / tensor`` of those over channels, ``1 / domain``
     of those over tokens, unless they stay where they are.
     """
-    gathers = _gathers_of(model)
+    apart = {gather for module in apart_from for gather in _gathers_of(module)}
+    gathers = [gather for gather in _gathers_of(model) if gather not in apart]
     before = [gather.keep(True) for gather in gathers]
     try:
         yield

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from weathermixer.data.states import States
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Architecture
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.cuts import Part
 
 REMEDY = "make a store for this mesh with 'weathermixer data prepare --config' or '--ways'"
 
@@ -23,7 +24,7 @@ def amplification(
     """
     worst = 1.0
     for rank in range(layout.ways):
-        part = architecture.part(Mesh.describe(layout.at(rank)))
+        part = Part.on(Mesh.describe(layout.at(rank)), architecture)
         own = states.channel_indices(channels[part.channels])
         worst = max(worst, states.reading_cost(own, part.longitudes).amplification)
     return worst

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
 from weathermixer.config import Parallel
 from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, layouts, shared_cost
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Architecture, WeatherMixer
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.cuts import check_cuts, describe
+from weathermixer.model.mixer import WeatherMixer
 
 
 def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
@@ -29,7 +29,7 @@ def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
         layers_cost(
             part,
             samples=samples,
-            element_bytes=model.arithmetic.itemsize,
+            element_bytes=model.arithmetic.itemsize if model.arithmetic else weight_bytes,
             passes=rollout,
             recompute=recompute,
         )
@@ -50,7 +50,7 @@ def choose_layout(
     if parallel.domain and parallel.tensor:
         layout = Layout(data=parallel.data, domain=parallel.domain, tensor=parallel.tensor)
         layout.require_ranks(world_size)
-        architecture.check(Mesh.describe(layout))
+        check_cuts(architecture, Mesh.describe(layout))
         return layout
     if world_size % parallel.data:
         raise LayoutError(
@@ -71,7 +71,9 @@ def choose_layout(
     for layout in candidates:
         try:
             costs[layout] = busiest(
-                step_cost(_described(architecture, corner, samples), samples=samples)
+                step_cost(
+                    describe(architecture, Mesh.describe(corner), samples=samples), samples=samples
+                )
                 for corner in layout.corners()
             )
         except LayoutError as error:
@@ -80,13 +82,3 @@ def choose_layout(
         assert refused is not None
         raise refused
     return cheapest(list(costs), costs.__getitem__)
-
-
-def _described(architecture: Architecture, layout: Layout, samples: int) -> WeatherMixer:
-    return WeatherMixer(
-        architecture,
-        Mesh.describe(layout),
-        samples=samples,
-        arithmetic=torch.float32,
-        device="meta",
-    )

@@ -11,7 +11,8 @@ from typing import Any
 
 from weathermixer.config import Config, settings
 from weathermixer.data.feeding.normalisation import Normalisation
-from weathermixer.model.mixer import architecture_of, count_parameters
+from weathermixer.model.architecture import architecture_of
+from weathermixer.model.mixer import count_parameters
 from weathermixer.report.formatting import count, short
 from weathermixer.report.training_curves import training_charts
 from weathermixer.report.training_log import TrainingLog
@@ -51,7 +52,9 @@ class TrainingSection:
         """
         config, normalisation = run.config, run.normalisation
         log = TrainingLog.read(run.log)
-        parameters = count_parameters(architecture_of(config, normalisation.grid))
+        parameters = count_parameters(
+            architecture_of(config.data, config.model, normalisation.grid)
+        )
         newest = run.newest()
         checkpoint = newest.name if newest else "none yet"
         return cls(

@@ -25,9 +25,11 @@ from torch import nn
 from weathermixer.config import Config, Training, read_config, write_config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Architecture, WeatherMixer, architecture_of, build
+from weathermixer.jigsaw.pieces import local_parameters
+from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.cuts import Part, build
+from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
 from weathermixer.runs.shards import Shard
 
@@ -115,7 +117,7 @@ class Run:
         if newest is None:
             raise UserError(f"{self.path} has no checkpoint yet: train it first")
         config = config or self.config
-        architecture = architecture_of(config, self.normalisation.grid)
+        architecture = architecture_of(config.data, config.model, self.normalisation.grid)
         model = build_model(architecture, config.training, self.normalisation, mesh=mesh)
         checkpoint.load(newest, model_tensors(model))
         return model.eval()
@@ -130,7 +132,7 @@ def build_model(
 ) -> WeatherMixer:
     """A network with its initial weights; with a ``mesh``, the part of it that a rank holds."""
     mesh = mesh or Mesh.describe()
-    own = architecture.part(mesh)
+    own = Part.on(mesh, architecture)
     return build(
         architecture,
         mesh,
@@ -151,8 +153,8 @@ def state_dtype(training: Training) -> torch.dtype:
 def model_tensors(model: nn.Module) -> dict[str, Shard]:
     """A network's parameters under the names that they have in a checkpoint."""
     return {
-        f"model.{name}": Shard(parameter, block)
-        for name, parameter, block, _ in local_parameters(model)
+        f"model.{name}": Shard(parameter, piece.block)
+        for name, parameter, piece in local_parameters(model)
     }
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.mesh import Mesh, gather_objects
+from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.training.optimizer import optimizer_tensors, total_bytes
 from weathermixer.training.result import TrainResult, peak_memory_bytes
 from weathermixer.training.state import TrainingState
@@ -87,7 +87,7 @@ class History:
             layout=mesh.layout.at(0),
             dtype=dtype,
             parameters=sum(
-                math.prod(block.shape) for _, _, block, _ in local_parameters(state.model)
+                math.prod(local.piece.block.shape) for local in local_parameters(state.model)
             ),
             start_step=self.start_step,
             loss=self.loss,

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils import clip_grads_with_norm_
 
 from weathermixer import console
 from weathermixer.config import Config
@@ -27,6 +26,8 @@ from weathermixer.data.opening import open_states
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
+from weathermixer.jigsaw.layers import set_dropout_key
+from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import Job, join
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run, build_model, state_dtype
@@ -190,13 +191,15 @@ class TrainingLoop:
         batch = self.next_batch() if batch is None else batch
         counter, before = self._mesh.counter, self._mesh.counter.copy()
         set_step(state.optimizer, state.step, training)
-        state.model.set_dropout_key(training.seed, state.step)
+        set_dropout_key(state.model, training.seed, state.step)
         states = batch.states.to(self._mesh.device, non_blocking=True)
-        loss, forecast = rollout_loss(
-            state.model, states, self._static, self._weights, share=self._share
-        )
+        with kept_weights(
+            state.model, apart_from=[state.model.blocks] if training.recompute else []
+        ):
+            loss, forecast = rollout_loss(
+                state.model, states, self._static, self._weights, share=self._share
+            )
         torch.autograd.backward(loss)
-        state.replicas.finish_gradients()
         # One exchange for all that is summed over the whole mesh.
         sums = torch.stack(
             [
@@ -209,7 +212,7 @@ class TrainingLoop:
         norm = square.sqrt()
         if not (math.isfinite(total_loss.item()) and math.isfinite(norm.item())):
             raise self._diverged(total_loss.item(), batch, states, forecast)
-        clip_grads_with_norm_(state.replicas.parameters().values(), training.clip_norm, norm)
+        state.replicas.clip_gradients(training.clip_norm, norm)
         state.optimizer.step()
         state.replicas.finish_step()
         state.step += 1

@@ -17,7 +17,8 @@ from weathermixer.data.statistics import cell_area_weights
 from weathermixer.errors import UserError, reason
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.mesh import Mesh, gather_objects
-from weathermixer.model.mixer import Part
+from weathermixer.jigsaw.weights import kept_weights
+from weathermixer.model.cuts import Part
 from weathermixer.training.loss import rollout_loss
 
 
@@ -79,13 +80,14 @@ def validate(
     was_training = model.training
     model.eval()
     try:
-        for batch in reading:
-            states = batch.states.to(static.device)
-            mean_loss, forecast = rollout_loss(model, states, static, weights, share=share)
-            sums[-3] += mean_loss.double() * len(states)
-            sums[-2] += len(states) / mesh.layout.ways
-            error += square_error(forecast[-1], states[:, -1])
-            persistence += square_error(states[:, 0], states[:, -1])
+        with kept_weights(model):
+            for batch in reading:
+                states = batch.states.to(static.device)
+                mean_loss, forecast = rollout_loss(model, states, static, weights, share=share)
+                sums[-3] += mean_loss.double() * len(states)
+                sums[-2] += len(states) / mesh.layout.ways
+                error += square_error(forecast[-1], states[:, -1])
+                persistence += square_error(states[:, 0], states[:, -1])
     finally:
         model.train(was_training)
     sums[-1] = reading.problem is not None

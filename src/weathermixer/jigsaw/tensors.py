@@ -1,0 +1,88 @@
+"""Tensors and state dicts, cut into the pieces of ranks and put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from weathermixer.jigsaw.layout import Block, Dimension
+from weathermixer.jigsaw.mesh import Axis, Mesh, gather_objects
+from weathermixer.jigsaw.pieces import local_parameters
+
+
+def cut(whole: Tensor, block: Block) -> Tensor:
+    """A rank's block of a whole tensor, as a copy; both are on the tensor's device."""
+    for dim, ranges in enumerate(block.ranges):
+        parts = [whole.narrow(dim, part.start, len(part)) for part in ranges]
+        whole = torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+    return whole.clone(memory_format=torch.contiguous_format)
+
+
+def block_of(
+    shape: Sequence[int], mesh: Mesh, dims: Mapping[int, tuple[Axis, int | Dimension]]
+) -> Block:
+    """What a rank holds of a tensor of a global ``shape``, some dimensions of which are cut.
+
+    ``dims`` gives the axis of each dimension that is, and how; every rank has all of the others.
+    """
+    ranges = [
+        Dimension.of(dims[dim][1]).ranges(dims[dim][0].size, dims[dim][0].index)
+        if dim in dims
+        else (range(size),)
+        for dim, size in enumerate(shape)
+    ]
+    return Block(tuple(shape), tuple(ranges))
+
+
+def join(held: Sequence[tuple[Tensor, Block]]) -> Tensor:
+    """The whole tensor of what ranks hold of it, such as the parts of all ranks of an instance."""
+    first, block = held[0]
+    whole = first.new_empty(block.shape)
+    for tensor, there in held:
+        for start, local in there.pieces():
+            inside = tuple(slice(part.start, part.stop) for part in local)
+            outside = tuple(
+                slice(offset, offset + len(part)) for offset, part in zip(start, local, strict=True)
+            )
+            whole[outside] = tensor[inside]
+    return whole
+
+
+def gather(local: Tensor, block: Block) -> Tensor:
+    """The whole tensor that all ranks hold together, on each of them; all ranks call this."""
+    if not dist.is_initialized():
+        return join([(local.detach(), block)])
+    held = gather_objects((local.detach().cpu(), block))
+    return join(held).to(local.device)
+
+
+def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take this rank's parts of a whole model's parameters, such as its ``state_dict()``.
+
+    Raises KeyError for a parameter that ``state`` lacks, ValueError for one of another shape.
+    """
+    with torch.no_grad():
+        for name, parameter, piece in local_parameters(model):
+            whole = state[name]
+            if tuple(whole.shape) != piece.block.shape:
+                raise ValueError(f"{name} is {tuple(whole.shape)}, not {piece.block.shape}")
+            parameter.copy_(cut(whole.to(parameter.device), piece.block))
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters of the whole model under their names, on each rank; all ranks call this."""
+    return {
+        name: gather(parameter, piece.block) for name, parameter, piece in local_parameters(model)
+    }
+
+
+def whole_gradients(model: nn.Module) -> dict[str, Tensor]:
+    """The gradients of the whole model, of parameters that have one; all ranks call this."""
+    return {
+        name: gather(parameter.grad, piece.block)
+        for name, parameter, piece in local_parameters(model)
+        if parameter.grad is not None
+    }

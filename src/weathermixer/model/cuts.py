@@ -1,0 +1,162 @@
+"""How the network is cut over a mesh, and the part of it and of a state that a rank holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.jigsaw.cost import cheapest_pair, cheapest_scheme
+from weathermixer.jigsaw.layers import initialise
+from weathermixer.jigsaw.layout import Dimension
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.parallelize import Cut, CutLinear, CutNorm, CutTensors, parallelize
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.mixer import Increment, WeatherMixer
+
+
+def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[str, Cut]:
+    """How each module of a WeatherMixer is cut, by its name: the table for ``parallelize``.
+
+    Products move what is cheapest to move for batches of ``samples``; any other batch works too.
+    """
+    a = architecture
+    tokens, channels, points = a.token_dimension, a.channels, a.point_dimension
+    both, state = Dimension((channels, channels)), Dimension((a.prognostic,))
+    of_tokens = cheapest_pair(
+        tokens, a.token_hidden, mesh, rows=channels, features="domain", samples=samples
+    )
+    of_channels = cheapest_pair(channels, a.channel_hidden, mesh, rows=tokens, samples=samples)
+
+    def single(
+        inputs: Dimension,
+        outputs: Dimension,
+        rows: Dimension,
+        *,
+        input_gradient: bool = True,
+    ) -> CutLinear:
+        scheme = cheapest_scheme(
+            inputs, outputs, mesh, rows=rows, samples=samples, input_gradient=input_gradient
+        )
+        return CutLinear(rows, in_features=inputs, out_features=outputs, scheme=scheme)
+
+    table: dict[str, Cut] = {
+        "encoder": single(a.input_features, Dimension((channels,)), tokens, input_gradient=False),
+        "blocks.*.norm": CutNorm(tokens),
+        "blocks.*.0.expand": CutLinear(channels, "domain", tokens, None, of_tokens[0]),
+        "blocks.*.0.contract": CutLinear(channels, "domain", None, tokens, of_tokens[1]),
+        "blocks.*.1.expand": CutLinear(tokens, scheme=of_channels[0]),
+        "blocks.*.1.contract": CutLinear(tokens, scheme=of_channels[1]),
+        "decoder.norm": CutNorm(tokens),
+        "decoder.linear": single(both, a.state_features, tokens),
+    }
+    if a.prediction == "increment":
+        return table | {"head": CutTensors({"scale": (("tensor", state), None, None)})}
+    pair = Dimension((a.prognostic, a.prognostic))
+    return table | {
+        "head.decoded_norm": CutNorm(points),
+        "head.norm": CutNorm(points, pair),
+        "head.linear": single(pair, state, points),
+    }
+
+
+def check_cuts(architecture: Architecture, mesh: Mesh) -> None:
+    """Raise LayoutError where some rank of the mesh would be left with nothing to do."""
+    domain, tensor = mesh.domain.size, mesh.tensor.size
+    architecture.token_dimension.require_parts(domain, "columns of patches", "domain")
+    hidden = Dimension((architecture.token_hidden,))
+    hidden.require_parts(domain, "hidden values of token mixing", "domain")
+    for size, what in (
+        (architecture.prognostic, "variables"),
+        (architecture.channels, "latent channels"),
+        (architecture.channel_hidden, "hidden values of channel mixing"),
+    ):
+        Dimension((size,)).require_parts(tensor, what, "tensor")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The part of states and static fields that a rank holds: all latitudes of these."""
+
+    channels: slice
+    static: slice
+    longitudes: slice
+
+    @classmethod
+    def on(cls, mesh: Mesh, architecture: Architecture) -> Part:
+        """What of a state the rank holds that the mesh describes."""
+        a = architecture
+        prognostic, static = Dimension((a.prognostic, a.static)).ranges(
+            mesh.tensor.size, mesh.tensor.index
+        )
+        (longitudes,) = a.longitude_dimension.ranges(mesh.domain.size, mesh.domain.index)
+        return cls(
+            slice(prognostic.start, prognostic.stop),
+            slice(static.start - a.prognostic, static.stop - a.prognostic),
+            slice(longitudes.start, longitudes.stop),
+        )
+
+    def of(self, normalisation: Normalisation) -> Normalisation:
+        """What normalises and describes this part."""
+        return normalisation.part(self.channels, self.static, self.longitudes)
+
+    def share(self, normalisation: Normalisation) -> float:
+        """The fraction that it is of the values of a whole state."""
+        own = self.of(normalisation)
+        return (len(own.channels) * own.grid[1]) / (
+            len(normalisation.channels) * normalisation.grid[1]
+        )
+
+
+def describe(
+    architecture: Architecture,
+    mesh: Mesh,
+    *,
+    samples: int = 1,
+    arithmetic: torch.dtype | None = None,
+    recompute: bool = False,
+) -> WeatherMixer:
+    """A rank's part of a network on the meta device: nothing is allocated.
+
+    Raises LayoutError where some rank of the mesh would be left with nothing to do.
+    """
+    check_cuts(architecture, mesh)
+    model = WeatherMixer(
+        architecture, arithmetic=arithmetic, recompute=recompute, device=torch.device("meta")
+    )
+    return parallelize(model, mesh, cuts(architecture, mesh, samples=samples))
+
+
+def build(
+    architecture: Architecture,
+    mesh: Mesh,
+    *,
+    seed: int,
+    increment_scale: Tensor,
+    samples: int = 1,
+    dtype: torch.dtype = torch.float32,
+    arithmetic: torch.dtype | None = None,
+    recompute: bool = False,
+    device: Any = None,
+) -> WeatherMixer:
+    """A rank's part of a network with its initial weights, which a seed and their names determine.
+
+    ``increment_scale (prognostic,)``, of this rank's channels, is each one's step standard
+    deviation divided by its standard deviation. ``samples`` is the batch that the movement of data
+    is chosen for. ``dtype`` is the type of the weights; ``arithmetic`` (the same where unset) and
+    ``recompute`` are as in :class:`~weathermixer.model.mixer.WeatherMixer`. Raises LayoutError
+    where some rank of the mesh would be left with nothing to do.
+    """
+    model = describe(
+        architecture, mesh, samples=samples, arithmetic=arithmetic, recompute=recompute
+    )
+    model = model.to(dtype).to_empty(device=device or mesh.device)
+    initialise(model, seed)
+    if isinstance(model.head, Increment):
+        # Starting from persistence, the best forecast that needs no weights.
+        nn.init.zeros_(model.decoder.linear.weight)
+        model.head.scale.copy_(increment_scale.view(-1, 1, 1))
+    return model
