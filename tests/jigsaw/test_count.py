@@ -13,11 +13,11 @@ from support.networks import (
     EVEN,
     MESHES,
     UNEVEN,
-    Network,
     Sample,
     Schemes,
     Sizes,
     mesh_name,
+    network_on,
     whole_parameters,
 )
 from support.ranks import Pool
@@ -56,8 +56,8 @@ def step_of(
 
 def predicted(step: NetworkStep, layout: Layout) -> Cost:
     """The cost on a rank, from a description of its mesh."""
-    network = Network(step.sizes, Mesh.describe(layout), step.schemes, device="meta")
-    parts = {network.encoder: False, network.blocks: step.checkpointed}
+    network = network_on(Mesh.describe(layout), step.sizes, step.schemes)
+    parts = {network.encoder: False, network.blocks: step.reentrant is not None}
     parts |= {network.norm: False, network.decoder: False}
     layers = sum(
         (
@@ -112,7 +112,7 @@ def test_predictions_hold_where_blocks_are_computed_again(
     pool: Pool, layout: Layout, schemes: Schemes, passes: int
 ) -> None:
     sizes = replace(UNEVEN, blocks=2)
-    check(pool, layout, replace(step_of(sizes, schemes, passes=passes), checkpointed=True))
+    check(pool, layout, replace(step_of(sizes, schemes, passes=passes), reentrant=False))
 
 
 @pytest.mark.parametrize("schemes", EVERY_SCHEME, ids=str)

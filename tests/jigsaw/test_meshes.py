@@ -17,23 +17,26 @@ from support.networks import (
     ALL_SCHEMES,
     MESHES,
     UNEVEN,
-    Network,
     Sample,
     Schemes,
     activation_ranges,
     errors,
     gradient_of,
     held_activation,
-    linear_layers,
+    held_gradients,
+    held_parameters,
     mesh_name,
+    network_on,
     whole_parameters,
 )
 from support.ranks import Pool
 from weathermixer.jigsaw.cost import PAIRS
-from weathermixer.jigsaw.layers import ChannelLinear, LayerNorm, Linear, TokenLinear
+from weathermixer.jigsaw.layers import LayerNorm, Linear, initialise
 from weathermixer.jigsaw.layout import Dimension, Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.jigsaw.product import Scheme
+from weathermixer.jigsaw.pieces import local_parameters
+from weathermixer.jigsaw.product import Features, Scheme
+from weathermixer.jigsaw.tensors import load_whole
 
 
 # Tests of one mesh follow one another, so that its ranks are started once.
@@ -46,14 +49,16 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 class Chain(NamedTuple):
     """Linear maps from ``sizes[0]`` to the last of them, with GELU between."""
 
-    kind: type[Linear]
+    features: Features
     sizes: tuple[Dimension, ...]
     rows: Dimension
     schemes: tuple[Scheme, ...]
 
     def layers(self, mesh: Mesh) -> nn.ModuleList:
         return nn.ModuleList(
-            self.kind(inputs, outputs, mesh, rows=self.rows, scheme=scheme)
+            Linear(
+                inputs, outputs, mesh, rows=self.rows, features=self.features, scheme=scheme
+            )
             for inputs, outputs, scheme in zip(
                 self.sizes[:-1], self.sizes[1:], self.schemes, strict=True
             )
@@ -61,7 +66,14 @@ class Chain(NamedTuple):
 
     def end(self, size: Dimension) -> tuple[Dimension, Dimension]:
         """Tokens and channels of an activation with ``size`` features."""
-        return (size, self.rows) if self.kind is TokenLinear else (self.rows, size)
+        return (size, self.rows) if self.features == "domain" else (self.rows, size)
+
+    def apply(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
+        """The maps in turn, of ``x (tokens, batch, channels)``."""
+        x = layers[0](x.movedim(0, -1) if self.features == "domain" else x)
+        for layer in layers[1:]:
+            x = layer(F.gelu(x))
+        return x.movedim(-1, 0) if self.features == "domain" else x
 
 
 COLUMNS = Dimension((5,), unit=3)
@@ -76,9 +88,10 @@ SIZES: list[tuple[str, tuple[Dimension, ...], Dimension, Sequence[tuple[Scheme, 
     # Some ranks have none of the hidden values.
     ("narrow", (COLUMNS, Dimension((3,)), COLUMNS), CONCATENATED, PAIRS),
 ]
+FEATURES: tuple[Features, ...] = ("domain", "tensor")
 CHAINS = {
-    f"{kind.__name__}-{'+'.join(schemes)}-{name}": Chain(kind, sizes, rows, schemes)
-    for kind in (TokenLinear, ChannelLinear)
+    f"{features}-{'+'.join(schemes)}-{name}": Chain(features, sizes, rows, schemes)
+    for features in FEATURES
     for name, sizes, rows, all_schemes in SIZES
     for schemes in all_schemes
 }
@@ -104,25 +117,15 @@ def run_chain(mesh: Mesh, name: str, batch: int) -> dict[str, Held]:
     chain = CHAINS[name]
     weights, x, dy = chain_inputs(chain, batch)
     first, last = chain.end(chain.sizes[0]), chain.end(chain.sizes[-1])
-    layers = linear_layers(chain.layers(mesh).double())
-    with torch.no_grad():
-        for index, layer in enumerate(layers):
-            for which, parameter in layer.named_parameters():
-                parameter.copy_(cut(weights[f"{index}.{which}"], layer.blocks[which].ranges))
+    layers = chain.layers(mesh).double()
+    load_whole(layers, weights)
     x = cut(x, activation_ranges(mesh.layout, *first, batch)).requires_grad_()
-    y = layers[0](x)
-    for layer in layers[1:]:
-        y = layer(F.gelu(y))
+    y = chain.apply(layers, x)
     y.backward(cut(dy, activation_ranges(mesh.layout, *last, batch)))
-    found = {
+    return {
         "y": held_activation(mesh.layout, *last, y),
         "x": held_activation(mesh.layout, *first, gradient_of(x)),
-    }
-    for index, layer in enumerate(layers):
-        for which, parameter in layer.named_parameters():
-            block = layer.blocks[which]
-            found[f"{index}.{which}"] = Held(block.shape, block.ranges, gradient_of(parameter))
-    return found
+    } | held_gradients(layers)
 
 
 def expected_of_chain(chain: Chain, batch: int) -> dict[str, Tensor]:
@@ -130,7 +133,7 @@ def expected_of_chain(chain: Chain, batch: int) -> dict[str, Tensor]:
     leaves = {"x": x, **weights}
     for leaf in leaves.values():
         leaf.requires_grad_()
-    mix = over_tokens if chain.kind is TokenLinear else over_channels
+    mix = over_tokens if chain.features == "domain" else over_channels
     y = mix(weights, "0", x)
     for index in range(1, len(chain.schemes)):
         y = mix(weights, str(index), F.gelu(y))
@@ -165,22 +168,16 @@ def norm_inputs(channels: Dimension, batch: int) -> tuple[dict[str, Tensor], Ten
 
 def run_norm(mesh: Mesh, channels: Dimension, batch: int) -> dict[str, Held]:
     weights, x, dy = norm_inputs(channels, batch)
-    norm = LayerNorm(channels, mesh, rows=COLUMNS).double()
-    with torch.no_grad():
-        for which, parameter in norm.named_parameters():
-            parameter.copy_(cut(weights[f"norm.{which}"], norm.blocks[which].ranges))
+    norm = nn.ModuleDict({"norm": LayerNorm(channels, mesh, rows=COLUMNS)}).double()
+    load_whole(norm, weights)
     own = activation_ranges(mesh.layout, COLUMNS, channels, batch)
     x = cut(x, own).requires_grad_()
-    y = norm(x)
+    y = norm["norm"](x)
     y.backward(cut(dy, own))
-    found = {
+    return {
         "y": held_activation(mesh.layout, COLUMNS, channels, y),
         "x": held_activation(mesh.layout, COLUMNS, channels, gradient_of(x)),
-    }
-    for which, parameter in norm.named_parameters():
-        block = norm.blocks[which]
-        found[f"norm.{which}"] = Held(block.shape, block.ranges, gradient_of(parameter))
-    return found
+    } | held_gradients(norm)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -230,14 +227,9 @@ def test_a_rollout_and_its_gradients_are_those_of_one_process(pool: Pool, layout
 
 
 def initial_parameters(mesh: Mesh, schemes: Schemes) -> dict[str, Held]:
-    network = Network(UNEVEN, mesh, schemes)
-    for name, layer in network.layers():
-        layer.initialise(3, name)
-    ranges = network.ranges()
-    return {
-        name: Held(*ranges[name], parameter.detach())
-        for name, parameter in network.named_parameters()
-    }
+    network = network_on(mesh, UNEVEN, schemes).to_empty(device="cpu")
+    initialise(network, seed=3)
+    return held_parameters(network)
 
 
 @pytest.mark.parametrize("shape", MESHES, ids=mesh_name)
@@ -271,7 +263,7 @@ def test_computing_activations_again_changes_no_bit_of_a_gradient(
 ) -> None:
     step = replace(step_of(schemes, dtype=torch.float32), passes=2)
     kept = pool.run(run_step, layout, step)
-    again = pool.run(run_step, layout, replace(step, checkpointed=True))
+    again = pool.run(run_step, layout, replace(step, reentrant=False))
     for one, other in zip(kept, again, strict=True):
         assert one.backward.multiply_adds < other.backward.multiply_adds
         for name, held in one.tensors.items():
@@ -312,18 +304,16 @@ def gradients_of_the_same(
 ) -> dict[str, tuple[object, Tensor, Tensor]]:
     """Of each parameter that is shared: whose it is, its bits and those of its gradient."""
     outcome = step(mesh)
-    network = Network(step.sizes, mesh, step.schemes)
-    for name, layer in network.layers():
-        layer.initialise(0, name)
+    network = network_on(mesh, step.sizes, step.schemes).to_empty(device="cpu")
+    initialise(network, seed=0)
     return {
-        f"{name}.{which}": (
-            tuple(axis.ranks for axis in layer.shared_over[which]),
-            layer.get_parameter(which).detach(),
-            outcome.tensors[f"{name}.{which}"].tensor,
+        name: (
+            tuple(axis.ranks for axis in piece.shared_over),
+            parameter.detach(),
+            outcome.tensors[name].tensor,
         )
-        for name, layer in network.layers()
-        for which in layer.shared_over
-        if layer.shared_over[which]
+        for name, parameter, piece in local_parameters(network)
+        if piece.shared_over
     }
 
 

@@ -7,18 +7,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from oracles.layers import Held, join, mixer
+from oracles.layers import Held, mixer
 from support.networks import (
-    Network,
     Sample,
     Schemes,
     Sizes,
     gradient_of,
     held_activation,
     held_gradients,
+    join_each,
+    network_on,
 )
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.weights import kept_weights
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,17 @@ class NetworkStep:
     parameters: dict[str, Tensor]
     passes: int = 1
     state_gradient: bool = True
-    checkpointed: bool = False
+    reentrant: bool | None = None  # how blocks are checkpointed, if they are
 
     def __call__(self, mesh: Mesh) -> Outcome:
-        network = Network(self.sizes, mesh, self.schemes).load(self.parameters)
-        network.checkpointed = self.checkpointed
+        network = network_on(mesh, self.sizes, self.schemes, whole=self.parameters)
+        network.reentrant = self.reentrant
         sample = self.sample.on(mesh.layout, self.sizes)
         state = sample.state.requires_grad_(self.state_gradient)
+        apart = [] if self.reentrant is None else [network.blocks]
         before = mesh.counter.copy()
-        output = network(state, sample.static, passes=self.passes)
+        with kept_weights(network, apart_from=apart):
+            output = network(state, sample.static, passes=self.passes)
         forward = mesh.counter.since(before)
         before = mesh.counter.copy()
         output.backward(sample.gradient)
@@ -80,9 +84,5 @@ def run_step(mesh: Mesh, step: NetworkStep) -> Outcome:
 
 
 def joined(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
-    """The global tensors; what several ranks hold is the same bits, and everything is held."""
-    whole = {}
-    for name in outcomes[0].tensors:
-        whole[name], holders = join([outcome.tensors[name] for outcome in outcomes])
-        assert int(holders.min()) >= 1, name
-    return whole
+    """The global tensors of all ranks' outcomes."""
+    return join_each([outcome.tensors for outcome in outcomes])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -11,17 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from oracles.layers import Held, Ranges, cut, part
+from oracles.layers import Held, Ranges, cut, join, part
 from weathermixer.jigsaw.cost import PAIRS, Pair, cheapest_pair
-from weathermixer.jigsaw.layers import (
-    ChannelLinear,
-    LayerNorm,
-    Linear,
-    TokenLinear,
-    prefetch_in_order,
-)
+from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.layout import Dimension, Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, parallelize
+from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.jigsaw.product import Scheme
 
 # Every shape of a mesh that differs from the others in what its ranks do.
@@ -102,108 +98,95 @@ ALL_SCHEMES = [
 class MixingPair(nn.Module):
     """Token mixing, then channel mixing, each added to its input; ``(tokens, batch, channels)``."""
 
-    def __init__(
-        self, sizes: Sizes, mesh: Mesh, schemes: Schemes, device: torch.device | str | None
-    ) -> None:
+    def __init__(self, sizes: Sizes, device: torch.device | str | None = None) -> None:
         super().__init__()
-        tokens, channels = sizes.tokens, sizes.channels
-        tokens_pair = schemes.tokens or cheapest_pair(
-            TokenLinear, tokens, sizes.token_hidden, mesh, rows=channels
-        )
-        channels_pair = schemes.channels or cheapest_pair(
-            ChannelLinear, channels, sizes.channel_hidden, mesh, rows=tokens
-        )
-        self.token_norm = LayerNorm(channels, mesh, rows=tokens, device=device)
-        self.token_expand, self.token_contract = (
-            TokenLinear(source, target, mesh, rows=channels, scheme=scheme, device=device)
-            for source, target, scheme in (
-                (tokens, sizes.token_hidden, tokens_pair[0]),
-                (sizes.token_hidden, tokens, tokens_pair[1]),
-            )
-        )
-        self.channel_norm = LayerNorm(channels, mesh, rows=tokens, device=device)
-        self.channel_expand, self.channel_contract = (
-            ChannelLinear(source, target, mesh, rows=tokens, scheme=scheme, device=device)
-            for source, target, scheme in (
-                (channels, sizes.channel_hidden, channels_pair[0]),
-                (sizes.channel_hidden, channels, channels_pair[1]),
-            )
-        )
+        tokens, channels = sizes.tokens.size, sizes.channels
+        self.token_norm = nn.LayerNorm(channels, device=device)
+        self.token_expand = nn.Linear(tokens, sizes.token_hidden, device=device)
+        self.token_contract = nn.Linear(sizes.token_hidden, tokens, device=device)
+        self.channel_norm = nn.LayerNorm(channels, device=device)
+        self.channel_expand = nn.Linear(channels, sizes.channel_hidden, device=device)
+        self.channel_contract = nn.Linear(sizes.channel_hidden, channels, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.token_contract(F.gelu(self.token_expand(x, self.token_norm)))
-        return x + self.channel_contract(F.gelu(self.channel_expand(x, self.channel_norm)))
+        hidden = F.gelu(over_tokens(self.token_expand, self.token_norm(x)))
+        x = x + over_tokens(self.token_contract, hidden)
+        return x + self.channel_contract(F.gelu(self.channel_expand(self.channel_norm(x))))
 
 
 class Network(nn.Module):
-    """The function of :func:`oracles.layers.mixer`, on the part of a rank."""
+    """The function of :func:`oracles.layers.mixer`, in plain PyTorch."""
 
-    def __init__(
-        self,
-        sizes: Sizes,
-        mesh: Mesh,
-        schemes: Schemes | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
+    def __init__(self, sizes: Sizes, device: torch.device | str | None = None) -> None:
         super().__init__()
-        schemes = schemes or Schemes()
-        channels, tokens = sizes.channels, sizes.tokens
-
-        def linear(source: Dimension, target: int | Dimension) -> ChannelLinear:
-            return ChannelLinear(
-                source,
-                target,
-                mesh,
-                rows=tokens,
-                scheme=schemes.single,
-                device=device,
-            )
-
-        self.encoder = linear(sizes.inputs, channels)
-        self.blocks = nn.ModuleList(
-            MixingPair(sizes, mesh, schemes, device) for _ in range(sizes.blocks)
-        )
-        self.norm = LayerNorm(channels, mesh, rows=tokens, device=device)
-        both = Dimension((channels, channels))
-        self.decoder = linear(both, sizes.state)
-        self.checkpointed = False
-        prefetch_in_order(self)
+        channels = sizes.channels
+        self.encoder = nn.Linear(sizes.inputs.size, channels, device=device)
+        self.blocks = nn.ModuleList(MixingPair(sizes, device) for _ in range(sizes.blocks))
+        self.norm = nn.LayerNorm(channels, device=device)
+        self.decoder = nn.Linear(2 * channels, sizes.state.size, device=device)
+        # How blocks are checkpointed, as ``use_reentrant``; not at all where it is None.
+        self.reentrant: bool | None = None
 
     def forward(self, state: Tensor, static: Tensor, *, passes: int = 1) -> Tensor:
         for _ in range(passes):
             x = encoded = self.encoder(torch.cat([state, static], -1))
             for block in self.blocks:
-                x = checkpoint(block, x, use_reentrant=False) if self.checkpointed else block(x)
+                x = (
+                    block(x)
+                    if self.reentrant is None
+                    else checkpoint(block, x, use_reentrant=self.reentrant)
+                )
             state = state + self.decoder(torch.cat([self.norm(x), encoded], -1))
         return state
 
-    def layers(self) -> Iterator[tuple[str, Linear | LayerNorm]]:
-        for name, module in self.named_modules():
-            if isinstance(module, Linear | LayerNorm):
-                yield name, module
 
-    def ranges(self) -> dict[str, tuple[tuple[int, ...], tuple[Ranges, ...]]]:
-        """Of each parameter, the global shape and what of it the rank holds."""
-        return {
-            f"{name}.{parameter}": (layer.blocks[parameter].shape, layer.blocks[parameter].ranges)
-            for name, layer in self.layers()
-            for parameter in ("weight", "bias")
-        }
+def over_tokens(linear: nn.Module, x: Tensor) -> Tensor:
+    """A map over the tokens of ``x (tokens, batch, channels)``."""
+    mapped: Tensor = linear(x.movedim(0, -1)).movedim(-1, 0)
+    return mapped
 
-    @torch.no_grad()
-    def load(self, whole: Mapping[str, Tensor]) -> Network:
-        """Take this rank's part of global parameters, and their type."""
-        self.to(next(iter(whole.values())).dtype)
-        ranges = self.ranges()
-        for name, parameter in self.named_parameters():
-            parameter.copy_(cut(whole[name], ranges[name][1]))
-        return self
+
+def table(sizes: Sizes, mesh: Mesh, schemes: Schemes) -> dict[str, Cut]:
+    """How the modules of a network are cut."""
+    tokens, channels = sizes.tokens, sizes.channels
+    of_tokens = schemes.tokens or cheapest_pair(
+        tokens, sizes.token_hidden, mesh, rows=channels, features="domain"
+    )
+    of_channels = schemes.channels or cheapest_pair(
+        channels, sizes.channel_hidden, mesh, rows=tokens
+    )
+    both = Dimension((channels, channels))
+    return {
+        "encoder": CutLinear(tokens, in_features=sizes.inputs, scheme=schemes.single),
+        "*norm": CutNorm(tokens),
+        "*.token_expand": CutLinear(channels, "domain", tokens, None, of_tokens[0]),
+        "*.token_contract": CutLinear(channels, "domain", None, tokens, of_tokens[1]),
+        "*.channel_expand": CutLinear(tokens, scheme=of_channels[0]),
+        "*.channel_contract": CutLinear(tokens, scheme=of_channels[1]),
+        "decoder": CutLinear(
+            tokens, in_features=both, out_features=sizes.state, scheme=schemes.single
+        ),
+    }
+
+
+def network_on(
+    mesh: Mesh,
+    sizes: Sizes,
+    schemes: Schemes | None = None,
+    *,
+    whole: Mapping[str, Tensor] | None = None,
+) -> Network:
+    """This rank's part of a network that has the parameters ``whole``, or no memory for any."""
+    network = Network(sizes, device="meta")
+    if whole is not None:
+        network.load_state_dict(whole, assign=True)
+    return parallelize(network, mesh, table(sizes, mesh, schemes or Schemes()))
 
 
 def whole_parameters(sizes: Sizes, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Global parameters, drawn so that each of them matters."""
     generator = torch.Generator().manual_seed(5)
-    network = Network(sizes, Mesh.describe(), device="meta")
+    network = Network(sizes, device="meta")
     drawn = {}
     for name, parameter in network.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -279,14 +262,30 @@ def gradient_of(leaf: Tensor) -> Tensor:
     return leaf.grad
 
 
-def held_gradients(network: Network) -> dict[str, Held]:
-    """The gradient of each parameter, as far as the rank holds it."""
-    ranges = network.ranges()
-    held = {}
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        held[name] = Held(*ranges[name], parameter.grad)
-    return held
+def held_parameters(model: nn.Module) -> dict[str, Held]:
+    """Each parameter of a model that is cut, as far as the rank holds it."""
+    return {
+        name: Held(piece.block.shape, piece.block.ranges, parameter.detach().clone())
+        for name, parameter, piece in local_parameters(model)
+    }
+
+
+def held_gradients(model: nn.Module) -> dict[str, Held]:
+    """The gradient of each parameter that has one, as far as the rank holds it."""
+    return {
+        name: Held(piece.block.shape, piece.block.ranges, parameter.grad)
+        for name, parameter, piece in local_parameters(model)
+        if parameter.grad is not None
+    }
+
+
+def join_each(ranks: Sequence[Mapping[str, Held]]) -> dict[str, Tensor]:
+    """The global tensors; what several ranks hold is the same bits, and everything is held."""
+    whole = {}
+    for name in ranks[0]:
+        whole[name], holders = join([held[name] for held in ranks])
+        assert int(holders.min()) >= 1, f"nobody holds all of {name}"
+    return whole
 
 
 def errors(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
