@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -16,9 +17,10 @@ from weathermixer.jigsaw.cost import (
     product_cost,
     shared_cost,
 )
-from weathermixer.jigsaw.layers import ChannelLinear, LayerNorm, Linear, TokenLinear
+from weathermixer.jigsaw.layers import LayerNorm, Linear
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.product import Features, Product, Scheme
 
 FLOAT32 = 4
 
@@ -41,17 +43,20 @@ class Mixer(NamedTuple):
         """The blocks as a rank holds them, without any memory for their parameters."""
         layers: list[nn.Module] = []
         for _ in range(self.blocks):
-            for kind, size, hidden, rows in (
-                (TokenLinear, self.tokens, self.token_hidden, self.channels),
-                (ChannelLinear, self.channels, self.channels, self.tokens),
-            ):
-                expand, contract = cheapest_pair(kind, size, hidden, mesh, rows=rows)
-                layers += [
-                    LayerNorm(self.channels, mesh, rows=self.tokens, device="meta"),
-                    kind(size, hidden, mesh, rows=rows, scheme=expand, device="meta"),
-                    kind(hidden, size, mesh, rows=rows, scheme=contract, device="meta"),
-                ]
+            layers += self._mixing("domain", self.tokens, self.token_hidden, mesh, self.channels)
+            layers += self._mixing("tensor", self.channels, self.channels, mesh, self.tokens)
         return nn.ModuleList(layers)
+
+    def _mixing(
+        self, features: Features, size: int, hidden: int, mesh: Mesh, rows: int
+    ) -> list[nn.Module]:
+        linear = partial(Linear, mesh=mesh, rows=rows, features=features, device="meta")
+        expand, contract = cheapest_pair(size, hidden, mesh, rows=rows, features=features)
+        return [
+            LayerNorm(self.channels, mesh, rows=self.tokens, device="meta"),
+            linear(size, hidden, scheme=expand),
+            linear(hidden, size, scheme=contract),
+        ]
 
     def bytes_of_busiest(self, layout: Layout) -> int:
         costs = []
@@ -139,20 +144,23 @@ def test_one_rank_sends_nothing() -> None:
     assert MIXERS["A"].bytes_of_busiest(Layout()) == 0
 
 
-@pytest.mark.parametrize("linear", [TokenLinear, ChannelLinear])
-def test_the_cheapest_scheme_is_that_of_the_fewest_bytes(linear: type[Linear]) -> None:
+@pytest.mark.parametrize("features", ["domain", "tensor"])
+def test_the_cheapest_scheme_is_that_of_the_fewest_bytes(features: Features) -> None:
     chosen = set()
     for layout in [*layouts(4), *layouts(6)]:
         for inputs, outputs, rows in ((8, 64, 512), (64, 8, 512), (512, 64, 8), (64, 512, 8)):
             mesh = Mesh.describe(layout)
-            scheme = cheapest_scheme(linear, inputs, outputs, mesh, rows=rows)
+            scheme = cheapest_scheme(inputs, outputs, mesh, rows=rows, features=features)
             chosen.add(scheme)
             busiest = {}
-            for other in ("reduce", "gather"):
+            schemes: tuple[Scheme, ...] = ("reduce", "gather")
+            for other in schemes:
                 sent = []
                 for rank in range(layout.world_size):
                     here = Mesh.describe(layout.at(rank))
-                    product = linear.product_of(inputs, outputs, here, rows=rows, scheme=other)
+                    product = Product.on(
+                        here, inputs, outputs, rows=rows, features=features, scheme=other
+                    )
                     cost = product_cost(product, samples=1, element_bytes=1)
                     sent.append((cost.fetch + cost.forward + cost.backward).bytes_sent)
                 busiest[other] = max(sent)
@@ -163,7 +171,7 @@ def test_the_cheapest_scheme_is_that_of_the_fewest_bytes(linear: type[Linear]) -
 def test_all_ranks_of_a_mesh_choose_the_same() -> None:
     for layout in layouts(6):
         chosen = {
-            cheapest_pair(TokenLinear, 7, 5, Mesh.describe(layout.at(rank)), rows=11)
+            cheapest_pair(7, 5, Mesh.describe(layout.at(rank)), rows=11, features="domain")
             for rank in range(6)
         }
         assert len(chosen) == 1
@@ -171,8 +179,8 @@ def test_all_ranks_of_a_mesh_choose_the_same() -> None:
 
 def test_weights_stay_where_they_are_the_largest() -> None:
     mesh = Mesh.describe(Layout(domain=2, tensor=2))
-    assert cheapest_pair(ChannelLinear, 4096, 4096, mesh, rows=16) == ("turn", "fold")
-    assert cheapest_pair(ChannelLinear, 64, 64, mesh, rows=4096) != ("turn", "fold")
+    assert cheapest_pair(4096, 4096, mesh, rows=16) == ("turn", "fold")
+    assert cheapest_pair(64, 64, mesh, rows=4096) != ("turn", "fold")
 
 
 @pytest.mark.parametrize("ways", [1, 2, 6, 12])

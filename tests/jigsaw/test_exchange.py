@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
-from oracles.layers import Held, cut, join, mixer
+from oracles.layers import Held, join, mixer
 from support.networks import (
     UNEVEN,
-    Network,
     Sample,
     errors,
     gradient_of,
     held_gradients,
+    held_parameters,
     linear_layers,
+    network_on,
     whole_parameters,
 )
 from support.ranks import Lost, Pool, RankFailed
@@ -33,9 +35,11 @@ from weathermixer.jigsaw.exchange import (
     all_reduce,
     total_over,
 )
-from weathermixer.jigsaw.layers import ChannelLinear, prefetch_in_order
+from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh, RankLost
+from weathermixer.jigsaw.tensors import load_whole
+from weathermixer.jigsaw.weights import kept_weights, prefetch_in_order
 
 AXES = ("data", "domain", "tensor")
 MESHES = [Layout(tensor=3), Layout(domain=2, tensor=2), Layout(data=2, domain=2, tensor=2)]
@@ -150,22 +154,11 @@ GATHERING = Layout(domain=2)
 
 def two_layers(mesh: Mesh, weights: dict[str, Tensor]) -> torch.nn.Sequential:
     layers = torch.nn.Sequential(
-        *(ChannelLinear(4, 4, mesh, rows=6, scheme="reduce") for _ in range(2))
+        *(Linear(4, 4, mesh, rows=6, scheme="reduce") for _ in range(2))
     ).double()
-    set_weights(layers, weights)
+    load_whole(layers, weights)
     prefetch_in_order(layers)
     return layers
-
-
-def set_weights(layers: torch.nn.Sequential, weights: dict[str, Tensor]) -> None:
-    """As from a checkpoint: every rank takes its part."""
-    layers.load_state_dict(
-        {
-            f"{index}.{name}": cut(weights[f"{index}.{name}"], layer.blocks[name].ranges)
-            for index, layer in enumerate(linear_layers(layers))
-            for name in ("weight", "bias")
-        }
-    )
 
 
 def weights_drawn(seed: int) -> dict[str, Tensor]:
@@ -194,35 +187,55 @@ def fetches(mesh: Mesh) -> dict[str, float]:
         return mesh.counter.since(before).bytes_sent / (2 * once)
 
     kept = []
-    found = {
-        "first": counted(lambda: kept.append(layers(x))),
-        "second": counted(lambda: kept.append(layers(x))),
-    }
-    sum(kept).sum().backward()
-    optimizer.step()
-    found["after a step"] = counted(lambda: kept.append(layers(x)))
-    set_weights(layers, weights_drawn(1))
-    found["after loading"] = counted(lambda: kept.append(layers(x)))
-    with torch.no_grad():
-        kept.clear()
-        found["with nothing kept"] = counted(lambda: layers(x))
+
+    def use() -> None:
+        kept.append(layers(x))
+
+    found = {"first": counted(use), "second": counted(use)}
+    with kept_weights(layers):
+        found |= {"first in the scope": counted(use), "second in the scope": counted(use)}
+        with torch.no_grad():
+            found["without gradients"] = counted(use)
+        sum(kept[-3:-1]).sum().backward()
+        optimizer.step()
+        found["after a step"] = counted(use)
+        load_whole(layers, weights_drawn(1))
+        found["after loading"] = counted(use)
+        with kept_weights(layers, apart_from=[layers[0]]):
+            found["in a scope within"] = counted(use)
+    found["after the scope"] = counted(use)
+    with kept_weights(layers, apart_from=[layers[0]]):
+        found |= {"first with one apart": counted(use), "second with one apart": counted(use)}
     return found
 
 
-def test_weights_are_gathered_once_until_they_change(pool: Pool) -> None:
+def test_weights_are_gathered_once_in_a_scope_until_they_change(pool: Pool) -> None:
     for found in pool.run(fetches, GATHERING):
         assert found == {
             "first": 1,
-            "second": 0,
+            "second": 1,
+            "first in the scope": 1,
+            "second in the scope": 0,
+            "without gradients": 0,
             "after a step": 1,
             "after loading": 1,
-            "with nothing kept": 1,
+            "in a scope within": 0,
+            "after the scope": 1,
+            "first with one apart": 1,
+            "second with one apart": 0.5,
         }
 
 
-def outputs_after_changes(mesh: Mesh, fused: bool) -> list[tuple[Tensor, dict[str, Held]]]:
+def outputs_after_changes(
+    mesh: Mesh, fused: bool, keeps: bool
+) -> list[tuple[Tensor, dict[str, Held]]]:
     """Outputs before and after each change, with the weights that they should be made with."""
     layers = two_layers(mesh, weights_drawn(0))
+    with kept_weights(layers) if keeps else nullcontext():
+        return change_often(layers, fused)
+
+
+def change_often(layers: torch.nn.Sequential, fused: bool) -> list[tuple[Tensor, dict[str, Held]]]:
     optimizer = torch.optim.AdamW(layers.parameters(), lr=0.3, fused=fused)
     x = torch.ones(3, 1, 4, dtype=torch.float64)
     found, kept = [], []
@@ -230,23 +243,14 @@ def outputs_after_changes(mesh: Mesh, fused: bool) -> list[tuple[Tensor, dict[st
     def look() -> None:
         # What was gathered before is still kept by graphs that were not run backward.
         kept.append(layers(x))
-        weights = {
-            f"{index}.{name}": Held(
-                layer.blocks[name].shape,
-                layer.blocks[name].ranges,
-                layer.get_parameter(name).detach().clone(),
-            )
-            for index, layer in enumerate(linear_layers(layers))
-            for name in ("weight", "bias")
-        }
-        found.append((kept[-1].detach(), weights))
+        found.append((kept[-1].detach(), held_parameters(layers)))
 
     look()
     layers(x).sum().backward()
     look()
     optimizer.step()
     look()
-    set_weights(layers, weights_drawn(1))
+    load_whole(layers, weights_drawn(1))
     look()
     with torch.no_grad():
         linear_layers(layers)[1].weight.mul_(2.0)
@@ -259,8 +263,9 @@ def outputs_after_changes(mesh: Mesh, fused: bool) -> list[tuple[Tensor, dict[st
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_products_use_the_weights_of_the_moment(pool: Pool, fused: bool) -> None:
-    found = pool.run(outputs_after_changes, GATHERING, fused)
+@pytest.mark.parametrize("keeps", [True, False])
+def test_products_use_the_weights_of_the_moment(pool: Pool, fused: bool, keeps: bool) -> None:
+    found = pool.run(outputs_after_changes, GATHERING, fused, keeps)
     outputs = []
     for looks in zip(*found, strict=True):
         whole = {name: join([weights[name] for _, weights in looks])[0] for name in looks[0][1]}
@@ -276,7 +281,7 @@ def test_products_use_the_weights_of_the_moment(pool: Pool, fused: bool) -> None
 
 def two_rollouts(mesh: Mesh) -> dict[str, Held]:
     """Gradients of two backward passes, added up; between them a pass that keeps nothing."""
-    network = Network(UNEVEN, mesh).load(whole_parameters(UNEVEN))
+    network = network_on(mesh, UNEVEN, whole=whole_parameters(UNEVEN))
     for batch in (1, 2):
         sample = Sample.draw(UNEVEN, batch).on(mesh.layout, UNEVEN)
         network(sample.state, sample.static, passes=batch).backward(sample.gradient)

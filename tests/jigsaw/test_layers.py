@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from support.networks import over_tokens
 from weathermixer.jigsaw.initial import derive_key, fill_uniform
-from weathermixer.jigsaw.layers import ChannelLinear, Dropout, LayerNorm, Linear, TokenLinear
+from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, initialise
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.jigsaw.product import Scheme
+from weathermixer.jigsaw.product import Features, Scheme
 
 MASK = (1 << 64) - 1
 
@@ -63,22 +64,22 @@ def test_initial_weights_are_uniform_and_those_of_two_names_independent() -> Non
 
 def test_linear_layers_multiply_from_their_side() -> None:
     x = torch.randn(6, 2, 5, dtype=torch.float64)
-    channels = ChannelLinear(5, 3, Mesh.describe(), rows=6).double()
-    tokens = TokenLinear(6, 4, Mesh.describe(), rows=5).double()
-    for name, layer in (("channels", channels), ("tokens", tokens)):
-        layer.initialise(0, name)
-        torch.nn.init.normal_(layer.bias)
-    weight, bias = (p.detach().numpy() for p in (channels.weight, channels.bias))
+    channels = Linear(5, 3, Mesh.describe(), rows=6).double()
+    tokens = Linear(6, 4, Mesh.describe(), rows=5, features="domain").double()
+    for parameter in (*channels.parameters(), *tokens.parameters()):
+        torch.nn.init.normal_(parameter)
+    weight, bias = (p.detach().numpy() for p in channels.parameters())
     expected = np.einsum("nbc,oc->nbo", x.numpy(), weight) + bias
     np.testing.assert_allclose(channels(x).detach().numpy(), expected, rtol=1e-13, atol=1e-13)
-    weight, bias = (p.detach().numpy() for p in (tokens.weight, tokens.bias))
+    weight, bias = (p.detach().numpy() for p in tokens.parameters())
     expected = np.einsum("nbc,on->obc", x.numpy(), weight) + bias[:, None, None]
-    np.testing.assert_allclose(tokens(x).detach().numpy(), expected, rtol=1e-13, atol=1e-13)
+    mixed = over_tokens(tokens, x).detach().numpy()
+    np.testing.assert_allclose(mixed, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_layer_norm_normalises_over_all_channels() -> None:
     norm = LayerNorm(8, Mesh.describe(), rows=4).double()
-    norm.initialise(0, "norm")
+    initialise(norm, seed=0)
     y = norm(torch.randn(4, 3, 8, dtype=torch.float64) * 5 + 2).detach().numpy()
     np.testing.assert_allclose(y.mean(axis=-1), 0, atol=1e-14)
     np.testing.assert_allclose(y.var(axis=-1), 1, rtol=1e-5)
@@ -130,12 +131,12 @@ def test_ranks_draw_different_zeroes_and_each_its_own_again() -> None:
         assert not any(torch.equal(mask, other) for other in masks[rank + 1 :])
 
 
-@pytest.mark.parametrize("layer", [ChannelLinear, TokenLinear])
+@pytest.mark.parametrize("features", ["tensor", "domain"])
 def test_bfloat16_activations_are_multiplied_in_bfloat16_and_gradients_stay_wide(
-    layer: type[ChannelLinear] | type[TokenLinear],
+    features: Features,
 ) -> None:
-    module = layer(4, 4, Mesh.describe(), rows=4)
-    module.initialise(0, "x")
+    module = Linear(4, 4, Mesh.describe(), rows=4, features=features)
+    initialise(module, seed=0)
     y = module(torch.randn(4, 1, 4, dtype=torch.bfloat16))
     assert y.dtype is torch.bfloat16
     y.float().sum().backward()
@@ -143,21 +144,23 @@ def test_bfloat16_activations_are_multiplied_in_bfloat16_and_gradients_stay_wide
     assert module.weight.grad.dtype is torch.float32
 
 
-@pytest.mark.parametrize("layer", [ChannelLinear, TokenLinear])
+@pytest.mark.parametrize("features", ["tensor", "domain"])
 @pytest.mark.parametrize("schemes", [("reduce",), ("gather",), ("turn", "fold")], ids=str)
 def test_gradients_of_linear_layers_equal_finite_differences(
-    layer: type[Linear], schemes: tuple[Scheme, ...]
+    features: Features, schemes: tuple[Scheme, ...]
 ) -> None:
     sizes = (6, 4) if len(schemes) == 1 else (6, 4, 5)
     rows = 3
     layers = [
-        layer(inputs, outputs, Mesh.describe(), rows=rows, scheme=scheme).double()
+        Linear(
+            inputs, outputs, Mesh.describe(), rows=rows, features=features, scheme=scheme
+        ).double()
         for inputs, outputs, scheme in zip(sizes[:-1], sizes[1:], schemes, strict=True)
     ]
     parameters = [parameter for one in layers for parameter in one.parameters()]
     for parameter in parameters:
         torch.nn.init.normal_(parameter)
-    shape = (6, 2, rows) if layer is TokenLinear else (rows, 2, 6)
+    shape = (2, rows, 6) if features == "domain" else (rows, 2, 6)
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
     def chain(x: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
@@ -176,11 +179,12 @@ def test_gradients_of_layer_norm_equal_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x, *_: norm(x), (x, *norm.parameters()))
 
 
-@pytest.mark.parametrize("layer", [ChannelLinear, TokenLinear])
-def test_a_layer_made_without_memory_knows_what_its_rank_holds(layer: type[Linear]) -> None:
+@pytest.mark.parametrize("features", ["tensor", "domain"])
+def test_a_layer_made_without_memory_knows_what_its_rank_holds(features: Features) -> None:
     mesh = Mesh.describe(Layout(domain=2, tensor=3, rank=4))
-    module = layer(100_000, 200_000, mesh, rows=6, device="meta")
+    module = Linear(100_000, 200_000, mesh, rows=6, features=features, device="meta")
+    block = module.pieces["weight"].block
     assert module.weight.is_meta
-    assert module.weight.shape == module.blocks["weight"].local_shape
-    assert module.blocks["weight"].shape == (200_000, 100_000)
+    assert module.weight.shape == block.local_shape
+    assert block.shape == (200_000, 100_000)
     assert abs(module.weight.numel() * 6 / 2e10 - 1) < 1e-4

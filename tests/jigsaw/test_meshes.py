@@ -56,9 +56,7 @@ class Chain(NamedTuple):
 
     def layers(self, mesh: Mesh) -> nn.ModuleList:
         return nn.ModuleList(
-            Linear(
-                inputs, outputs, mesh, rows=self.rows, features=self.features, scheme=scheme
-            )
+            Linear(inputs, outputs, mesh, rows=self.rows, features=self.features, scheme=scheme)
             for inputs, outputs, scheme in zip(
                 self.sizes[:-1], self.sizes[1:], self.schemes, strict=True
             )

@@ -13,16 +13,17 @@ from torch import Tensor
 from oracles.layers import Held, join, mixer
 from support.networks import (
     UNEVEN,
-    Network,
     Sample,
     errors,
     gradient_of,
+    held_parameters,
     mesh_name,
+    network_on,
     whole_parameters,
 )
 from support.ranks import Pool
 from weathermixer.jigsaw.cost import layers_cost, shared_cost
-from weathermixer.jigsaw.layers import LayerNorm
+from weathermixer.jigsaw.layers import LayerNorm, initialise
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.replicas import Replicas
@@ -56,7 +57,7 @@ def samples_of(step: int) -> Sample:
 
 
 def train(mesh: Mesh, sharded: bool, fused: bool) -> Trained:
-    network = Network(UNEVEN, mesh).load(whole_parameters(UNEVEN))
+    network = network_on(mesh, UNEVEN, whole=whole_parameters(UNEVEN))
     replicas = Replicas(network, mesh, sharded=sharded)
     optimizer = adamw(replicas.parameters().values(), fused=fused)
     each = SAMPLES // mesh.layout.data
@@ -68,7 +69,6 @@ def train(mesh: Mesh, sharded: bool, fused: bool) -> Trained:
         output = network(sample.state, sample.static)
         # This replica's share of the mean over all samples.
         ((output * sample.gradient).sum() / SAMPLES).backward()
-        replicas.finish_gradients()
         if step == 0:
             blocks = replicas.blocks()
             gradients = {
@@ -79,10 +79,9 @@ def train(mesh: Mesh, sharded: bool, fused: bool) -> Trained:
         optimizer.step()
         replicas.finish_step()
         assert all(parameter.grad is None for parameter in network.parameters())
-    ranges = network.ranges()
     return Trained(
         gradients,
-        {name: Held(*ranges[name], value.detach()) for name, value in network.named_parameters()},
+        held_parameters(network),
         norms,
         sum(
             state["exp_avg"].numel()
@@ -158,12 +157,11 @@ def test_each_replica_keeps_its_share_of_the_optimizers_state_and_sends_no_more_
 
 
 def bytes_of_step(mesh: Mesh, sharded: bool) -> int:
-    network = Network(UNEVEN, mesh).load(whole_parameters(UNEVEN))
+    network = network_on(mesh, UNEVEN, whole=whole_parameters(UNEVEN))
     replicas = Replicas(network, mesh, sharded=sharded)
     sample = Sample.draw(UNEVEN, 1).on(mesh.layout, UNEVEN)
     before = mesh.counter.copy()
     network(sample.state, sample.static).backward(sample.gradient)
-    replicas.finish_gradients()
     replicas.finish_step()
     return mesh.counter.since(before).bytes_sent
 
@@ -175,7 +173,7 @@ def test_replicas_add_a_reduce_and_a_gather_of_the_weights_a_rank_has(
     sent = pool.run(bytes_of_step, layout, sharded)
     for rank, bytes_sent in enumerate(sent):
         here = layout.at(rank)
-        network = Network(UNEVEN, Mesh.describe(here), device="meta")
+        network = network_on(Mesh.describe(here), UNEVEN)
         model = layers_cost(
             network, samples=1, element_bytes=8, without_input_gradient=(network.encoder,)
         ) + shared_cost(network, parameter_bytes=8)
@@ -192,7 +190,7 @@ def test_replicas_add_a_reduce_and_a_gather_of_the_weights_a_rank_has(
 def backward_after_one_that_failed(mesh: Mesh) -> Tensor:
     """The gradient of a shared bias where the backward pass before was broken off."""
     norm = LayerNorm(3, mesh, rows=4).double()
-    norm.initialise(0, "norm")
+    initialise(norm, seed=0)
     x = torch.arange(6.0, dtype=torch.float64).view(2, 1, 3).requires_grad_()
 
     def fail(_: Tensor) -> None:

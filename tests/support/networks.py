@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 
 from oracles.layers import Held, Ranges, cut, join, part
 from weathermixer.jigsaw.cost import PAIRS, Pair, cheapest_pair
+from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, parallelize
 from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.layout import Dimension, Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, parallelize
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.jigsaw.product import Scheme
 
