@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from support.networks import gradient_of
+from support.networks import gradient_of, over_tokens
 from support.ranks import Pool
-from weathermixer.jigsaw.layers import ChannelLinear, Linear, TokenLinear, prefetch_in_order
+from weathermixer.jigsaw import matmul
+from weathermixer.jigsaw.exchange import AllReduce, ReduceScatter
+from weathermixer.jigsaw.layers import LayerNorm, Linear, initialise
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.weights import prefetch_in_order
 
 TOKENS, CHANNELS = 5, 6
 # Rows of a token-mixing product are channels: cut over tensor, so the weights are gathered over it.
@@ -18,17 +25,20 @@ MOVING = Layout(tensor=2)
 
 
 def two_layers(mesh: Mesh, *, first_moves: bool = True) -> list[Linear]:
-    first: Linear = (
-        TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS)
-        if first_moves
-        else ChannelLinear(CHANNELS, CHANNELS, mesh, rows=TOKENS)
+    first, second = (
+        Linear(TOKENS, TOKENS, mesh, rows=CHANNELS, features="domain")
+        if moves
+        else Linear(CHANNELS, CHANNELS, mesh, rows=TOKENS)
+        for moves in (first_moves, True)
     )
-    second = TokenLinear(TOKENS, TOKENS, mesh, rows=CHANNELS)
-    layers = torch.nn.Sequential(first, second).double()
-    first.initialise(0, "0")
-    second.initialise(0, "1")
+    layers = nn.Sequential(first, second).double()
+    initialise(layers, seed=0)
     prefetch_in_order(layers)
     return [first, second]
+
+
+def apply(layer: Linear, x: Tensor) -> Tensor:
+    return over_tokens(layer, x) if layer.product.features_first else layer(x)
 
 
 def own_channels(mesh: Mesh, whole: Tensor) -> Tensor:
@@ -43,14 +53,35 @@ def draw() -> Tensor:
 
 def order_of_the_backward_pass(mesh: Mesh, first_moves: bool) -> list[str]:
     first, second = two_layers(mesh, first_moves=first_moves)
+    y = apply(second, apply(first, own_channels(mesh, draw())))
+    return events_of_weight_gradients(y.sum())
+
+
+def events_of_weight_gradients(loss: Tensor) -> list[str]:
+    """What happens to gradients of weights in a backward pass, in order."""
     events: list[str] = []
-    for name, layer in (("0", first), ("1", second)):
-        layer.weight.register_post_accumulate_grad_hook(
-            lambda _, name=name: events.append(f"gradient of weight {name}")
-        )
-    between = first(own_channels(mesh, draw()))
-    between.register_hook(lambda _: events.append("product 0"))
-    second(between).sum().backward()
+
+    def noting(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any) -> Any:
+            events.append(event)
+            return function(*arguments)
+
+        return noted
+
+    def finish(sums: ReduceScatter, own: Tensor) -> Tensor:
+        if sums._rounds:
+            events.append("arrived")
+        return plain_finish(sums, own)
+
+    plain_finish = ReduceScatter.finish
+    with (
+        patch.object(ReduceScatter, "finish", finish),
+        patch.object(ReduceScatter, "send", noting("sent", ReduceScatter.send)),
+        patch.object(AllReduce, "__init__", noting("sums sent", AllReduce.__init__)),
+        patch.object(AllReduce, "wait", noting("sums arrived", AllReduce.wait)),
+        patch.object(matmul, "_weight_gradient", noting("product", matmul._weight_gradient)),
+    ):
+        loss.backward()
     return events
 
 
@@ -59,8 +90,21 @@ def test_parts_of_a_gradient_travel_while_the_product_before_computes(
     pool: Pool, first_moves: bool
 ) -> None:
     for events in pool.run(order_of_the_backward_pass, MOVING, first_moves):
-        assert events[0] == "product 0"
-        assert sorted(events[1:]) == ["gradient of weight 0", "gradient of weight 1"]
+        first = ["product", "sent"] if first_moves else ["product"]
+        arrivals = ["arrived"] * events.count("sent")
+        assert events == ["product", "sent", *first, *arrivals, "sums sent", "sums arrived"]
+
+
+def order_behind_a_norm(mesh: Mesh) -> list[str]:
+    norm = LayerNorm(CHANNELS, mesh, rows=TOKENS).double()
+    _, second = two_layers(mesh)
+    initialise(norm, seed=0)
+    return events_of_weight_gradients(apply(second, norm(own_channels(mesh, draw()))).sum())
+
+
+def test_the_gradient_of_a_weight_is_computed_while_the_sums_of_a_norm_travel(pool: Pool) -> None:
+    for events in pool.run(order_behind_a_norm, MOVING):
+        assert events[:5] == ["sums sent", "product", "sent", "sums arrived", "arrived"]
 
 
 def fetches_of_the_second_begun_with_the_first(mesh: Mesh) -> int:
@@ -68,7 +112,7 @@ def fetches_of_the_second_begun_with_the_first(mesh: Mesh) -> int:
     before = mesh.counter.copy()
     first.gathered.get(torch.float64)
     begun = mesh.counter.since(before).messages
-    second(own_channels(mesh, draw()))  # what was begun has to be waited for
+    apply(second, own_channels(mesh, draw()))  # what was begun has to be waited for
     return begun
 
 
@@ -82,12 +126,12 @@ def gradients(mesh: Mesh, case: str) -> tuple[Tensor, Tensor | None]:
     x = own_channels(mesh, draw()).requires_grad_()
     if case == "frozen":
         second.weight.requires_grad_(False)
-        second(first(x)).sum().backward()
+        apply(second, apply(first, x)).sum().backward()
     else:
         # What was begun for the second layer without gradients must not serve a pass with them.
         with torch.no_grad():
-            between = first(x)
-        second(between + x).sum().backward()
+            between = apply(first, x)
+        apply(second, between + x).sum().backward()
     return gradient_of(x), second.weight.grad
 
 
@@ -96,9 +140,9 @@ def gradients_of_the_input_alone(mesh: Mesh) -> tuple[Tensor, Tensor | None]:
     first, second = two_layers(mesh)
     x = own_channels(mesh, draw()).requires_grad_()
     for _ in range(2):
-        (of_input,) = torch.autograd.grad(second(first(x)).sum(), x)
+        (of_input,) = torch.autograd.grad(apply(second, apply(first, x)).sum(), x)
         assert second.weight.grad is None
-    second(first(x)).sum().backward()
+    apply(second, apply(first, x)).sum().backward()
     return of_input, second.weight.grad
 
 
