@@ -16,8 +16,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from weathermixer.jigsaw.layers import set_dropout_key
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Architecture, build
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.cuts import build
 
 
 def main() -> None:
@@ -60,7 +62,7 @@ def compare(arguments: argparse.Namespace, arithmetic: torch.dtype) -> None:
     gradient = torch.randn_like(x)
 
     def network() -> None:
-        model.set_dropout_key(0, 0)
+        set_dropout_key(model, 0, 0)
         y = x
         for block in model.blocks:
             y = block(y)

@@ -28,7 +28,8 @@ from weathermixer.data.store.store import Store
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import WeatherMixer, architecture_of
+from weathermixer.model.architecture import architecture_of
+from weathermixer.model.cuts import describe
 from weathermixer.planning.step_cost import step_cost
 
 MESHES = {1: Layout(), 2: Layout(domain=2), 4: Layout(domain=2, tensor=2)}
@@ -229,5 +230,5 @@ def _configuration(store: Path, layout: Layout, channels: int) -> Config:
 def _multiply_adds(config: Config) -> int:
     """The multiply-adds of a training step, over all ranks."""
     grid = Store.open(config.data.store).grid
-    model = WeatherMixer(architecture_of(config, grid), Mesh.describe(), device="meta")
-    return step_cost(model, samples=1).multiply_adds
+    architecture = architecture_of(config.data, config.model, grid)
+    return step_cost(describe(architecture, Mesh.describe()), samples=1).multiply_adds

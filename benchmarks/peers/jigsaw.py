@@ -1,22 +1,24 @@
 """Jigsaw, on the mesh and with the movements that its cost model finds cheapest.
 
-The blocks are the network's own (``weathermixer.model.mixer.Mixing``), without dropout. A second
-row has each exchange waited for before anything is computed: what overlap is worth.
+The blocks are the network's own (``weathermixer.model.mixer.Mixing``) and cut as there, without
+dropout. A second row has each exchange waited for before anything is computed: what overlap is
+worth.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
 from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, layouts, shared_cost
-from weathermixer.jigsaw.layers import ChannelLinear, TokenLinear, local_parameters
-from weathermixer.jigsaw.layers import prefetch_in_order as prefetch
-from weathermixer.jigsaw.layout import Block, Dimension, Layout
+from weathermixer.jigsaw.cutting import parallelize
+from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh, connect
-from weathermixer.model.mixer import Architecture, Mixing
+from weathermixer.jigsaw.tensors import block_of, cut, gather, load_whole, whole_gradients
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.cuts import cuts
+from weathermixer.model.mixer import Mixing
 
 
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
@@ -45,13 +47,18 @@ def stack(sizes: BlockSizes, mesh: Mesh, device: torch.device | str) -> nn.Seque
     )
     blocks = nn.Sequential(
         *(
-            Mixing(kind, architecture, mesh, 1, device)
+            nn.Sequential(
+                Mixing("tokens", architecture, device), Mixing("channels", architecture, device)
+            )
             for _ in range(sizes.blocks)
-            for kind in (TokenLinear, ChannelLinear)
         )
-    ).to(sizes.dtype)
-    prefetch(blocks)
-    return blocks
+    )
+    table = {
+        name.removeprefix("blocks."): cut
+        for name, cut in cuts(architecture, mesh).items()
+        if name.startswith("blocks.")
+    }
+    return parallelize(blocks.to(sizes.dtype), mesh, table)
 
 
 def predicted(sizes: BlockSizes, layout: Layout) -> Cost:
@@ -74,67 +81,28 @@ def _build(
 ) -> SchemeStep:
     mesh = connect(cheapest_layout(sizes, world_size), device=device, overlap=overlap)
     model = stack(sizes, mesh, device)
-    _set_weights(model, Blocks(sizes))
-    part = Block(
+    plain = dict(Blocks(sizes).named_parameters())
+    load_whole(model, {name: plain[_plain_name(name)] for name, _ in model.named_parameters()})
+    part = block_of(
         (sizes.tokens, 1, sizes.channels),
-        (
-            Dimension.of(sizes.tokens).ranges(mesh.domain.size, mesh.domain.index),
-            (range(1),),
-            Dimension.of(sizes.channels).ranges(mesh.tensor.size, mesh.tensor.index),
-        ),
+        mesh,
+        {0: (mesh.domain, sizes.tokens), 2: (mesh.tensor, sizes.channels)},
     )
-    x, upstream = (
-        _cut(tensor.transpose(0, 1), part).to(device).contiguous() for tensor in sample(sizes, 0)
-    )
+    x, upstream = (cut(tensor.transpose(0, 1), part).to(device) for tensor in sample(sizes, 0))
     x.requires_grad_()
 
-    def gather(local: Tensor) -> Tensor:
-        return _whole(local, part).transpose(0, 1)
+    def gather_whole(local: Tensor) -> Tensor:
+        return gather(local, part).transpose(0, 1)
 
     def gradients() -> dict[str, Tensor]:
-        found = {}
-        for name, parameter, block, _ in local_parameters(model):
-            assert parameter.grad is not None
-            found[_plain_name(name)] = _whole(parameter.grad, block)
-        return found
+        return {_plain_name(name): whole for name, whole in whole_gradients(model).items()}
 
-    return SchemeStep(lambda: forward_and_backward(model, x, upstream), gather, gradients)
+    return SchemeStep(lambda: forward_and_backward(model, x, upstream), gather_whole, gradients)
 
 
 def _plain_name(name: str) -> str:
-    """``2.expand.weight`` is ``1.token_mlp.expand.weight`` among the plain blocks."""
-    number, module, parameter = name.split(".")
-    block, second = divmod(int(number), 2)
-    kind = "channel" if second else "token"
+    """``1.0.expand.weight`` is ``1.token_mlp.expand.weight`` among the plain blocks."""
+    block, half, module, parameter = name.split(".")
+    kind = ("token", "channel")[int(half)]
     inside = f"{kind}_norm" if module == "norm" else f"{kind}_mlp.{module}"
     return f"{block}.{inside}.{parameter}"
-
-
-@torch.no_grad()
-def _set_weights(model: nn.Module, plain: nn.Module) -> None:
-    whole = dict(plain.named_parameters())
-    for name, parameter, block, _ in local_parameters(model):
-        parameter.copy_(_cut(whole[_plain_name(name)], block))
-
-
-def _cut(whole: Tensor, block: Block) -> Tensor:
-    """A rank's block of a whole tensor."""
-    for dimension, ranges in enumerate(block.ranges):
-        places = torch.tensor([place for part in ranges for place in part])
-        whole = whole.index_select(dimension, places)
-    return whole
-
-
-def _whole(local: Tensor, block: Block) -> Tensor:
-    """The tensor that the ranks hold together."""
-    everywhere: list[tuple[Tensor, Block]] = [None] * dist.get_world_size()  # type: ignore[list-item]
-    dist.all_gather_object(everywhere, (local.detach().cpu(), block))
-    whole = local.new_empty(block.shape, device="cpu")
-    for there, part in everywhere:
-        for start, places in part.pieces():
-            inside = tuple(slice(r.start, r.stop) for r in places)
-            outside = tuple(
-                slice(first, first + len(r)) for first, r in zip(start, places, strict=True)
-            )
-            whole[outside] = there[inside]
-    return whole.to(local.device)

@@ -22,7 +22,8 @@ from weathermixer.forecast.rollout import rollout
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Part, architecture_of
+from weathermixer.model.architecture import architecture_of
+from weathermixer.model.cuts import Part
 from weathermixer.runs.run import Run
 
 INIT, STEPS = "2001-01-02/2001-01-04/12h", 5
@@ -48,9 +49,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def roll_out(mesh: Mesh, run: Path, store: Path) -> tuple[Part, NDArray[np.float64]]:
     """A rank's part of the states after each step, normalised, before anything is rounded."""
     opened, source = Run.open(run), Store.open(store)
-    part = architecture_of(opened.config, source.grid).part(mesh)
+    config = opened.config
+    part = Part.on(mesh, architecture_of(config.data, config.model, source.grid))
     own = part.of(opened.normalisation)
-    model = opened.load_model(opened.config, mesh)
+    model = opened.load_model(config, mesh)
     initial = source.read(9, source.channel_indices(own.channels), part.longitudes)
     state = torch.from_numpy(own.normalise(initial.astype(np.float64)))[None]
     static = torch.from_numpy(own.static).to(torch.float64)

@@ -10,20 +10,17 @@ from torch import Tensor
 
 from oracles.layers import Held, cut, join, part
 from oracles.mixer import next_state
-from support.networks import gradient_of
+from support.networks import gradient_of, held_gradients, held_parameters
 from support.ranks import Pool
 from weathermixer.config import Config
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layers import local_parameters
+from weathermixer.jigsaw.layers import set_dropout_key
 from weathermixer.jigsaw.layout import Dimension, Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import (
-    Architecture,
-    WeatherMixer,
-    architecture_of,
-    build,
-    count_parameters,
-)
+from weathermixer.jigsaw.tensors import load_whole
+from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.cuts import build
+from weathermixer.model.mixer import Increment, WeatherMixer, count_parameters
 from weathermixer.planning.step_cost import step_cost
 
 Prediction = Literal["increment", "state"]
@@ -56,6 +53,15 @@ def randomised(architecture: Architecture, seed: int = 0) -> WeatherMixer:
     return model
 
 
+def plain(architecture: Architecture) -> WeatherMixer:
+    """The same network as the user of plain PyTorch has it."""
+    model = WeatherMixer(architecture).double()
+    model.load_state_dict(randomised(architecture).state_dict())
+    if isinstance(model.head, Increment):
+        model.head.scale.copy_(SCALE[:, None, None])
+    return model
+
+
 def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
 
@@ -69,11 +75,12 @@ def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("prediction", ["increment", "state"])
 @pytest.mark.parametrize("applications", [1, 3])
 @pytest.mark.parametrize("patch", [(3, 2), (1, 8), (6, 1)])
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "plain"])
 def test_the_network_equals_its_description(
-    prediction: Prediction, applications: int, patch: tuple[int, int]
+    prediction: Prediction, applications: int, patch: tuple[int, int], is_cut: bool
 ) -> None:
     architecture = replace(SMALL, prediction=prediction, patch=patch)
-    model = randomised(architecture)
+    model = randomised(architecture) if is_cut else plain(architecture)
     state, static = sample(architecture)
     result = model(state, static, applications=applications)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
@@ -129,7 +136,7 @@ def test_published_sizes_have_the_published_numbers_of_parameters(
             "model": {"channels": channels, "token_hidden": token_hidden},
         }
     )
-    count = count_parameters(architecture_of(config, (720, 1440)))
+    count = count_parameters(architecture_of(config.data, config.model, (720, 1440)))
     assert count / 1e6 == pytest.approx(millions, rel=2e-4)
 
 
@@ -177,7 +184,7 @@ def test_dropout_repeats_for_the_same_step_and_rests_in_evaluation() -> None:
     state, static = sample(SMALL)
 
     def at(step: int) -> Tensor:
-        model.set_dropout_key(0, step)
+        set_dropout_key(model, 0, step)
         return model(state, static)
 
     assert torch.equal(at(5), at(5))
@@ -201,7 +208,7 @@ def test_multiply_adds_of_a_step_are_those_that_torch_counts(prediction: Predict
 def test_a_patch_that_does_not_divide_the_grid_is_refused_with_the_arithmetic() -> None:
     config = Config.model_validate({"data": {"store": "none"}, "model": {"patch": [5, 4]}})
     with pytest.raises(UserError, match=r"5×4 does not divide .* 32×64 .* 32 points of latitude"):
-        architecture_of(config, (32, 64))
+        architecture_of(config.data, config.model, (32, 64))
 
 
 # On many ranks. Columns of patches, variables and channels are uneven on each of these meshes.
@@ -224,10 +231,7 @@ def pass_through(
     model = build(
         architecture, mesh, seed=0, increment_scale=SCALE[own.start : own.stop], dtype=torch.float64
     )
-    blocks = {name: block for name, _, block, _ in local_parameters(model)}
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(cut(parameters[name], blocks[name].ranges))
+    load_whole(model, parameters)
     state, static = sample(architecture)
     layout, batch, a = mesh.layout, len(state), architecture
     _, domain, tensor = layout.coordinates
@@ -239,10 +243,7 @@ def pass_through(
     (result.square().sum() / state.numel()).backward()
     return Passed(
         Held(tuple(state.shape), ranges, result.detach()),
-        {
-            name: Held(blocks[name].shape, blocks[name].ranges, gradient_of(parameter))
-            for name, parameter in model.named_parameters()
-        },
+        held_gradients(model),
     )
 
 
@@ -297,9 +298,8 @@ def test_initial_weights_do_not_depend_on_the_mesh(prediction: Prediction) -> No
         (own,) = part([architecture.prognostic], 1, 4, mesh.tensor.index)
         scale = SCALE[own.start : own.stop]
         model = build(architecture, mesh, seed=3, increment_scale=scale)
-        for name, parameter, block, _ in local_parameters(model):
-            one = Held(block.shape, block.ranges, parameter.detach())
-            held.setdefault(name, []).append(one)
+        for name, part_of_rank in held_parameters(model).items():
+            held.setdefault(name, []).append(part_of_rank)
     expected = dict(alone.named_parameters())
     assert held.keys() == expected.keys()
     for name, parts in held.items():

@@ -10,7 +10,7 @@ from weathermixer.config import Config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
-from weathermixer.model.mixer import architecture_of
+from weathermixer.model.architecture import architecture_of
 from weathermixer.runs import checkpoint
 from weathermixer.runs.run import Run, build_model, model_tensors
 
@@ -30,7 +30,7 @@ def run(config: Config, tmp_path: Path) -> Run:
 
 
 def _save(run: Run, step: int, value: float) -> None:
-    architecture = architecture_of(run.config, run.normalisation.grid)
+    architecture = architecture_of(run.config.data, run.config.model, run.normalisation.grid)
     model = build_model(architecture, run.config.training, run.normalisation)
     for parameter in model.parameters():
         parameter.data.fill_(value)

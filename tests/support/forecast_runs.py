@@ -13,7 +13,7 @@ from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import architecture_of
+from weathermixer.model.architecture import architecture_of
 from weathermixer.runs.checkpoint import checkpoint_path, save
 from weathermixer.runs.run import Run, build_model, model_tensors
 
@@ -34,7 +34,7 @@ def write_run(
         store, channels, config.data.static, store.training_period
     )
     run = Run.create(path, config, normalisation)
-    architecture = architecture_of(config, normalisation.grid)
+    architecture = architecture_of(config.data, config.model, normalisation.grid)
     model = build_model(architecture, config.training, normalisation)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

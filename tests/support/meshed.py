@@ -21,12 +21,12 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_plainly
 
-from oracles.layers import Held, join
+from oracles.layers import Held
+from support.networks import held_parameters, join_each
 from support.waves import wave_config
 from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layers import local_parameters
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.mixer import WeatherMixer
@@ -146,11 +146,11 @@ class TrainedRun:
 
     def initial(self) -> dict[str, Tensor]:
         """The whole parameters before the first step; what ranks share is the same bits."""
-        return _joined([rank.initial for rank in self.ranks])
+        return join_each([rank.initial for rank in self.ranks])
 
     def final(self) -> dict[str, Tensor]:
         """The whole parameters after the last step; what ranks share is the same bits."""
-        return _joined([rank.final for rank in self.ranks])
+        return join_each([rank.final for rank in self.ranks])
 
 
 def train_all(mesh: Mesh, orders: Sequence[TrainingOrder]) -> list[RankEnd]:
@@ -174,28 +174,13 @@ def _train(order: TrainingOrder) -> RankEnd:
     plain = TrainingState.initial
 
     def watched(model: WeatherMixer, *others: Any, **options: Any) -> TrainingState:
-        initial.update(_held(model))
+        initial.update(held_parameters(model))
         states.append(plain(model, *others, **options))
         return states[-1]
 
     with patch.object(TrainingState, "initial", watched):
         result = train(order.config, order.out, resume=order.resume, console=Console(quiet=True))
-    return RankEnd(result, initial, _held(states[0].model))
-
-
-def _held(model: WeatherMixer) -> dict[str, Held]:
-    return {
-        name: Held(block.shape, block.ranges, parameter.detach().clone())
-        for name, parameter, block, _ in local_parameters(model)
-    }
-
-
-def _joined(ranks: Sequence[Mapping[str, Held]]) -> dict[str, Tensor]:
-    whole = {}
-    for name in ranks[0]:
-        whole[name], holders = join([held[name] for held in ranks])
-        assert int(holders.min()) >= 1, f"nobody holds all of {name}"
-    return whole
+    return RankEnd(result, initial, held_parameters(states[0].model))
 
 
 def stored(checkpoint: Path) -> dict[str, Tensor]:

@@ -10,7 +10,9 @@ from oracles.loss import adamw_step
 from support.waves import wave_config
 from weathermixer.config import Training
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import WeatherMixer, architecture_of, build
+from weathermixer.model.architecture import architecture_of
+from weathermixer.model.cuts import build
+from weathermixer.model.mixer import WeatherMixer
 from weathermixer.training.optimizer import (
     build_optimizer,
     optimizer_tensors,
@@ -23,7 +25,7 @@ from weathermixer.training.schedule import learning_rate
 def _model(prediction: str = "state") -> WeatherMixer:
     config = wave_config(Path("none"), model={"prediction": prediction})
     return build(
-        architecture_of(config, (8, 16)),
+        architecture_of(config.data, config.model, (8, 16)),
         Mesh.describe(),
         seed=0,
         increment_scale=torch.ones(2),

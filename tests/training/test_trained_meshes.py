@@ -32,7 +32,7 @@ from support.waves import write_waves
 from weathermixer.config import Config
 from weathermixer.jigsaw.layout import Layout, shard
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import architecture_of
+from weathermixer.model.architecture import architecture_of
 from weathermixer.planning.step_cost import step_cost
 from weathermixer.runs.run import Run, build_model
 
@@ -341,7 +341,7 @@ def test_what_is_sent_and_computed_is_what_the_cost_model_says(
     config = trainings.config(layout, recipe)
     normalisation = Run.open(trained.out).normalisation
     training = config.training
-    architecture = architecture_of(config, normalisation.grid)
+    architecture = architecture_of(config.data, config.model, normalisation.grid)
     for rank in range(layout.world_size):
         model = build_model(
             architecture, training, normalisation, mesh=Mesh.describe(layout.at(rank))

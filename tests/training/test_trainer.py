@@ -20,7 +20,8 @@ from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Architecture, build
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.cuts import build
 from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.loss import rollout_loss

@@ -8,7 +8,7 @@ from oracles.loss import increment_loss
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Part
+from weathermixer.model.cuts import Part
 from weathermixer.training.loss import loss_weights
 from weathermixer.training.validation import validate
 

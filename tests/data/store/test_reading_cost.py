@@ -20,7 +20,8 @@ from weathermixer.data.store.store import Store
 from weathermixer.data.store.store_writer import Description, StoreWriter
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.mixer import Architecture
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.cuts import Part
 
 PATCH = 8
 LATITUDE = np.linspace(89.5, -89.5, 264)
@@ -117,7 +118,7 @@ def test_each_rank_reads_its_share_by_its_own_count_and_the_kernels(
     for domain, tensor in planned.meshes():
         for rank in range(domain * tensor):
             mesh = Mesh.describe(Layout(domain=domain, tensor=tensor, rank=rank))
-            part = architecture.part(mesh)
+            part = Part.on(mesh, architecture)
             reader = StateReader(
                 store,
                 part.of(whole),
