@@ -1,70 +1,57 @@
-"""The feed-forward layers of a transformer, cut over any mesh of ranks: the same function on each.
+"""The feed-forward layers of a transformer, cut over ranks, beside the same on each of them alone.
 
 torchrun --nproc-per-node 4 examples/feed_forward.py
 """
 
-import os
+import copy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.cost import cheapest_pair, layouts
-from weathermixer.jigsaw.exchange import total_over
-from weathermixer.jigsaw.layers import ChannelLinear, LayerNorm, initialise, prefetch_in_order
-from weathermixer.jigsaw.layout import Dimension
-from weathermixer.jigsaw.mesh import Mesh, connect, local_device, start, stop
-from weathermixer.jigsaw.replicas import Replicas
+from weathermixer import jigsaw
 
-TOKENS, WIDTH, HIDDEN, LAYERS, STEPS = 500, 390, 1500, 4, 20
+TOKENS, WIDTH, HIDDEN, LAYERS, STEPS = 500, 390, 1500, 4, 5
 
 
 class FeedForward(nn.Module):
-    """``x + W₂ gelu(W₁ norm(x))``; per rank, ``x (tokens / domain, 1, width / tensor)``."""
+    """``x + W₂ gelu(W₁ norm(x))``; ``x (tokens, batch, width)``."""
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        up, down = cheapest_pair(ChannelLinear, WIDTH, HIDDEN, mesh, rows=TOKENS)
-        self.norm = LayerNorm(WIDTH, mesh, rows=TOKENS)
-        self.up = ChannelLinear(WIDTH, HIDDEN, mesh, rows=TOKENS, scheme=up)
-        self.down = ChannelLinear(HIDDEN, WIDTH, mesh, rows=TOKENS, scheme=down)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.up = nn.Linear(WIDTH, HIDDEN)
+        self.down = nn.Linear(HIDDEN, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(F.gelu(self.up(x, self.norm)))
+        return x + self.down(F.gelu(self.up(self.norm(x))))
 
 
-def train(mesh: Mesh) -> list[float]:
-    """Learn the negative of random inputs; the loss of all ranks together after each step."""
-    model = nn.Sequential(*(FeedForward(mesh) for _ in range(LAYERS))).to(mesh.device)
-    initialise(model, seed=0)
-    prefetch_in_order(model)
-    replicas = Replicas(model, mesh)
-    optimizer = torch.optim.AdamW(replicas.parameters().values(), lr=1e-3)
-
-    whole = torch.randn(TOKENS, 1, WIDTH, generator=torch.Generator().manual_seed(1))
-    (rows,) = Dimension.of(TOKENS).ranges(mesh.domain.size, mesh.domain.index)
-    (columns,) = Dimension.of(WIDTH).ranges(mesh.tensor.size, mesh.tensor.index)
-    x = whole[rows.start : rows.stop, :, columns.start : columns.stop].to(mesh.device)
-
-    losses = []
+def train(model: nn.Module, x: Tensor, elements: int) -> None:
+    """Learn the negative of the input; the loss is a mean over ``elements`` of all ranks."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(STEPS):
-        loss = (model(x) + x).square().sum() / whole.numel()  # this rank's share of the mean
-        loss.backward()
-        replicas.finish_gradients()
+        optimizer.zero_grad()
+        jigsaw.mean_squared_error(model(x), -x, elements=elements).backward()
         optimizer.step()
-        replicas.finish_step()
-        losses.append(total_over(mesh.axes, loss.detach()[None]).item())
-    return losses
 
 
 if __name__ == "__main__":
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    device = local_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if world_size > 1:
-        start(int(os.environ["RANK"]), world_size, device=device)
-    mesh = connect(layouts(world_size)[len(layouts(world_size)) // 2], device=device)
-    losses = train(mesh)
-    if mesh.layout.rank == 0:
-        domain, tensor = mesh.domain.size, mesh.tensor.size
-        print(f"{domain} × {tensor} ranks: loss {losses[0]:.6f}, then {losses[-1]:.6f}")
-    stop()
+    torch.manual_seed(0)  # the same weights and samples on all ranks
+    torch.set_default_dtype(torch.float64)
+    alone = nn.Sequential(*(FeedForward() for _ in range(LAYERS)))
+    x = torch.randn(TOKENS, 1, WIDTH)
+    with jigsaw.torchrun_mesh() as mesh:
+        up, down = jigsaw.cheapest_pair(WIDTH, HIDDEN, mesh, rows=TOKENS)
+        table: dict[str, jigsaw.Cut] = {
+            "*.norm": jigsaw.CutNorm(rows=TOKENS),
+            "*.up": jigsaw.CutLinear(rows=TOKENS, scheme=up),
+            "*.down": jigsaw.CutLinear(rows=TOKENS, scheme=down),
+        }
+        cut = jigsaw.parallelize(copy.deepcopy(alone), mesh, table)
+        train(cut.to(mesh.device), jigsaw.own_part(x, mesh).to(mesh.device), x.numel())
+        train(alone.to(mesh.device), x.to(mesh.device), x.numel())
+        difference = jigsaw.largest_difference(cut, alone)
+        if mesh.layout.rank == 0:
+            print(f"{mesh.domain.size} × {mesh.tensor.size} ranks differ by {difference:.0e}")
+        assert difference < 1e-12

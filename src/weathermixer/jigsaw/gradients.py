@@ -105,8 +105,8 @@ class _Part:
 
     total: Tensor | None = None
     outstanding: int = 0  # parts that are computed or travel still
-    destination: Destination | None = None  # once all uses of the parameter have been passed
-    sums: ReduceScatter | None = None
+    destination: Destination | None = None  # once a use of the parameter has been passed
+    sums: list[tuple[Tensor, ReduceScatter]] = field(default_factory=list)
     gather: Gather | None = None
 
     def add(self, gradient: Tensor) -> None:
@@ -166,7 +166,7 @@ class BackwardPass:
             parts = {
                 parameter: part
                 for parameter, part in self._parts.items()
-                if part.destination is not None and part.total is not None
+                if part.destination is not None and (part.sums or part.total is not None)
             }
             self._share(parts)
             for parameter, part in parts.items():
@@ -185,8 +185,8 @@ class BackwardPass:
         for _, _, sums in self._travelling:
             sums.let_go()
         for part in self._parts.values():
-            if part.sums is not None:
-                part.sums.let_go()
+            for _, sums in part.sums:
+                sums.let_go()
 
     def _part(self, parameter: nn.Parameter) -> _Part:
         return self._parts.setdefault(parameter, _Part())
@@ -201,34 +201,38 @@ class BackwardPass:
             self._reduce(parameter, part)
 
     def _reduce(self, parameter: nn.Parameter, part: _Part) -> None:
-        """Begin the sum over the replicas of a weight's gradient that is complete."""
+        """Begin the sum over the replicas of what is known of a weight's gradient.
+
+        That is all of it where one node stands for every use of the weight.
+        """
         destination = part.destination
-        if destination is None or destination.data is None or part.outstanding:
+        if destination is None or destination.data is None:
             return
-        if part.total is None or part.sums is not None:
+        if part.total is None or part.outstanding:
             return
-        part.sums = ReduceScatter(destination.data)
-        rows = destination.rows(parameter)
+        sums, rows = ReduceScatter(destination.data), destination.rows(parameter)
         for place in destination.data.peers()[:-1]:
             block = part.total[rows[place].start : rows[place].stop]
             own = (len(rows[destination.data.index]), *parameter.shape[1:])
-            part.sums.send(block.contiguous(), own)
+            sums.send(block.contiguous(), own)
+        part.sums.append((part.total, sums))
+        part.total = None
 
     def _finish_reduce(self, parameter: nn.Parameter, part: _Part) -> None:
         """Sum this replica's rows, and begin to gather those of the others where all are wanted."""
-        if part.sums is None:
+        if not part.sums:
             return
         assert part.destination is not None
         assert part.destination.data is not None
-        assert part.total is not None
         rows = part.destination.rows(parameter)
         own = rows[part.destination.data.index]
-        mine = part.sums.finish(part.total[own.start : own.stop])
+        for total, sums in part.sums:
+            part.add(sums.finish(total[own.start : own.stop]))
         if part.destination.owned is None:
+            assert part.total is not None
+            mine, part.total = part.total, part.sums[0][0]
             shapes = [(len(each), *parameter.shape[1:]) for each in rows]
             part.gather = Gather(part.destination.data, mine, shapes, into=part.total)
-        else:
-            part.total = mine
 
     @staticmethod
     def _share(parts: dict[nn.Parameter, _Part]) -> None:

@@ -22,7 +22,7 @@ from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.matmul import multiply
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.normalise import Channels, normalise
-from weathermixer.jigsaw.operations import all_reduce
+from weathermixer.jigsaw.operations import all_gather, all_reduce, reduce_scatter
 from weathermixer.jigsaw.pieces import Piece, local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme
 from weathermixer.jigsaw.weights import WeightGather
@@ -241,6 +241,40 @@ class _Channelwise:
 def _as_autocast(x: Tensor) -> Tensor:
     """A norm's input as ``torch.autocast`` gives it: in float32."""
     return x.float() if torch.is_autocast_enabled(x.device.type) else x
+
+
+class GatherRows(nn.Module):
+    """Gives every rank all rows: ``(rows / domain, ...)`` → ``(rows, ...)``, for attention, say.
+
+    ``rows`` counts those of the first dimension on all ranks.
+    """
+
+    def __init__(self, rows: int | Dimension, mesh: Mesh) -> None:
+        super().__init__()
+        self.axis, self.sizes = mesh.domain, Dimension.of(rows).sizes(mesh.domain.size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The rows of all ranks along ``domain``, in their order."""
+        return all_gather(x, self.axis, 0, self.sizes)
+
+
+class MeanRows(nn.Module):
+    """The mean over all rows, as one: ``(rows / domain, ...)`` → ``(1, ...)`` on the first rank.
+
+    The others along ``domain`` have none of it, ``(0, ...)``: it is held once, as everything is.
+    ``rows`` counts those of the first dimension on all ranks. Without a mesh the mean
+    is an ordinary one.
+    """
+
+    def __init__(self, rows: int | Dimension, mesh: Mesh | None = None) -> None:
+        super().__init__()
+        self.axis = (mesh or Mesh.describe()).domain
+        self.rows = Dimension.of(rows).size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mean of the rows of all ranks along ``domain``."""
+        own = x.sum(0, keepdim=True) / self.rows
+        return reduce_scatter(own, self.axis, 0, Dimension.of(1).sizes(self.axis.size))
 
 
 class Dropout(nn.Module):

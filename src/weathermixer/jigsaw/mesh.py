@@ -7,6 +7,7 @@ do not queue behind those over another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -159,6 +160,30 @@ def connect(layout: Layout, *, device: torch.device | None = None, overlap: bool
                     dist.all_reduce(torch.zeros(1, device=device), group=own)
                 groups[use, here.ranks_along(axis)] = own
     return _mesh(here, groups, device or torch.device("cpu"), overlap=overlap)
+
+
+@contextmanager
+def torchrun_mesh(
+    *, data: int = 1, domain: int | None = None, tensor: int | None = None, overlap: bool = True
+) -> Iterator[Mesh]:
+    """The mesh of the ranks that ``torchrun`` started, or of this process alone without it.
+
+    ``torch.distributed`` is started before and ended after. Where ``domain`` or ``tensor`` is left
+    open it takes the ranks that are left; where both are, they are as equal as they can be. Raises
+    LayoutError where they do not multiply to the number of ranks.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    device = local_device(int(os.environ.get("LOCAL_RANK", "0")))
+    ways = ranks // data
+    if domain is None:
+        divisors = [size for size in range(1, ways + 1) if ways % size == 0]
+        domain = divisors[len(divisors) // 2] if tensor is None else max(1, ways // tensor)
+    layout = Layout(data=data, domain=domain, tensor=tensor or max(1, ways // domain))
+    layout.require_ranks(ranks)
+    if ranks > 1:
+        start(int(os.environ["RANK"]), ranks, device=device)
+    yield connect(layout, device=device, overlap=overlap)
+    stop()  # not where this rank failed: the others, who wait for it, are ended by torchrun
 
 
 def world_size() -> int:

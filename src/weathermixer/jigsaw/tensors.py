@@ -37,6 +37,16 @@ def block_of(
     return Block(tuple(shape), tuple(ranges))
 
 
+def own_part(x: Tensor, mesh: Mesh, *, features: int | Dimension | None = None) -> Tensor:
+    """A rank's part of an activation ``(rows, ..., features)``, as the layers take it.
+
+    Rows are cut over ``domain`` and features over ``tensor``; ``features`` tells how, where they
+    are not cut between single elements.
+    """
+    rows, last = (mesh.domain, x.shape[0]), (mesh.tensor, features or x.shape[-1])
+    return cut(x, block_of(x.shape, mesh, {0: rows, x.ndim - 1: last}))
+
+
 def join(held: Sequence[tuple[Tensor, Block]]) -> Tensor:
     """The whole tensor of what ranks hold of it, such as the parts of all ranks of an instance."""
     first, block = held[0]
@@ -77,6 +87,17 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: gather(parameter, piece.block) for name, parameter, piece in local_parameters(model)
     }
+
+
+def largest_difference(model: nn.Module, plain: nn.Module) -> float:
+    """How far any parameter is from that of a plain model, to which it should be equal.
+
+    All ranks call this, each with a plain model of its own.
+    """
+    expected = dict(plain.named_parameters())
+    return max(
+        float((whole - expected[name]).abs().max()) for name, whole in whole_state(model).items()
+    )
 
 
 def whole_gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -189,10 +189,10 @@ def kept_weights(model: nn.Module, *, apart_from: Iterable[nn.Module] = ()) -> I
     """Within, the first use of each weight of ``model`` gathers it, and the others use it again.
 
     For a rollout, whose steps use the same weights, and for a forecast. Modules ``apart_from``
-    these gather for each use, as those do whose activations are computed again in the backward
-    pass, to save memory. A weight that is changed is gathered anew. Every rank enters and leaves the scope at the same place of the program. It
-    costs the memory of the gathered weights: ``1 / tensor`` of those over channels, ``1 / domain``
-    of those over tokens, unless they stay where they are.
+    these gather for each use, as those should whose activations are computed again in the backward
+    pass, to save memory. A weight that is changed is gathered anew. Every rank enters and leaves
+    the scope at the same place of the program. It costs the memory of the gathered weights: of one
+    over features that are cut over ``tensor``, ``1 / tensor``; unless it stays where it is.
     """
     apart = {gather for module in apart_from for gather in _gathers_of(module)}
     gathers = [gather for gather in _gathers_of(model) if gather not in apart]

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.jigsaw.cost import cheapest_pair, cheapest_scheme
+from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, CutTensors, parallelize
 from weathermixer.jigsaw.layers import initialise
 from weathermixer.jigsaw.layout import Dimension
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.jigsaw.parallelize import Cut, CutLinear, CutNorm, CutTensors, parallelize
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.mixer import Increment, WeatherMixer
 

@@ -117,18 +117,20 @@ class CutTensors:
         module.pieces = pieces  # type: ignore[assignment]
 
 
-Cut = CutLinear | CutNorm | CutTensors
+# A module stands in the table for itself, and is put in the place of what is there.
+Cut = CutLinear | CutNorm | CutTensors | nn.Module
 
 
 def parallelize(model: M, mesh: Mesh, table: Mapping[str, Cut]) -> M:
     """Replace the modules of a plain model by this rank's parts of them, in place.
 
     ``table`` says how modules are cut, by their names in ``model``, in which ``*`` stands for
-    anything; the first that fits counts. Names and global shapes of parameters stay what they are,
-    and so do their values, which every rank has to have alike: a model of the meta device has none
-    and needs no memory. ``torch.nn.Dropout`` is replaced wherever it is; its draws then differ
-    between ranks. Modules without parameters stay. A rank's input is its part of the whole input,
-    and its loss the share of the whole loss that it can know.
+    anything; the first that fits counts. A module in it is put in the place of what has the name,
+    such as a ``GatherRows`` in that of an ``nn.Identity``. Names and global shapes of parameters
+    stay what they are, and so do their values, which every rank has to have alike: a model of the
+    meta device has none and needs no memory. ``torch.nn.Dropout`` is replaced wherever it is; its
+    draws then differ between ranks. Modules without parameters stay. A rank's input is its part of
+    the whole input, and its loss the share of the whole loss that it can know.
 
     The model is returned, or its twin where it is itself a module of the table (under ``""``).
 
@@ -167,9 +169,11 @@ def _cut_module(name: str, module: nn.Module, mesh: Mesh, how: Cut | None) -> nn
     if isinstance(how, CutTensors):
         how.apply(name, module, mesh)
         return module
-    if how is None:
+    if isinstance(how, nn.Module):
+        twin: nn.Module = how
+    elif how is None:
         assert isinstance(module, nn.Dropout)
-        twin: nn.Module = Dropout(module.p, mesh)
+        twin = Dropout(module.p, mesh)
     else:
         twin = how.twin(name, module, mesh)
         for own_name, parameter in twin.named_parameters(recurse=False):
