@@ -1,6 +1,4 @@
-"""A small transformer with attention, cut over ranks, beside the same on each of them alone.
-
-Heads are cut over `tensor`, and tokens over `domain`: those of keys and values are gathered.
+"""A transformer whose heads are cut over `tensor` and tokens over `domain`, beside one that is not.
 
 torchrun --nproc-per-node 4 examples/transformer.py
 """
@@ -28,13 +26,9 @@ class Layer(nn.Module):
         self.all_tokens = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
-        query, key, value = (
-            part.unflatten(-1, (-1, HEAD)).permute(1, 2, 0, 3)
-            for part in (q, self.all_tokens(k), self.all_tokens(v))
-        )
-        mixed = F.scaled_dot_product_attention(query, key, value).permute(2, 0, 1, 3)
-        x = x + self.out(mixed.flatten(2))
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, -1, HEAD)).permute(2, 1, 3, 0, 4)
+        mixed = F.scaled_dot_product_attention(q, self.all_tokens(k), self.all_tokens(v))
+        x = x + self.out(mixed.permute(2, 0, 1, 3).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
@@ -50,7 +44,7 @@ if __name__ == "__main__":
             "*.out": jigsaw.CutLinear(TOKENS, in_features=width, out_features=width),
             "*.up": jigsaw.CutLinear(TOKENS, in_features=width),
             "*.down": jigsaw.CutLinear(TOKENS, out_features=width, scheme="gather"),
-            "*.all_tokens": jigsaw.GatherRows(TOKENS, mesh),
+            "*.all_tokens": jigsaw.GatherRows(TOKENS, mesh, dim=2),
         }
         cut = jigsaw.parallelize(copy.deepcopy(alone), mesh, table)
         for model, part in ((cut, jigsaw.own_part(x, mesh, features=width)), (alone, x)):

@@ -246,16 +246,17 @@ def _as_autocast(x: Tensor) -> Tensor:
 class GatherRows(nn.Module):
     """Gives every rank all rows: ``(rows / domain, ...)`` → ``(rows, ...)``, for attention, say.
 
-    ``rows`` counts those of the first dimension on all ranks.
+    ``rows`` counts those of all ranks, which are the dimension ``dim``.
     """
 
-    def __init__(self, rows: int | Dimension, mesh: Mesh) -> None:
+    def __init__(self, rows: int | Dimension, mesh: Mesh, *, dim: int = 0) -> None:
         super().__init__()
         self.axis, self.sizes = mesh.domain, Dimension.of(rows).sizes(mesh.domain.size)
+        self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
         """The rows of all ranks along ``domain``, in their order."""
-        return all_gather(x, self.axis, 0, self.sizes)
+        return all_gather(x, self.axis, self.dim, self.sizes)
 
 
 class MeanRows(nn.Module):

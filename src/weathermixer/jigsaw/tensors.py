@@ -94,7 +94,7 @@ def largest_difference(model: nn.Module, plain: nn.Module) -> float:
 
     All ranks call this, each with a plain model of its own.
     """
-    expected = dict(plain.named_parameters())
+    expected = {name: parameter.detach() for name, parameter in plain.named_parameters()}
     return max(
         float((whole - expected[name]).abs().max()) for name, whole in whole_state(model).items()
     )
