@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from oracles.layers import Held, cut, join, layer_norm, over_channels, over_tokens
+from oracles.layers import Held, join
+from support.cut_layers import Chain, Kind, Norm, run_chain, run_norm
 from support.network_steps import NetworkStep, joined, run_step
 from support.networks import (
     ALL_SCHEMES,
@@ -19,24 +18,20 @@ from support.networks import (
     UNEVEN,
     Sample,
     Schemes,
-    activation_ranges,
     errors,
-    gradient_of,
-    held_activation,
-    held_gradients,
     held_parameters,
+    join_each,
     mesh_name,
     network_on,
     whole_parameters,
 )
 from support.ranks import Pool
 from weathermixer.jigsaw.cost import PAIRS
-from weathermixer.jigsaw.layers import LayerNorm, Linear, initialise
+from weathermixer.jigsaw.layers import initialise
 from weathermixer.jigsaw.layout import Dimension, Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.jigsaw.product import Features, Scheme
-from weathermixer.jigsaw.tensors import load_whole
 
 
 # Tests of one mesh follow one another, so that its ranks are started once.
@@ -46,41 +41,14 @@ def layout(request: pytest.FixtureRequest) -> Layout:
     return found
 
 
-class Chain(NamedTuple):
-    """Linear maps from ``sizes[0]`` to the last of them, with GELU between."""
-
-    features: Features
-    sizes: tuple[Dimension, ...]
-    rows: Dimension
-    schemes: tuple[Scheme, ...]
-
-    def layers(self, mesh: Mesh) -> nn.ModuleList:
-        return nn.ModuleList(
-            Linear(inputs, outputs, mesh, rows=self.rows, features=self.features, scheme=scheme)
-            for inputs, outputs, scheme in zip(
-                self.sizes[:-1], self.sizes[1:], self.schemes, strict=True
-            )
-        )
-
-    def end(self, size: Dimension) -> tuple[Dimension, Dimension]:
-        """Tokens and channels of an activation with ``size`` features."""
-        return (size, self.rows) if self.features == "domain" else (self.rows, size)
-
-    def apply(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
-        """The maps in turn, of ``x (tokens, batch, channels)``."""
-        x = layers[0](x.movedim(0, -1) if self.features == "domain" else x)
-        for layer in layers[1:]:
-            x = layer(F.gelu(x))
-        return x.movedim(-1, 0) if self.features == "domain" else x
-
-
 COLUMNS = Dimension((5,), unit=3)
 CONCATENATED = Dimension((5, 2), unit=2)
+SINGLE: Sequence[tuple[Scheme, ...]] = [("reduce",), ("gather",)]
 SIZES: list[tuple[str, tuple[Dimension, ...], Dimension, Sequence[tuple[Scheme, ...]]]] = [
-    # Only where output features are not scattered may they have more sections than one.
-    ("units", (COLUMNS, Dimension((7,), unit=2)), CONCATENATED, [("reduce",), ("gather",)]),
-    ("sections", (CONCATENATED, Dimension((9,))), COLUMNS, [("reduce",), ("gather",)]),
-    ("plain", (Dimension((7,)), Dimension((13,))), Dimension((5,)), [("reduce",), ("gather",)]),
+    ("units", (COLUMNS, Dimension((7,), unit=2)), CONCATENATED, SINGLE),
+    ("sections", (CONCATENATED, Dimension((9,))), COLUMNS, SINGLE),
+    ("split", (COLUMNS, Dimension((5, 3))), CONCATENATED, SINGLE),
+    ("plain", (Dimension((7,)), Dimension((13,))), Dimension((5,)), SINGLE),
     ("mixing", (COLUMNS, Dimension((11,)), COLUMNS), CONCATENATED, PAIRS),
     ("wide", (CONCATENATED, Dimension((29,)), CONCATENATED), COLUMNS, [("turn", "fold")]),
     # Some ranks have none of the hidden values.
@@ -93,50 +61,13 @@ CHAINS = {
     for name, sizes, rows, all_schemes in SIZES
     for schemes in all_schemes
 }
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def chain_inputs(chain: Chain, batch: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Global parameters, input, and gradient with respect to the output."""
-    weights = {}
-    for index, (inputs, outputs) in enumerate(zip(chain.sizes[:-1], chain.sizes[1:], strict=True)):
-        weights[f"{index}.weight"] = draw(outputs.size, inputs.size, seed=index)
-        weights[f"{index}.bias"] = draw(outputs.size, seed=10 + index)
-    ends = [[size.size for size in chain.end(chain.sizes[place])] for place in (0, -1)]
-    x, dy = (draw(ends[i][0], batch, ends[i][1], seed=20 + i) for i in (0, 1))
-    return weights, x, dy
-
-
-def run_chain(mesh: Mesh, name: str, batch: int) -> dict[str, Held]:
-    chain = CHAINS[name]
-    weights, x, dy = chain_inputs(chain, batch)
-    first, last = chain.end(chain.sizes[0]), chain.end(chain.sizes[-1])
-    layers = chain.layers(mesh).double()
-    load_whole(layers, weights)
-    x = cut(x, activation_ranges(mesh.layout, *first, batch)).requires_grad_()
-    y = chain.apply(layers, x)
-    y.backward(cut(dy, activation_ranges(mesh.layout, *last, batch)))
-    return {
-        "y": held_activation(mesh.layout, *last, y),
-        "x": held_activation(mesh.layout, *first, gradient_of(x)),
-    } | held_gradients(layers)
-
-
-def expected_of_chain(chain: Chain, batch: int) -> dict[str, Tensor]:
-    weights, x, dy = chain_inputs(chain, batch)
-    leaves = {"x": x, **weights}
-    for leaf in leaves.values():
-        leaf.requires_grad_()
-    mix = over_tokens if chain.features == "domain" else over_channels
-    y = mix(weights, "0", x)
-    for index in range(1, len(chain.schemes)):
-        y = mix(weights, str(index), F.gelu(y))
-    y.backward(dy)
-    return {"y": y.detach()} | {name: gradient_of(leaf) for name, leaf in leaves.items()}
+CHAINS |= {
+    f"{features}-{'+'.join(schemes)}-unbiased": Chain(
+        features, (COLUMNS, Dimension((5, 3))), CONCATENATED, schemes, bias=False
+    )
+    for features in FEATURES
+    for schemes in SINGLE
+}
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -144,55 +75,38 @@ def expected_of_chain(chain: Chain, batch: int) -> dict[str, Tensor]:
 def test_linear_layers_and_their_gradients_are_those_of_one_process(
     pool: Pool, layout: Layout, name: str, batch: int
 ) -> None:
-    held = pool.run(run_chain, layout, name, batch)
+    chain = CHAINS[name]
+    held = pool.run(run_chain, layout, chain, batch)
     whole = {}
     for tensor in held[0]:
         whole[tensor], holders = join([one[tensor] for one in held])
         if tensor.endswith("weight"):
             assert torch.all(holders == 1), "a weight is held once"
-    for tensor, error in errors(whole, expected_of_chain(CHAINS[name], batch)).items():
+    assert ("0.bias" in whole) == chain.bias
+    expected = chain.expected(batch)
+    for tensor, error in errors(whole, {name: expected[name] for name in whole}).items():
         assert error <= 1e-12, tensor
 
 
-NORM_CHANNELS = [Dimension((13,)), Dimension((5, 2), unit=3), Dimension((4, 4))]
-
-
-def norm_inputs(channels: Dimension, batch: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    weights = {"norm.weight": draw(channels.size, seed=0), "norm.bias": draw(channels.size, seed=1)}
-    shape = (COLUMNS.size, batch, channels.size)
-    scales = torch.logspace(-2, 2, channels.size, dtype=torch.float64)
-    return weights, draw(*shape, seed=2) * scales + 3.0, draw(*shape, seed=3)
-
-
-def run_norm(mesh: Mesh, channels: Dimension, batch: int) -> dict[str, Held]:
-    weights, x, dy = norm_inputs(channels, batch)
-    norm = nn.ModuleDict({"norm": LayerNorm(channels, mesh, rows=COLUMNS)}).double()
-    load_whole(norm, weights)
-    own = activation_ranges(mesh.layout, COLUMNS, channels, batch)
-    x = cut(x, own).requires_grad_()
-    y = norm["norm"](x)
-    y.backward(cut(dy, own))
-    return {
-        "y": held_activation(mesh.layout, COLUMNS, channels, y),
-        "x": held_activation(mesh.layout, COLUMNS, channels, gradient_of(x)),
-    } | held_gradients(norm)
+KINDS: tuple[tuple[Kind, float | None], ...] = (("layer", None), ("rms", None), ("rms", 0.5))
+NORMS = {
+    f"{kind}-{eps}-{name}": Norm(kind, channels, COLUMNS, eps)
+    for kind, eps in KINDS
+    for name, channels in (
+        ("plain", Dimension((13,))),
+        ("units", Dimension((5, 2), unit=3)),
+        ("sections", Dimension((4, 4))),
+    )
+}
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("channels", NORM_CHANNELS, ids=["plain", "units", "sections"])
-def test_layer_norm_normalises_over_the_channels_of_all_ranks(
-    pool: Pool, layout: Layout, channels: Dimension, batch: int
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_are_taken_over_the_channels_of_all_ranks(
+    pool: Pool, layout: Layout, name: str, batch: int
 ) -> None:
-    held = pool.run(run_norm, layout, channels, batch)
-    weights, x, dy = norm_inputs(channels, batch)
-    for leaf in (x, *weights.values()):
-        leaf.requires_grad_()
-    y = layer_norm(weights, "norm", x)
-    y.backward(dy)
-    expected = {"y": y.detach(), "x": gradient_of(x)}
-    expected |= {name: gradient_of(weight) for name, weight in weights.items()}
-    whole = {tensor: join([one[tensor] for one in held])[0] for tensor in held[0]}
-    for tensor, error in errors(whole, expected).items():
+    found = join_each(pool.run(run_norm, layout, NORMS[name], batch))
+    for tensor, error in errors(found, NORMS[name].expected(batch)).items():
         assert error <= 1e-12, tensor
 
 
