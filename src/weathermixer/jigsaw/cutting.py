@@ -41,7 +41,7 @@ class CutLinear:
         """This rank's part of a module, with its weights."""
         if not isinstance(module, nn.Linear):
             raise _another_kind(name, module, "a torch.nn.Linear")
-        return Linear(
+        linear = Linear(
             _dimension(name, "in_features", self.in_features, module.in_features),
             _dimension(name, "out_features", self.out_features, module.out_features),
             mesh,
@@ -52,6 +52,8 @@ class CutLinear:
             device=module.weight.device,
             dtype=module.weight.dtype,
         )
+        linear.name = name or linear.name
+        return linear
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.mesh import Axis, RankLost
 
 
@@ -33,7 +34,8 @@ class Round:
         self._axis = axis
         self._to = (axis.index + distance) % axis.size
         self._from = (axis.index - distance) % axis.size
-        self._send, self._receive = send, receive
+        self._receive = receive
+        self._tensors = (send, receive)  # which have to live as long
         operations = []
         if send.numel():
             operations.append(dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to))
@@ -48,14 +50,17 @@ class Round:
         except RuntimeError as error:
             raise self._lost(error) from error
         axis.in_flight.append(self)
+        ACTIVITY.exchanges += 1
         if not axis.overlap:
             self.wait()
 
     def wait(self) -> Tensor:
         """What was received, once both transfers are done."""
         try:
-            for work in self._works:
-                work.wait()
+            num_bytes = max(each.numel() * each.element_size() for each in self._tensors)
+            with ACTIVITY.waiting_for(self._peers, num_bytes):
+                for work in self._works:
+                    work.wait()
         except RuntimeError as error:
             raise self._lost(error) from error
         self._works = []
@@ -63,12 +68,16 @@ class Round:
             self._axis.in_flight.remove(self)
         return self._receive
 
-    def _lost(self, error: RuntimeError) -> RankLost:
+    @property
+    def _peers(self) -> str:
         ranks = self._axis.ranks
         peers = " or ".join(str(ranks[place]) for place in sorted({self._to, self._from}))
+        return f"rank {peers} along {self._axis.name}"
+
+    def _lost(self, error: RuntimeError) -> RankLost:
         return RankLost(
-            f"rank {ranks[self._axis.index]} lost its connection to rank {peers} along "
-            f"{self._axis.name} ({error})"
+            f"rank {self._axis.ranks[self._axis.index]} lost its connection to {self._peers} "
+            f"{ACTIVITY.now().place()} ({error})"
         )
 
 

@@ -58,6 +58,7 @@ class Linear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.name = "Linear"  # in the model, once it is part of one
         self.product = product = Product.on(
             mesh, in_features, out_features, rows=rows, features=features, scheme=scheme
         )
@@ -104,7 +105,9 @@ class Linear(nn.Module):
         weight, whole = self.gathered.get(x.dtype)
         bias = None if self.bias is None else use(self.bias, self.pieces["bias"].destination)
         matrix = x.movedim(-1, 0).flatten(1) if product.features_first else x.flatten(0, -2)
-        y = multiply(matrix.contiguous(), weight, whole, bias, product, samples=samples)
+        y = multiply(
+            matrix.contiguous(), weight, whole, bias, product, samples=samples, name=self.name
+        )
         if product.moves_rows:
             rows = product.target.own_rows
         if product.features_first:

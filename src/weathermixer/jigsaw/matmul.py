@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.exchange import Gather, ReduceScatter
 from weathermixer.jigsaw.gradients import (
     Use,
@@ -30,16 +31,24 @@ from weathermixer.jigsaw.product import Product, Side
 
 
 def multiply(
-    x: Tensor, weight: Use, whole: Tensor, bias: Use | None, product: Product, *, samples: int
+    x: Tensor,
+    weight: Use,
+    whole: Tensor,
+    bias: Use | None,
+    product: Product,
+    *,
+    samples: int,
+    name: str,
 ) -> Tensor:
     """``W x + b``, differentiable.
 
     ``x`` is this rank's matrix of the input as stored, of so many samples, and ``whole`` what it
-    multiplies with of the weight. The result is this rank's matrix of the output.
+    multiplies with of the weight. The result is this rank's matrix of the output. ``name`` is that
+    of the layer, for messages.
     """
     if not in_backward():
         let_go_of_broken_passes()
-    call = _Call(product, samples, weight, bias, may_wait=is_normalised(x))
+    call = _Call(product, samples, weight, bias, name, may_wait=is_normalised(x))
     y: Tensor = _Multiply.apply(  # type: ignore[no-untyped-call]
         x, weight.node, None if bias is None else bias.node, whole, call
     )
@@ -58,6 +67,7 @@ class _Call:
     samples: int
     weight: Use
     bias: Use | None
+    name: str
     may_wait: bool
 
 
@@ -66,6 +76,7 @@ class _Multiply(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, whole: Tensor, call: _Call
     ) -> Tensor:
+        ACTIVITY.where = f"{call.name}, forward"
         product, samples = call.product, call.samples
         start = None if bias is None else bias.to(x.dtype)
         pieces = _gather(product, product.source, x, samples)
@@ -78,6 +89,7 @@ class _Multiply(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        ACTIVITY.where = f"{ctx.call.name}, backward"
         whole, *pieces = ctx.saved_tensors
         of_input, of_weight, of_bias, *_ = ctx.needs_input_grad
         adjoint = _Adjoint(ctx.call, dy, whole, pieces)

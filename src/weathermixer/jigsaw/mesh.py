@@ -17,7 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.count import Counter
+from weathermixer.jigsaw.heartbeat import Heartbeat, StoreBoard, exit_with
 from weathermixer.jigsaw.layout import Layout, LayoutError
 
 
@@ -180,10 +182,16 @@ def torchrun_mesh(
         domain = divisors[len(divisors) // 2] if tensor is None else max(1, ways // tensor)
     layout = Layout(data=data, domain=domain, tensor=tensor or max(1, ways // domain))
     layout.require_ranks(ranks)
+    heartbeat = None
     if ranks > 1:
-        start(int(os.environ["RANK"]), ranks, device=device)
+        rank = int(os.environ["RANK"])
+        start(rank, ranks, device=device)
+        board = StoreBoard(dist.distributed_c10d._get_default_store())
+        heartbeat = Heartbeat(board, rank, ranks, exit_with)
     yield connect(layout, device=device, overlap=overlap)
     stop()  # not where this rank failed: the others, who wait for it, are ended by torchrun
+    if heartbeat is not None:
+        heartbeat.stop()
 
 
 def world_size() -> int:
@@ -226,7 +234,8 @@ def local_device(index: int | None = None) -> torch.device:
 @contextmanager
 def _losing_ranks(doing: str) -> Iterator[None]:
     try:
-        yield
+        with ACTIVITY.waiting_for("all others"):
+            yield
     except RuntimeError as error:
         raise RankLost(
             f"rank {dist.get_rank()} lost its connection to another rank while {doing} ({error})"

@@ -19,24 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.exchange import Gather
 from weathermixer.jigsaw.gradients import Use, in_backward, use
 from weathermixer.jigsaw.pieces import Piece
 from weathermixer.jigsaw.product import Product
 
 
-class _OptimizerSteps:
-    """Steps that any optimizer took. Fused ones change weights without a mark on the tensors."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-        register_optimizer_step_post_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        self.taken += 1
+def _count_step(*_: Any) -> None:
+    """Take note of a step of any optimizer: fused ones change weights without a mark on them."""
+    ACTIVITY.steps += 1
 
 
-_steps = _OptimizerSteps()
+register_optimizer_step_post_hook(_count_step)
 
 
 class HoldsWeight(Protocol):
@@ -137,7 +132,7 @@ class WeightGather:
             self._begun = None
 
     def _state(self, dtype: torch.dtype) -> _State:
-        return _State(dtype, self._layer.weight._version, _steps.taken)
+        return _State(dtype, self._layer.weight._version, ACTIVITY.steps)
 
     def _use(self) -> Use:
         """The parameter in the graph: one node for all uses of a weight that is kept."""
