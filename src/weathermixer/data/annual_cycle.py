@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.data.time_steps import to_hours
+
 DAYS_IN_YEAR = 365
 
 
@@ -21,7 +23,7 @@ def day_of_year(times: NDArray[np.datetime64] | np.datetime64) -> NDArray[np.int
 def hour_of_day(times: NDArray[np.datetime64] | np.datetime64) -> NDArray[np.float64]:
     """Hours since midnight, UTC."""
     since = np.asarray(times) - np.asarray(times, "datetime64[D]")
-    return np.asarray(since / np.timedelta64(1, "h"), np.float64)
+    return np.asarray(to_hours(since), np.float64)
 
 
 def nearest_day(kept: NDArray[np.integer], time: np.datetime64) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from weathermixer.data.archives.forecasts import Forecast
 from weathermixer.data.grid import Grid, common_grid
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, TRUTH
 from weathermixer.verification.truth import State, Truth
@@ -82,7 +83,7 @@ class Comparison:
 
     @property
     def lead_hours(self) -> tuple[float, ...]:
-        return tuple((self.lead_times / np.timedelta64(1, "h")).tolist())
+        return tuple(to_hours(self.lead_times).tolist())
 
     @property
     def times(self) -> NDArray[np.intp]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from weathermixer.data.archives.names import Unusable
 from weathermixer.data.archives.units import conversion
 from weathermixer.data.grid import Grid
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
 # Of ERA5's and CMIP's pressure levels, hPa: what levels must be among where no unit is stated.
@@ -95,7 +96,7 @@ def refuse_repeated(instants: NDArray[Any], source: str) -> None:
         return
     what = str(repeated[0])
     if repeated.dtype.kind == "m":
-        what = f"lead time {repeated[0] / np.timedelta64(1, 'h'):g} h"
+        what = f"lead time {to_hours(repeated[0]):g} h"
     more = f" (and {len(repeated) - 1} other repeated times)" if len(repeated) > 1 else ""
     raise UserError(f"{source} holds {what} more than once{more}: drop the duplicates first")
 

@@ -33,6 +33,7 @@ from weathermixer.data.statistics import (
     merge_moments,
 )
 from weathermixer.data.store.reading_cost import ReadingCost
+from weathermixer.data.time_steps import to_timedelta
 from weathermixer.errors import UserError
 
 PAIRS = 128  # of states one step apart, from which statistics are estimated
@@ -87,7 +88,7 @@ class DirectStates:
     @property
     def step(self) -> np.timedelta64:
         """The step that was configured; an archive has none of its own."""
-        return np.timedelta64(round(self._step_hours * 3600), "s")
+        return to_timedelta(self._step_hours)
 
     def fingerprint(self) -> str:
         """A short text that two archives share when they describe the same states."""

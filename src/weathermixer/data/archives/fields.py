@@ -22,6 +22,7 @@ from weathermixer.data.archives.storage import Storage
 from weathermixer.data.archives.units import Conversion
 from weathermixer.data.channels import VARIABLES, Channel, implausibility
 from weathermixer.data.grid import Grid, Placement
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
 Part = slice | NDArray[np.intp]
@@ -203,7 +204,7 @@ class FieldGroup:
             if name == TIME:
                 words.append(f"{'from' if LEAD in self.leading else 'at'} {value}")
             elif name == LEAD:
-                words.append(f"at lead {value / np.timedelta64(1, 'h'):g} h")
+                words.append(f"at lead {to_hours(value):g} h")
             else:
                 words.append(f"of {name} {value}")
         return " ".join(words)

@@ -20,6 +20,7 @@ from weathermixer.data.channels import (
     parse_channel,
 )
 from weathermixer.data.grid import Grid, find_placement
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
 
@@ -81,7 +82,7 @@ class Forecast:
 
     @property
     def lead_hours(self) -> tuple[float, ...]:
-        return tuple((self.lead_times / np.timedelta64(1, "h")).tolist())
+        return tuple(to_hours(self.lead_times).tolist())
 
     def chunk(self, dimension: str, channels: Sequence[str]) -> int:
         """How many initial times or lead times share a chunk in any of these channels."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from weathermixer.config import Data, Period, parse_period
 from weathermixer.data.feeding.periods import Periods, periods
 from weathermixer.data.states import States
+from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 
@@ -37,7 +38,7 @@ def windows(
     ``times`` increase, at any spacing: a step may span several of them. All of a window's times lie
     in the period (inclusive). Windows are in the order of their first time.
     """
-    step = _step(step_hours)
+    step = to_timedelta(step_hours)
     following = np.searchsorted(times, times + step)
     following[following == len(times)] = 0
     whole = times[following] == times + step
@@ -65,7 +66,7 @@ def require_windows(
     spacing = "it has no two times"
     if len(times) > 1:
         intervals, counts = np.unique(np.diff(times), return_counts=True)
-        hours = intervals[np.argmax(counts)] / np.timedelta64(1, "h")
+        hours = to_hours(intervals[np.argmax(counts)])
         spacing = f"its times are mostly {hours:g} h apart"
     raise UserError(
         f"{key} ({period[0]} to {period[1]}) holds {len(times)} of the store's times but no "
@@ -135,7 +136,3 @@ def _periods(data: Data, store: States) -> Periods:
         None if data.train is None else parse_period(data.train),
         None if data.validation is None else parse_period(data.validation),
     )
-
-
-def _step(step_hours: float) -> np.timedelta64:
-    return np.timedelta64(round(step_hours * 3600), "s")
