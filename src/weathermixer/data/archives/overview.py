@@ -13,8 +13,8 @@ from weathermixer.data.archives.merging import MergedAnalyses, summary
 from weathermixer.data.channels import LEVELS_HPA, PROGNOSTIC_VARIABLES, channels_of, names
 from weathermixer.data.store.inspection import (
     Gap,
+    collect_errors,
     damage_in_words,
-    errors_of,
     gaps_in_words,
     spacing_of,
 )
@@ -109,5 +109,5 @@ def look_over(
         variables=summary(set(merged.channels)),
         static_channels=merged.static_channels,
         remarks=merged.remarks,
-        damaged=errors_of([*reads, merged.read_static], progress) if full else None,
+        damaged=collect_errors([*reads, merged.read_static], progress) if full else None,
     )

@@ -33,7 +33,9 @@ from weathermixer.data.channels import (
 from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store, partial_path, write_error
-from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, StoreWriter
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
@@ -121,12 +123,12 @@ def write_planet(
     if processes is None:
         processes = default_processes(_PROCESS_BYTES)
     members = _share(days, processes)
-    description = Description(
+    description = StoreDescription(
         channels=CHANNELS,
         times=np.concatenate([member.times for member in members]),
         latitude=latitude,
         longitude=longitude,
-        step_hours=float(_STEP / np.timedelta64(1, "h")),
+        step_hours=to_hours(_STEP),
         static_channels=STATIC_CHANNELS,
         static=static_fields(grid),
         attributes={

@@ -16,10 +16,12 @@ from weathermixer.console import Progress, say
 from weathermixer.data.archives.merging import MergedAnalyses, open_sources
 from weathermixer.data.channels import Channel, channels_of, names
 from weathermixer.data.feeding.periods import periods
-from weathermixer.data.store.chunks import Planned
+from weathermixer.data.store.chunks import PlannedMeshes
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store
-from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, StoreWriter
+from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
@@ -136,10 +138,10 @@ def _training_period(
         return None
     training = periods(times, given).train
     inside = times[(times >= training[0]) & (times <= training[1])]
-    step = np.timedelta64(round(step_hours * 3600), "s")
+    step = to_timedelta(step_hours)
     if not np.isin(inside + step, inside).any():
         spacings, counts = np.unique(np.diff(inside), return_counts=True)
-        usual = spacings[np.argmax(counts)] / np.timedelta64(1, "h") if len(spacings) else None
+        usual = to_hours(spacings[np.argmax(counts)]) if len(spacings) else None
         remedy = "choose a longer training period" if usual is None else f"try {usual:g} h"
         raise UserError(
             f"no two of the {len(inside)} times from {training[0]} to {training[1]} are exactly "
@@ -149,19 +151,19 @@ def _training_period(
     return training
 
 
-def _planned(config: Config | None, ways: int | None) -> Planned | None:
+def _planned(config: Config | None, ways: int | None) -> PlannedMeshes | None:
     """The meshes to make chunks for, where anything is known of them."""
     patch = config.model.patch[1] if config else 1
     if ways is not None:
-        return Planned(ways, patch)
+        return PlannedMeshes(ways, patch)
     if config and config.parallel.domain and config.parallel.tensor:
-        return Planned((config.parallel.domain, config.parallel.tensor), patch)
+        return PlannedMeshes((config.parallel.domain, config.parallel.tensor), patch)
     return None
 
 
 def _describe(
-    opened: MergedAnalyses, choice: _Choice, step_hours: float, planned: Planned | None
-) -> Description:
+    opened: MergedAnalyses, choice: _Choice, step_hours: float, planned: PlannedMeshes | None
+) -> StoreDescription:
     attributes: dict[str, Any] = {"sources": list(choice.sources)}
     if opened.licences:
         attributes["source_licences"] = opened.licences
@@ -171,7 +173,7 @@ def _describe(
         attributes["dropped_row"] = "latitude -90"
     if opened.incomplete_times:
         attributes["times_left_out_as_incomplete"] = opened.incomplete_times
-    return Description(
+    return StoreDescription(
         channels=names(opened.channels),
         times=opened.times,
         latitude=opened.latitude,
@@ -180,7 +182,7 @@ def _describe(
         static_channels=opened.static_channels,
         static=opened.read_static(),
         attributes=attributes,
-        planned=planned,
+        planned_meshes=planned,
     )
 
 

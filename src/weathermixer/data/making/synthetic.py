@@ -34,8 +34,10 @@ from weathermixer.data.channels import (
 from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store
-from weathermixer.data.store.store_writer import Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import StoreWriter
 from weathermixer.data.store.typical import typical
+from weathermixer.data.time_steps import to_timedelta
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
 EARTH_ROTATION = 7.292e-5  # Ω, rad s⁻¹
@@ -110,13 +112,13 @@ def write_synthetic(
 
     Raises UserError where ``out`` exists or cannot be written.
     """
-    step = np.timedelta64(round(step_hours * 3600), "s")
+    step = to_timedelta(step_hours)
     made = grid_coordinates(grid)
     attributes: dict[str, Any] = {"sources": ["synthetic Rossby–Haurwitz waves"], "seed": seed}
     if made.dropped_row:
         attributes["dropped_row"] = "latitude -90"
     channels = names(channels_of(variables, levels))
-    description = Description(
+    description = StoreDescription(
         channels=channels,
         times=start.astype("datetime64[s]") + np.arange(times) * step,
         latitude=made.latitude,
@@ -158,7 +160,7 @@ def _write_block(out: Path, seed: int, block: range, tick: Tick) -> None:
 @lru_cache(maxsize=1)
 def _state_of(out: Path, seed: int) -> tuple[_State, NDArray[np.datetime64]]:
     """Of a store being written, and its times; made once in a process for all of its blocks."""
-    store = StoreWriter(out).unfinished()
+    store = StoreWriter(out).partial_store()
     return _State(store.channels, store.latitude, store.longitude, seed), store.times
 
 
