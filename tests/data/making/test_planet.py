@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import weathermixer.data
 from weathermixer.data.channels import implausibility, parse_channel
 from weathermixer.data.making import planet, vertical
 from weathermixer.data.making.planet import grid_coordinates, simulate, static_fields, write_planet
@@ -155,8 +154,8 @@ def test_members_share_the_days_but_no_time_and_no_block(days: int, processes: i
 
 
 def test_without_jcm_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "weathermixer.data.making.planet_model", raising=False)
-    monkeypatch.delattr(weathermixer.data, "planet_model", raising=False)
+    for module in ("planet_model", "planet_boundary"):
+        monkeypatch.delitem(sys.modules, f"weathermixer.data.making.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(UserError, match=r"pip install 'weathermixer\[planet\]'"):
         static_fields(GRID)

@@ -33,10 +33,12 @@ def validation_period(data: Data, store: States) -> Period | None:
 def windows(
     times: NDArray[np.datetime64], step_hours: float, length: int, period: Period
 ) -> NDArray[np.int64]:
-    """Every run of times exactly one step apart, as time indices ``(window, length + 1)``.
+    """Find the windows: every run of times exactly one step apart.
+
+    They are time indices ``(window, length + 1)``, in the order of their first time.
 
     ``times`` increase, at any spacing: a step may span several of them. All of a window's times lie
-    in the period (inclusive). Windows are in the order of their first time.
+    in the period (inclusive).
     """
     step = to_timedelta(step_hours)
     following = np.searchsorted(times, times + step)
@@ -54,9 +56,10 @@ def windows(
 def require_windows(
     store: States, step_hours: float, length: int, period: Period, *, key: str
 ) -> NDArray[np.int64]:
-    """``windows`` of a store; UserError, with what its times are like, where there are none.
+    """Find the ``windows`` of a store, at least one.
 
-    ``key`` is the setting that chose the period, such as ``data.train``.
+    ``key`` is the setting that chose the period, such as ``data.train``. Raises UserError, with
+    what the store's times are like, where there are none.
     """
     found = windows(store.times, step_hours, length, period)
     if len(found):
@@ -75,21 +78,22 @@ def require_windows(
     )
 
 
-def evenly_spaced(found: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most ``count`` of the windows, evenly spaced and from the first to the last."""
-    if len(found) <= count:
-        return found
-    return found[np.linspace(0, len(found) - 1, count).round().astype(np.int64)]
+def evenly_spaced(samples: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Choose at most ``count`` of the samples, evenly spaced, from the first to the last."""
+    if len(samples) <= count:
+        return samples
+    return samples[np.linspace(0, len(samples) - 1, count).round().astype(np.int64)]
 
 
 def sample_numbers(
     num_windows: int, seed: int, first: int, batch: int, layout: Layout
 ) -> NDArray[np.int64]:
-    """The windows of one step on this rank, ``(batch,)``, when ``first`` samples were consumed.
+    """Numbers ``(batch,)`` of the windows of one step on this rank.
 
-    Each epoch visits every window once, in an order of its own; a batch may span two epochs.
-    Samples are divided over ``data`` alone: the ranks of one model instance see the same sample,
-    because each of them holds a part of it.
+    ``first`` samples were consumed before the step, by all replicas together. Each epoch visits
+    every window once, in an order of its own; a batch may span two epochs. Samples are divided over
+    ``data`` alone: the ranks of one model instance see the same sample, because each of them holds
+    a part of it.
     """
     number = first + layout.coordinates.data * batch + np.arange(batch)
     epochs, positions = np.divmod(number, num_windows)
@@ -103,7 +107,7 @@ def sample_numbers(
 
 
 def training_plan(
-    found: NDArray[np.int64],
+    all_windows: NDArray[np.int64],
     *,
     seed: int,
     batch: int,
@@ -112,13 +116,14 @@ def training_plan(
     samples: int,
     rollout_at: Callable[[int], int],
 ) -> Iterator[NDArray[np.int64]]:
-    """The time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
+    """Yield the time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
 
-    ``samples`` were consumed before the first of ``steps``. Windows are as long as the longest
-    rollout and cut to the one of each step, so that a growing rollout leaves the order alone.
+    They are chosen from ``all_windows (window, longest rollout + 1)``. ``samples`` were consumed
+    before the first of ``steps``. Windows are as long as the longest rollout and cut to the one of
+    each step, so that a growing rollout leaves the order alone.
     """
     for step in steps:
-        chosen = found[sample_numbers(len(found), seed, samples, batch, layout)]
+        chosen = all_windows[sample_numbers(len(all_windows), seed, samples, batch, layout)]
         yield chosen[:, : rollout_at(step) + 1]
         samples += batch * layout.data
 

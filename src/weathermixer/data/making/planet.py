@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,9 +55,10 @@ _PROCESS_BYTES = 1536 * 1024**2
 
 
 def grid_coordinates(grid: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Degrees of the ``rows × columns`` of a Gaussian grid: south to north, and from 0 eastward.
+    """Latitudes and longitudes, in degrees, of a Gaussian ``grid`` of rows × columns.
 
-    Raises UserError for grids coarser than the simulation.
+    They run from south to north, and from 0 eastward. Raises UserError for grids coarser than the
+    simulation.
     """
     if grid[0] < SMALLEST_GRID[0] or grid[1] < SMALLEST_GRID[1]:
         raise UserError(
@@ -68,9 +70,13 @@ def grid_coordinates(grid: tuple[int, int]) -> tuple[NDArray[np.float64], NDArra
 
 
 def static_fields(grid: tuple[int, int]) -> NDArray[np.float32]:
-    """``STATIC_CHANNELS`` on a grid, ``(3, latitude, longitude)``: those that the planet feels."""
+    """The planet's own static fields ``(static_channel, latitude, longitude)``, on a grid.
+
+    They are those of ``STATIC_CHANNELS``. Raises UserError as ``grid_coordinates`` does, and where
+    jcm is not installed.
+    """
     grid_coordinates(grid)
-    return _model_module().static_fields(grid)
+    return _import_simulation("planet_boundary").static_fields(grid)
 
 
 def simulate(
@@ -81,10 +87,12 @@ def simulate(
     seed: int = 0,
     spin_up_days: int = SPIN_UP_DAYS,
 ) -> Iterator[tuple[np.datetime64, NDArray[np.float32]]]:
-    """One member's states every 6 hours, after its spin-up: ``(time, (69, latitude, longitude))``.
+    """Simulate a member, and yield its time and state every 6 hours after its spin-up.
 
-    It starts on the first of January, in a year that leaves room for the members before it. The
-    same seed and member give the same states on the same machine.
+    A state is ``(channel, latitude, longitude)``, of the 69 ``CHANNELS`` in SI units. The member
+    starts on the first of January, in a year that leaves room for the members before it. The same
+    seed and member give the same states on the same machine. Raises UserError as ``static_fields``
+    does.
     """
     grid_coordinates(grid)
     return _states(_Simulation(grid, member, seed), _member_times(member, days, days), spin_up_days)
@@ -158,8 +166,8 @@ def write_planet(
 
 
 @dataclass(frozen=True)
-class _Member:
-    """One simulation, and where its ``times`` stand among those of the store."""
+class _SimulatedMember:
+    """One simulation of several: its number, and where its ``times`` stand among the store's."""
 
     number: int
     first: int
@@ -173,12 +181,12 @@ class _Member:
         return _spin_up_calls(spin_up_days) * TIMES_PER_BLOCK + len(self.times)
 
 
-def _share(days: int, processes: int) -> list[_Member]:
+def _share(days: int, processes: int) -> list[_SimulatedMember]:
     """Members of equal length, the last one shorter; none shares a block of the store."""
     blocks = -(-days * _TIMES_PER_DAY // TIMES_PER_BLOCK)
     longest = -(-blocks // processes) * TIMES_PER_BLOCK // _TIMES_PER_DAY
     return [
-        _Member(
+        _SimulatedMember(
             number=number,
             first=start * _TIMES_PER_DAY,
             times=_member_times(number, min(longest, days - start), longest),
@@ -188,7 +196,7 @@ def _share(days: int, processes: int) -> list[_Member]:
 
 
 def _member_times(number: int, days: int, longest: int) -> NDArray[np.datetime64]:
-    """Six-hourly, from the first of January after whole years for each member before."""
+    """Six-hourly times of a member, from a first of January that leaves room for those before."""
     year = _FIRST_YEAR + number * (longest // 365 + 1)
     start = np.datetime64(f"{year}-01-01T00", "s")
     return start + np.arange(days * _TIMES_PER_DAY) * _STEP
@@ -199,7 +207,12 @@ def _spin_up_calls(days: int) -> int:
 
 
 def _write_member(
-    out: Path, grid: tuple[int, int], seed: int, spin_up_days: int, member: _Member, tick: Tick
+    out: Path,
+    grid: tuple[int, int],
+    seed: int,
+    spin_up_days: int,
+    member: _SimulatedMember,
+    tick: Tick,
 ) -> None:
     """Simulate a member, from its checkpoint where it has one, and write its blocks."""
     writer = StoreWriter(out)
@@ -216,28 +229,28 @@ def _write_member(
         if block[0] not in member.indices or block[0] < done:
             continue
         states = dict(zip(block, simulation.next_states(), strict=False))
-        states[block[0] - 1] = simulation.last
+        states[block[0] - 1] = simulation.last_state
         for _ in writer.write_block(block, states.__getitem__):
             tick()
-        simulation.last = states[block[-1]]
+        simulation.last_state = states[block[-1]]
         simulation.save(checkpoint, block.stop)
 
 
-def _checkpoint_path(out: Path, member: _Member) -> Path:
+def _checkpoint_path(out: Path, member: _SimulatedMember) -> Path:
     return partial_path(out) / f"member-{member.number}.npz"
 
 
 class _Simulation:
-    """A planet under way: what it goes on from, and its last state."""
+    """A simulation under way: what it goes on from, and the last state that it wrote."""
 
     def __init__(self, grid: tuple[int, int], member: int, seed: int) -> None:
         self._planet = _planet(grid)
         self._seed = int(np.random.SeedSequence([seed, member]).generate_state(1)[0] >> 1)
         self._carry: Any = None
-        self.last = np.empty((len(CHANNELS), *grid), dtype=np.float32)
+        self.last_state = np.empty((len(CHANNELS), *grid), dtype=np.float32)
 
     def spin_up(self, first: np.datetime64, days: int, tick: Tick) -> None:
-        """From rest to just before the ``first`` time that is wanted."""
+        """Simulate ``days`` from rest, to just before the ``first`` time that is wanted."""
         calls = _spin_up_calls(days)
         start = first - (calls * TIMES_PER_BLOCK + 1) * _STEP
         self._carry = self._planet.start(start, self._seed)
@@ -254,31 +267,31 @@ class _Simulation:
         return states
 
     def save(self, path: Path, next_index: int) -> None:
-        """Keep what the simulation goes on from; whole or not at all."""
+        """Write what the simulation goes on from to a file, whole or not at all."""
         aside = path.with_suffix(".tmp.npz")
         try:
-            np.savez(aside, next_index, self.last, *self._planet.leaves(self._carry))
+            np.savez(aside, next_index, self.last_state, *self._planet.leaves(self._carry))
             aside.replace(path)
         except OSError as error:
             raise write_error(path.parent, error) from error
 
     def load(self, path: Path) -> int:
-        """Go on from a checkpoint; the time index of the next state."""
+        """Go on from what ``save`` wrote; returns the time index of the next state."""
         self._carry = self._planet.start(np.datetime64(0, "s"), self._seed)
         with np.load(path) as saved:
-            next_index, self.last, *leaves = (saved[name] for name in saved.files)
-        self._carry = self._planet.rebuilt(self._carry, leaves)
+            next_index, self.last_state, *leaves = (saved[name] for name in saved.files)
+        self._carry = self._planet.rebuild(self._carry, leaves)
         return int(next_index)
 
 
 @lru_cache(maxsize=1)
 def _planet(grid: tuple[int, int]) -> PlanetModel:
-    """Compiled once in a process, for all of its members."""
-    return _model_module().PlanetModel(grid, TIMES_PER_BLOCK)
+    """The planet seen on a grid, compiled once in a process for all of its members."""
+    return _import_simulation("planet_model").PlanetModel(grid, TIMES_PER_BLOCK)
 
 
-def _model_module() -> Any:
-    """The module that needs jcm. UserError where it is not installed."""
+def _import_simulation(name: str) -> Any:
+    """Import a module of this folder that needs jcm; UserError where that is not installed."""
     if "jax" not in sys.modules:
         # Arrays this small are fastest on one thread of a processor; a process for each core.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -286,14 +299,13 @@ def _model_module() -> Any:
             "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
         )
     try:
-        from weathermixer.data.making import planet_model
+        return import_module(f"{__package__}.{name}")
     except ModuleNotFoundError as error:
         raise UserError(
             f"the simulated planet needs {error.name}, which is not installed: "
             "pip install 'weathermixer[planet]'"
         ) from error
-    return planet_model
 
 
 def _no_tick() -> None:
-    """Nobody counts."""
+    """Take note of nothing: a tick for who does not count."""

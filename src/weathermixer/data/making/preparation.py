@@ -54,8 +54,8 @@ class _Choice:
             period=self.period,
         )
 
-    def of(self, opened: MergedAnalyses) -> _Choice:
-        """The same times and channels again."""
+    def narrowed_to(self, opened: MergedAnalyses) -> _Choice:
+        """The choice of exactly the channels and times that ``opened`` has."""
         period = (opened.times[0], opened.times[-1])
         return replace(self, channels=opened.channels, period=period)
 
@@ -73,7 +73,7 @@ def prepare(
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Make a store of archives.
+    """Make a store of archives, at paths or addresses.
 
     Variables, levels, static fields, step and training period come from ``config.data``; without
     it, all variables that the sources have, on the usual 13 levels, all static fields, and the
@@ -103,7 +103,7 @@ def prepare(
 
     blocks = writer.missing_blocks()
     for_each(
-        partial(_write_block, out, choice.of(opened)),
+        partial(_write_block, out, choice.narrowed_to(opened)),
         blocks,
         processes=processes,
         ticks=sum(map(len, blocks)),
@@ -194,7 +194,7 @@ def _write_block(out: Path, choice: _Choice, block: range, tick: Tick) -> None:
 
 @lru_cache(maxsize=1)
 def _opened(choice: _Choice) -> MergedAnalyses:
-    """Opened once in a process, for all of its blocks."""
+    """The chosen archives, opened once in a process for all of its blocks."""
     return choice.open()
 
 

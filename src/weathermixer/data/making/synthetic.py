@@ -65,7 +65,7 @@ class EvenGrid(NamedTuple):
 
 
 def grid_coordinates(grid: tuple[int, int]) -> EvenGrid:
-    """Coordinates of ``rows × columns``.
+    """Coordinates, in degrees, of an even ``grid`` of rows × columns.
 
     An odd number of rows has one at each pole, as ERA5's 181 and 721; the south pole's is dropped.
     An even number has none there.
@@ -85,12 +85,15 @@ def exact_state(
     longitude: NDArray[np.float64],
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """The state ``(channel, latitude, longitude)`` at any time, past or future."""
+    """The state ``(channel, latitude, longitude)`` in SI units at any time, past or future.
+
+    It is what ``write_synthetic`` writes for the same seed, channels and coordinates in degrees.
+    """
     return _State(channels, latitude, longitude, seed).at(time)
 
 
 def angular_speed(degree: int) -> float:
-    """Of a Rossby–Haurwitz wave of degree ``n``, eastward, rad s⁻¹."""
+    """Eastward angular speed of a Rossby–Haurwitz wave of degree ``n``, rad s⁻¹."""
     return SUPERROTATION - 2 * (EARTH_ROTATION + SUPERROTATION) / (degree * (degree + 1))
 
 
@@ -108,7 +111,9 @@ def write_synthetic(
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Make a store of ``times`` states, one step apart, with their climatology.
+    """Make a store of ``times`` states, one step apart from ``start`` on, with their climatology.
+
+    ``progress(done, total)`` counts times, then the times of the climatology.
 
     Raises UserError where ``out`` exists or cannot be written.
     """
@@ -159,7 +164,7 @@ def _write_block(out: Path, seed: int, block: range, tick: Tick) -> None:
 
 @lru_cache(maxsize=1)
 def _state_of(out: Path, seed: int) -> tuple[_State, NDArray[np.datetime64]]:
-    """Of a store being written, and its times; made once in a process for all of its blocks."""
+    """The waves and times of a store being written, made once in a process for all its blocks."""
     store = StoreWriter(out).partial_store()
     return _State(store.channels, store.latitude, store.longitude, seed), store.times
 
@@ -219,18 +224,18 @@ class _Mix:
         )
 
     def after(self, seconds: float) -> NDArray[np.float64]:
-        """``(latitude, longitude)``: each harmonic turned by its own speed."""
+        """The sum ``(latitude, longitude)`` of the harmonics, each moved for ``seconds``."""
         crests = self._phases + seconds * self._speeds
         turned: NDArray[np.float64] = self._rows @ np.cos(self._orders * (self._longitude - crests))
         return turned
 
 
 def normalised_legendre(degree: int, order: int, sine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Associated Legendre function of sin(latitude).
+    """Associated Legendre function of ``sine``, the sine of latitude.
 
-    So normalised that ``P cos(m λ)`` has mean square 1 over the sphere.
-    By the recurrence in degree (Holmes and Featherstone 2002, J. Geodesy 76, 279–299, eq. 11 to
-    13), without the Condon–Shortley phase.
+    It is so normalised that ``P cos(m λ)`` has mean square 1 over the sphere, and computed by the
+    recurrence in degree (Holmes and Featherstone 2002, J. Geodesy 76, 279–299, eq. 11 to 13),
+    without the Condon–Shortley phase.
     """
     cosine = np.sqrt(np.maximum(0.0, 1.0 - sine**2))
     value = np.ones_like(sine)
