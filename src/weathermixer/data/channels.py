@@ -71,15 +71,20 @@ class Channel:
 
     @property
     def name(self) -> str:
+        """The channel's name, as a store writes it: ``temperature_850``."""
         return self.variable if self.level_hpa is None else f"{self.variable}_{self.level_hpa}"
 
     @property
     def units(self) -> str:
+        """The SI units of the channel's variable."""
         return VARIABLES[self.variable].units
 
 
 def channels_of(variables: Iterable[str], levels: Sequence[int]) -> tuple[Channel, ...]:
-    """The channels of some variables, pressure variables on every level, in the order given."""
+    """The channels of some variables in the order given, pressure variables on every level in hPa.
+
+    Raises UserError for a variable that is not known.
+    """
     channels = []
     for name in variables:
         if name not in PROGNOSTIC_VARIABLES:
@@ -95,7 +100,7 @@ def channels_of(variables: Iterable[str], levels: Sequence[int]) -> tuple[Channe
 
 
 def parse_channel(name: str) -> Channel:
-    """The channel that ``name`` denotes, as written in a store: ``temperature_850``."""
+    """The channel of a name such as ``temperature_850``; UserError where it is not known."""
     if name in VARIABLES:
         return Channel(name)
     variable, _, level = name.rpartition("_")
@@ -118,9 +123,9 @@ def standard_height_m(level_hpa: float) -> float:
 def implausibility(
     channel: Channel, field: NDArray[np.floating], *, is_global: bool = True
 ) -> str | None:
-    """What is wrong with one ``field (latitude, longitude)`` of a channel, or nothing.
+    """What is wrong with one ``field (latitude, longitude)`` of a channel; None where nothing is.
 
-    Not-a-number, values beyond anything observed, and geopotential *height* in the place of
+    Looked for are NaN, values beyond anything observed, and geopotential *height* in the place of
     geopotential, which differs by a factor of 9.8 in its mean aloft and in its spread near the
     ground; the latter is asked of fields that reach from pole to pole alone.
     """

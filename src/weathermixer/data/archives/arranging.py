@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Period
 from weathermixer.console import Progress
-from weathermixer.data.archives.fields import consecutive
+from weathermixer.data.archives.fields import slice_if_consecutive
 from weathermixer.data.grid import Grid, Placement, find_placement
 from weathermixer.data.states import Indices, States
 from weathermixer.data.statistics import Statistics
@@ -25,7 +25,7 @@ class ArrangedStates:
 
     def __init__(self, states: States, grid: Grid, placement: Placement) -> None:
         self._states, self._placement = states, placement
-        self._rows = consecutive(placement.rows)
+        self._rows = slice_if_consecutive(placement.rows)
         self.path, self.remarks = states.path, states.remarks
         self.channels, self.static_channels = states.channels, states.static_channels
         self.times, self.step = states.times, states.step
@@ -34,7 +34,7 @@ class ArrangedStates:
 
     @classmethod
     def on(cls, grid: Grid, states: States) -> States:
-        """States on a wanted grid: themselves, where they are on it already.
+        """Put states on a wanted grid; the states themselves, where they are on it already.
 
         Raises UserError where they are on another grid in more than its order.
         """

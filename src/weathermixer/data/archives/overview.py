@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 from weathermixer.data.archives.analyses import open_analyses
+from weathermixer.data.archives.choosing import channels_in_words
 from weathermixer.data.archives.coordinates import covers_globe
-from weathermixer.data.archives.merging import MergedAnalyses, summary
+from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import LEVELS_HPA, PROGNOSTIC_VARIABLES, channels_of, names
 from weathermixer.data.store.inspection import (
     Gap,
@@ -46,10 +47,11 @@ class ArchiveOverview:
     damaged: tuple[str, ...] | None
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as an object of JSON."""
         return asdict(self)
 
     def render(self) -> str:
-        """A few lines of plain text."""
+        """The overview as a few lines of plain text for a terminal."""
         rows, columns = self.grid
         spacing = self.usual_spacing_hours
         usual = "" if spacing is None else f", mostly {spacing:g} h apart"
@@ -69,7 +71,7 @@ class ArchiveOverview:
         return "\n".join([*lines, *self.remarks])
 
 
-def look_over(
+def inspect_archive(
     source: str,
     *,
     member: int | None = None,
@@ -106,7 +108,7 @@ def look_over(
         usual_spacing_hours=usual,
         gaps=gaps,
         channels=names(merged.channels),
-        variables=summary(set(merged.channels)),
+        variables=channels_in_words(set(merged.channels)),
         static_channels=merged.static_channels,
         remarks=merged.remarks,
         damaged=collect_errors([*reads, merged.read_static], progress) if full else None,

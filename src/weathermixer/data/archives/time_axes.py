@@ -40,7 +40,7 @@ class TimeAxes:
 
     @classmethod
     def of(cls, array: xr.DataArray, dataset: xr.Dataset, source: str) -> TimeAxes:
-        """The times of an array of a data set."""
+        """Find the coordinates that tell the times of an array of a data set."""
         by_kind: dict[str, xr.DataArray] = {}
         for name in dict.fromkeys((*array.dims, *array.coords)):
             kind = _kind(name, dataset)
@@ -79,7 +79,10 @@ class TimeAxes:
         return self._flat(times, along)
 
     def initial_times(self, along: Hashable | None) -> NDArray[np.datetime64]:
-        """Initial times ``(time,)`` of forecasts along one of the array's dimensions."""
+        """Initial times ``(time,)`` of forecasts along one of the array's dimensions.
+
+        Raises UserError where they cannot be told.
+        """
         if self.initial is not None:
             return self._flat(exact_times(self.initial, self.source), along)
         assert self.valid is not None
@@ -88,7 +91,10 @@ class TimeAxes:
         return self._flat(exact_times(self.valid, self.source) - leads, along)
 
     def lead_times(self, along: Hashable | None) -> NDArray[np.timedelta64]:
-        """Lead times ``(lead,)`` of forecasts along one of the array's dimensions."""
+        """Lead times ``(lead,)`` of forecasts along one of the array's dimensions.
+
+        Raises UserError where they cannot be told.
+        """
         if self.lead is not None:
             return self._flat(exact_lead_times(self.lead, self.source), along)
         assert self.valid is not None
@@ -97,7 +103,7 @@ class TimeAxes:
         return self._flat(exact_times(self.valid, self.source) - initials, along)
 
     def dimensions(self, role: str, *, is_forecast: bool) -> tuple[Hashable, ...]:
-        """Along which dimensions valid times, or a forecast's initial or lead times, vary.
+        """Dimensions along which valid times, or a forecast's initial or lead times, vary.
 
         Raises Unusable where a forecast's cannot be told.
         """
@@ -115,7 +121,7 @@ class TimeAxes:
 
     @staticmethod
     def _flat(instants: xr.DataArray, along: Hashable | None) -> NDArray[Any]:
-        """One-dimensional values; the first along every other dimension, which has one element."""
+        """Values along one dimension; the others have one element each."""
         first = instants.isel({dim: 0 for dim in instants.dims if dim != along})
         return np.atleast_1d(first.values)
 
@@ -123,7 +129,7 @@ class TimeAxes:
 def shared_dimension(
     role: str, varying: tuple[Hashable, ...], sizes: dict[Hashable, int]
 ) -> Hashable | None:
-    """The one of several dimensions along which times of a role vary; None where none does.
+    """Choose of several dimensions the one along which times of a role vary; None if none is.
 
     Raises Unusable where more than one has several elements.
     """

@@ -171,8 +171,8 @@ def _describe(
         attributes["member"] = choice.member
     if opened.dropped_row:
         attributes["dropped_row"] = "latitude -90"
-    if opened.incomplete_times:
-        attributes["times_left_out_as_incomplete"] = opened.incomplete_times
+    if opened.num_incomplete_times:
+        attributes["times_left_out_as_incomplete"] = opened.num_incomplete_times
     return StoreDescription(
         channels=names(opened.channels),
         times=opened.times,
