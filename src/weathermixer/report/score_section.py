@@ -30,7 +30,7 @@ from weathermixer.report.score_tables import (
     skill_against,
 )
 from weathermixer.verification.headline import headline_channels
-from weathermixer.verification.regions import over, region_title
+from weathermixer.verification.regions import over_region, region_title
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, Scores
 from weathermixer.verification.verification_record import MetricLabel, Verification
 
@@ -70,7 +70,7 @@ class ScoreSection:
         scores, times = verification.scores, verification.initial_times
         return cls(
             path=str(path),
-            over=over(verification.region),
+            over=over_region(verification.region),
             num_times=len(times),
             first_time=date(times[0]),
             last_time=date(times[-1]),

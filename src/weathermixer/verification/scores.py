@@ -59,7 +59,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The scores that ``to_json`` made an object of.
+        """The scores of the whole region from the object of JSON that ``to_json`` made.
 
         Raises KeyError, TypeError, ValueError or AttributeError where it is something else.
         """

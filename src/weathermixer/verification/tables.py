@@ -25,7 +25,7 @@ _NARROWEST = 100
 
 
 def render(scores: Scores, title: str) -> str:
-    """A table of RMSE and ACC under a title, as text.
+    """Render RMSE and ACC as a table under a title, as text for a terminal.
 
     Its rows are headline channels, the model and other sources; its columns a few lead times.
     """

@@ -15,7 +15,7 @@ import numpy as np
 
 from weathermixer.errors import UserError
 from weathermixer.verification.metrics import METRICS, Metric, Units
-from weathermixer.verification.regions import GLOBAL, over
+from weathermixer.verification.regions import GLOBAL, over_region
 from weathermixer.verification.scores import MODEL, Scores
 from weathermixer.verification.spectrum import Spectra
 from weathermixer.verification.tables import render
@@ -87,7 +87,7 @@ class Verification:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The verification that ``to_json`` made an object of, now or in version 0.1.
+        """The verification from the object of JSON that ``to_json`` made, now or in version 0.1.
 
         Raises KeyError, TypeError, ValueError, AttributeError or IndexError where it is something
         else.
@@ -151,7 +151,7 @@ class Verification:
         times = self.initial_times
         title = f"{len(times)} initial times, {times[0]} to {times[-1]}"
         if self.region != GLOBAL:
-            title += f", {over(self.region)}"
+            title += f", {over_region(self.region)}"
         notes = [f"Note: {warning}." for warning in self.warnings]
         return "\n".join([render(self.scores, title), *notes])
 
