@@ -77,7 +77,7 @@ def test_data_that_end_within_the_validation_period_leave_the_samples_before(
         [48, 49], [49, 50],
     ]  # fmt: skip
     with TrainingLoop.begin(shorter, tmp_path / "other") as loop:
-        loop.load(Run.open(tmp_path / "run").newest())
+        loop.load(Run.open(tmp_path / "run").newest_checkpoint())
         assert loop.validate() == result.validation[12]
 
 

@@ -101,7 +101,7 @@ def forecast(
     source.channel_indices(normalisation.channels)
     initial_times = parse_initial_times(init)
     indices = [source.index_of(time) for time in initial_times]
-    checkpoint = opened.newest()
+    checkpoint = opened.newest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
 

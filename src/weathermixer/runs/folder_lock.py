@@ -43,7 +43,7 @@ class FolderLock:
         self.release()
 
     def acquire(self) -> None:
-        """Enter the folder; see the class for what is raised."""
+        """Enter the folder, as ``with`` does; raises UserError as the class says."""
         assert self._descriptor is None, "a lock is held once"
         try:
             while self._descriptor is None:
@@ -58,7 +58,7 @@ class FolderLock:
             ) from error
 
     def release(self) -> None:
-        """Leave the folder, where this process is in."""
+        """Leave the folder, if this process has entered it, and remove it if it is empty."""
         if self._descriptor is None:
             return
         self._file.unlink(missing_ok=True)

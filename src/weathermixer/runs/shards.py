@@ -20,7 +20,7 @@ from weathermixer.jigsaw.layout import Block
 
 @dataclass(frozen=True)
 class Shard:
-    """A rank's block of a tensor that several ranks hold together.
+    """A rank's ``block`` of a tensor that several ranks hold together; ``tensor`` is its elements.
 
     DCP asks it for the pieces of the global tensor that the rank has, by these three methods.
     """
@@ -61,7 +61,7 @@ class Shard:
 
 
 class ShardSavePlanner(DefaultSavePlanner):
-    """DCP's plan for saving, which finds the pieces of a shard."""
+    """DCP's planner for saving, taught to find the pieces of a shard."""
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         value = self.state_dict[index.fqn]
@@ -69,7 +69,7 @@ class ShardSavePlanner(DefaultSavePlanner):
 
 
 class ShardLoadPlanner(DefaultLoadPlanner):
-    """DCP's plan for loading, which finds the pieces of a shard."""
+    """DCP's planner for loading, taught to find the pieces of a shard."""
 
     def set_up_planner(
         self,
