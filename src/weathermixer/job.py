@@ -21,7 +21,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
 from weathermixer.launch.ranks import this_rank
 from weathermixer.model.mixer import Architecture, Part, architecture_of
-from weathermixer.planning.reading_share import REMEDY, reads_too_much
+from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_cost import choose_layout
 
 
@@ -103,7 +103,7 @@ def join(
     if meshes.is_first_rank():
         for remark in states.remarks:
             say(remark)
-        advice = reads_too_much(states, channels, architecture, layout)
+        advice = reading_warning(states, channels, architecture, layout)
         if advice is not None:
             say(f"{advice}: {REMEDY}")
     return Job(

@@ -29,7 +29,7 @@ def require_equal_settings(what: Mapping[str, str]) -> None:
 
 
 def settings_of(config: Config) -> dict[str, str]:
-    """Every setting as text, by its dotted key."""
+    """Every setting of a configuration as text, by its dotted key."""
     return _flat(config.model_dump(mode="json"), "")
 
 
