@@ -24,7 +24,7 @@ _VERBATIM: frozenset[Keys] = frozenset(
 def read_config(
     path: Path, overrides: Sequence[str] = (), *, beneath: Sequence[str] = ()
 ) -> Config:
-    """The configuration in a YAML file, with ``section.key=value`` overrides.
+    """Read the configuration in a YAML file, with ``section.key=value`` overrides.
 
     Those ``beneath`` replace what the file says, and give way to the others. Raises UserError with
     every problem, in one sentence.
@@ -38,7 +38,7 @@ def read_config(
 def parse_config(
     path: Path, overrides: Sequence[str] = (), *, beneath: Sequence[str] = ()
 ) -> Config | list[Problem]:
-    """The configuration in a YAML file with overrides, or everything that is wrong with it.
+    """Read the configuration in a YAML file with overrides, or find everything wrong with it.
 
     Raises UserError where the file cannot be opened.
     """
@@ -66,7 +66,7 @@ def parse_config(
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Save a configuration as YAML that ``read_config`` reads back equal."""
+    """Write a configuration as YAML that ``read_config`` reads back equal."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     path.write_text(text, encoding="utf-8")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.config import Config, Period, parse_period
+from weathermixer.config import Config, Data, Period, parse_period
 from weathermixer.console import Progress, say
 from weathermixer.data.archives.merging import MergedAnalyses, open_sources
 from weathermixer.data.channels import Channel, channels_of, names
@@ -86,14 +86,15 @@ def prepare(
     Raises UserError for sources that cannot be merged or read, implausible values, a store that
     exists, and a disk that is full.
     """
-    choice = _choice(sources, config, member, period)
+    choice = _choice(sources, config.data if config else None, member, period)
     _opened.cache_clear()  # files may have changed since an earlier call
     opened = choice.open()
     for remark in opened.remarks:
         say(remark)
     if step_hours is None:
         step_hours = config.data.step_hours if config else DEFAULT_STEP_HOURS
-    training = _training_period(opened.times, step_hours, config)
+    given = parse_period(config.data.train) if config and config.data.train else None
+    training = _training_period(opened.times, step_hours, given)
     description = _describe(opened, choice, step_hours, _planned(config, ways))
     writer = StoreWriter.create(out, description)
     state_bytes = 4 * len(opened.channels) * opened.grid[0] * opened.grid[1]
@@ -118,22 +119,21 @@ def prepare(
 
 
 def _choice(
-    sources: Sequence[str], config: Config | None, member: int | None, period: Period | None
+    sources: Sequence[str], data: Data | None, member: int | None, period: Period | None
 ) -> _Choice:
-    if config is None:
+    if data is None:
         return _Choice(tuple(sources), None, None, member, period)
-    channels = channels_of(config.data.variables, config.data.levels)
-    return _Choice(tuple(sources), channels, config.data.static, member, period)
+    channels = channels_of(data.variables, data.levels)
+    return _Choice(tuple(sources), channels, data.static, member, period)
 
 
 def _training_period(
-    times: NDArray[np.datetime64], step_hours: float, config: Config | None
+    times: NDArray[np.datetime64], step_hours: float, given: Period | None
 ) -> Period | None:
-    """The period of the statistics; None for a single time, which has none.
+    """The period of the statistics, as given or by default; None for a single time.
 
     Raises UserError, before anything is written, where no increments could be measured.
     """
-    given = parse_period(config.data.train) if config and config.data.train else None
     if len(times) == 1 and given is None:
         return None
     training = periods(times, given).train
