@@ -64,7 +64,7 @@ PROGNOSTIC_VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES
 
 @dataclass(frozen=True)
 class Channel:
-    """One field: a variable, and its pressure level in hPa where it has one."""
+    """A field of the state: a variable, and its pressure level in hPa where it has one."""
 
     variable: str
     level_hpa: int | None = None

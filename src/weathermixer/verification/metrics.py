@@ -62,7 +62,7 @@ class TrueState:
 
 @dataclass(frozen=True)
 class StatePair:
-    """One forecast state beside the true one, and what several statistics compute from them.
+    """A forecast state beside the true one, and what several statistics compute from them.
 
     Fields are ``(channel, latitude, longitude)`` in float64 and SI units; ``mean(field)`` and
     ``mean_product(a, b)`` take area means ``(region, channel)``.

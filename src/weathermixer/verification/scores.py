@@ -87,7 +87,7 @@ class Scores:
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Which of persistence and climatology were scored."""
+        """Names of the baselines that were scored, of persistence and climatology."""
         return tuple(source for source in self.values if source in (PERSISTENCE, CLIMATOLOGY))
 
     @property
@@ -96,7 +96,7 @@ class Scores:
         return tuple(s for s in self.values if s not in (MODEL, PERSISTENCE, CLIMATOLOGY))
 
     def series(self, source: str, metric: str, channel: str) -> Values:
-        """One score against lead time, ``(lead,)``."""
+        """A score of a source in a channel by lead time, ``(lead,)``."""
         series: Values = self.values[source][metric][:, self.channels.index(channel)]
         return series
 

@@ -95,7 +95,7 @@ class Spectra:
         return next(iter(self.values.values())).shape[2]
 
     def series(self, source: str, region: str, channel: str) -> Values:
-        """One channel's spectra, ``(lead, wavenumber)``."""
+        """The spectra of a source in a region and a channel, ``(lead, wavenumber)``."""
         place = self.regions.index(region), slice(None), self.channels.index(channel)
         series: Values = self.values[source][:, *place]
         return series

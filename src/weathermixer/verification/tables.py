@@ -64,7 +64,7 @@ def render(scores: Scores, title: str) -> str:
 
 
 def _number(value: float) -> str:
-    """To three significant digits, without an exponent where it can be read without one."""
+    """A number to three significant digits, with an exponent where it needs one."""
     if not math.isfinite(value):
         return "-"
     if value != 0.0 and not 1e-2 <= abs(value) < 1e6:

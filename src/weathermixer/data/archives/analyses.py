@@ -55,11 +55,11 @@ class Analysis(Protocol):
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
-        """Read states ``(time, channel, latitude, longitude)``, from ``start`` to before ``stop``.
+        """Read states ``(time, channel, latitude, longitude)`` from ``start`` up to ``stop``.
 
-        Both are time indices. States are in SI units, on the grid of the placement; ``longitudes``
-        are some of its columns. Raises UserError where anything was never written or cannot be
-        read.
+        Both are time indices, the last exclusive. States are in SI units, on the grid of the
+        placement; ``longitudes`` are some of its columns. Raises UserError where anything was never
+        written or cannot be read.
         """
 
     def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
@@ -129,16 +129,20 @@ class ArchiveAnalysis:
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
+        """Read states ``(time, channel, latitude, longitude)`` from ``start`` up to ``stop``."""
         index = {TIME: slice_if_consecutive(self._order[start:stop])}
         return self._group.read_channels(channels, index, placement, longitudes)
 
     def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
+        """Read a static field ``(latitude, longitude)`` in SI units, on a placement's grid."""
         return self._group.read(variable, [None], {}, placement)[0]
 
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
+        """How many consecutive times of some channels are read about as fast as one."""
         return self._group.chunk_length(TIME, channels)
 
     def written_range(self, channels: Sequence[Channel], within: range) -> range:
+        """Narrow a range of time indices to the first and last at which anything was written."""
         whole = Placement.identity(self.grid)
 
         def is_written(channel: Channel, index: int) -> bool:
@@ -203,17 +207,21 @@ class StoreAnalysis:
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
+        """Read states ``(time, channel, latitude, longitude)`` from ``start`` up to ``stop``."""
         indices = self._store.channel_indices(names(channels))
         placed = Placement(placement.rows, placement.columns[longitudes])
         return np.stack([placed(self._store.read(time, indices)) for time in range(start, stop)])
 
     def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
+        """Read a static field ``(latitude, longitude)`` in SI units, on a placement's grid."""
         return placement(self._store.read_static([variable]))[0]
 
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
+        """How many consecutive times of some channels are read about as fast as one."""
         return 1
 
     def written_range(self, channels: Sequence[Channel], within: range) -> range:
+        """Narrow a range of time indices to the first and last at which anything was written."""
         return within
 
 

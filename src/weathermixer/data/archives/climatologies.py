@@ -59,17 +59,21 @@ class StoreClimatology:
 
     @property
     def name(self) -> str:
+        """The path or address, for messages."""
         return str(self.store.path)
 
     @property
     def grid(self) -> Grid:
+        """The grid of the expected states."""
         return Grid(self.store.latitude, self.store.longitude)
 
     @property
     def channels(self) -> tuple[str, ...]:
+        """Names of the channels that are there."""
         return self.store.channels
 
     def at(self, time: np.datetime64, channels: Sequence[str], grid: Grid) -> NDArray[np.float32]:
+        """The expected state ``(channel, latitude, longitude)`` at a time, in SI units."""
         placement = find_placement(grid, self.grid)
         assert placement is not None
         return placement(self.store.climatology_at(time, self.store.channel_indices(channels)))
@@ -84,17 +88,21 @@ class ArchivedClimatology:
 
     @property
     def name(self) -> str:
+        """The path or address, for messages."""
         return self.group.source
 
     @property
     def grid(self) -> Grid:
+        """The grid of the expected states."""
         return self.group.grid
 
     @property
     def channels(self) -> tuple[str, ...]:
+        """Names of the channels that are there."""
         return names(self.group.channels)
 
     def at(self, time: np.datetime64, channels: Sequence[str], grid: Grid) -> NDArray[np.float32]:
+        """The expected state ``(channel, latitude, longitude)`` at a time, in SI units."""
         placement = find_placement(grid, self.grid)
         assert placement is not None
         coordinates = self.group.coordinates

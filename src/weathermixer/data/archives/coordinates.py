@@ -216,7 +216,7 @@ def _reach(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _from_zero(longitude: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same longitudes from 0 to 360, exclusive."""
+    """Longitudes wrapped to 0 to 360 degrees, exclusive."""
     eastward = longitude % 360.0
     eastward[eastward > 360.0 - 1e-6] = 0.0
     return eastward

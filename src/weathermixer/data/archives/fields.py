@@ -31,7 +31,7 @@ Part = slice | NDArray[np.intp]
 
 @dataclass(frozen=True)
 class ArchivedVariable:
-    """One variable as an archive keeps it.
+    """A variable as an archive keeps it.
 
     ``name_in_archive`` is the variable's name there, and ``dimensions`` are the array's names of
     canonical dimensions; along its other dimensions ``fixed`` is the index that is read. ``levels``

@@ -208,7 +208,7 @@ def _is_filled_with_zeros(variable: xr.Variable) -> bool:
 
 
 def _without_undecodable_units(raw: xr.Dataset) -> xr.Dataset:
-    """The same without units of times in which xarray finds no time, such as ``day as %Y%m%d``."""
+    """Drop units of times in which xarray finds no time, such as ``day as %Y%m%d``."""
     for name in raw.variables:
         try:
             xr.decode_cf(raw[[name]].drop_vars(set(raw.coords) - {name}), decode_timedelta=False)

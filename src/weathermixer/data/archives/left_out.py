@@ -21,7 +21,7 @@ class LeftOut:
 
 
 def left_out_in_words(source: str, left_out: Sequence[LeftOut]) -> str | None:
-    """One line about what is left out of an archive, with the reasons; None where nothing is.
+    """A line about what is left out of an archive, with the reasons; None where nothing is.
 
     Such as ``a.grib: left out z (has no level …); tp, sp (WeatherMixer does not use it)``.
     """

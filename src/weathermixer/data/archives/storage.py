@@ -49,14 +49,17 @@ class OpaqueStorage:
     """Storage that keeps whole fields, of which none can be missing unnoticed."""
 
     def has_chunk(self, name: str, index: Sequence[int]) -> bool:
+        """Whether there are bytes for the chunk with the element at ``index``; true if unknown."""
         return True
 
     def is_whole(self, name: str) -> bool:
+        """Whether all of a small array was written; true where unknown."""
         return True
 
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
+        """Where a selection of an array was never written, as a mask of the selection's shape."""
         return None
 
 
@@ -71,6 +74,7 @@ class ZarrStorage:
         return zarr.open_group(self._store, mode="r")
 
     def has_chunk(self, name: str, index: Sequence[int]) -> bool:
+        """Whether there are bytes for the chunk with the element at ``index``; true if unknown."""
         array = self._array(name)
         if array.shards is not None:  # a file of many chunks, of which some may be missing
             element = tuple(slice(i, i + 1) for i in index)
@@ -82,6 +86,7 @@ class ZarrStorage:
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
+        """Where a selection of an array was never written, as a mask of the selection's shape."""
         array = self._array(name)
         if not _resemble(values, array.fill_value, array.attrs):
             return None
@@ -89,6 +94,7 @@ class ZarrStorage:
         return result if result.any() else None
 
     def is_whole(self, name: str) -> bool:
+        """Whether all of a small array was written; true where unknown."""
         array = self._array(name)
         everything = tuple(slice(0, size) for size in array.shape)
         return (
@@ -124,12 +130,14 @@ class Hdf5Storage:
         return h5py.File(self._file, "r")
 
     def has_chunk(self, name: str, index: Sequence[int]) -> bool:
+        """Whether there are bytes for the chunk with the element at ``index``; true if unknown."""
         dataset = self._opened[name]
         return not _is_unwritten(dataset, tuple(index))
 
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
+        """Where a selection of an array was never written, as a mask of the selection's shape."""
         dataset = self._opened[name]
         if not _resemble(values, dataset.fillvalue, dataset.attrs):
             return None
@@ -137,6 +145,7 @@ class Hdf5Storage:
         return result if result.any() else None
 
     def is_whole(self, name: str) -> bool:
+        """Whether all of a small array was written; true where unknown."""
         dataset = self._opened[name]
         return not self._never_allocated(dataset, [slice(None)] * dataset.ndim).any()
 

@@ -21,12 +21,12 @@ from weathermixer.jigsaw.layout import Layout
 
 
 def training_period(data: Data, store: States) -> Period:
-    """``data.train``, or by default the first four fifths of the store's times."""
+    """The period ``data.train``, or by default the first four fifths of the store's times."""
     return _periods(data, store).train
 
 
 def validation_period(data: Data, store: States) -> Period | None:
-    """``data.validation``, or by default a tenth of the store's times, where it has enough."""
+    """The period ``data.validation``, or by default a tenth of the store's times, if it has any."""
     return _periods(data, store).validation
 
 

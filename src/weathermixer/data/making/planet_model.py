@@ -153,7 +153,7 @@ class PlanetModel:
         return carry, self._channels(mean)
 
     def _step(self, carry: Carry) -> Carry:
-        """One time step: physics in the columns, then dynamics from there (Lie splitting)."""
+        """Take a time step: physics in the columns, then dynamics from there (Lie splitting)."""
         state, memory, clock, count = carry
         columns = self._dycore.to_physics_state(state)
         tendency, memory = compute_physics_step_gridpoint(

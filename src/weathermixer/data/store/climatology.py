@@ -169,7 +169,7 @@ def _days_of_year(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
 
 
 def _hour_parts(times: NDArray[np.datetime64], hours: Any) -> NDArray[np.int64]:
-    """Which of ``hours`` is the last at or before each time, round the clock."""
+    """The index of the last of ``hours`` at or before each time, round the clock."""
     since = np.subtract.outer(hour_of_day(times), np.asarray(hours)) % 24
     return np.argmin(since, axis=1)
 

@@ -23,7 +23,7 @@ _SHOWN_DAMAGED = 10
 
 @dataclass(frozen=True)
 class ChannelSummary:
-    """One channel: statistics of the training period, and what is typical of ERA5.
+    """A channel's statistics over the training period, and what is typical of ERA5.
 
     Units are the channel's own. Statistics are None in a store of a single time.
     """
