@@ -39,7 +39,8 @@ _EXPECTED = {
 class Problem:
     """Something wrong with a configuration, or with what it refers to: where, what, and a remedy.
 
-    ``where`` is a key such as ``training.steps``, or the file itself.
+    ``severity`` tells an error, with which nothing can begin, from a warning. ``where`` is a key
+    such as ``training.steps``, or the file itself.
     """
 
     severity: Literal["error", "warning"]

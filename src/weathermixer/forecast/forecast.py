@@ -94,7 +94,7 @@ def forecast(
     refuse_existing(out)
     opened = Run.open(run)
     # What training had of a mesh does not bind a forecast.
-    config = opened.config_with(overrides, beneath=_ANY_MESH)
+    config = opened.config_with(overrides, base_overrides=_ANY_MESH)
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)
     source = open_states_on(store, config.data, grid)
@@ -110,7 +110,7 @@ def forecast(
         source,
         samples=_LARGEST_BATCH,
         say=say,
-        settled={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
+        equal_on_all={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps)},
     )
     mesh, part = job.mesh, job.part

@@ -24,13 +24,14 @@ _BYTES_AT_ONCE = 16 * 1024 * 1024
 class ForecastDescription:
     """What a forecast will hold, known before its first step.
 
-    ``initial_times (time,)`` datetime64, increasing; ``lead_times (lead,)`` timedelta64;
-    ``latitude`` and ``longitude`` in degrees. ``attributes`` are JSON that says what made it: two
-    forecasts are the same, and one may continue the other, where all of this is equal.
+    ``channels`` are names. ``initial_times (time,)`` are datetime64, increasing; ``lead_times
+    (lead,)`` timedelta64; ``latitude`` and ``longitude`` in degrees. ``attributes`` are JSON that
+    says what made it: two forecasts are the same, and one may continue the other, where all of this
+    is equal.
 
     Where several ranks write, a chunk must belong to one of them: ``longitudes_per_chunk`` divides
-    every boundary between their longitudes, and with ``one_level_per_chunk`` each level
-    has chunks of its own.
+    every boundary between their longitudes, and with ``one_level_per_chunk`` each level has chunks
+    of its own.
     """
 
     channels: tuple[str, ...]

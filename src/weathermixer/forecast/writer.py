@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from weathermixer.data.channels import PRESSURE_VARIABLES, VARIABLES
+from weathermixer.data.partial_files import partial_path, write_error
 from weathermixer.data.store.arrays import consolidate, write_array
-from weathermixer.data.store.store import partial_path, write_error
 from weathermixer.data.time_steps import to_seconds
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast_description import ForecastDescription

@@ -99,12 +99,14 @@ class Run:
         """The path of the newest whole checkpoint, None where there is none."""
         return next(reversed(checkpoint.checkpoints(self.checkpoints)), None)
 
-    def config_with(self, overrides: Sequence[str], *, beneath: Sequence[str] = ()) -> Config:
+    def config_with(
+        self, overrides: Sequence[str], *, base_overrides: Sequence[str] = ()
+    ) -> Config:
         """The configuration with overrides ``section.key=value``, such as another dtype.
 
-        Overrides ``beneath`` give way to these. Raises UserError where one is impossible.
+        ``base_overrides`` give way to them. Raises UserError where one is impossible.
         """
-        return read_config(self.path / _CONFIG, overrides, beneath=beneath)
+        return read_config(self.path / _CONFIG, overrides, base_overrides=base_overrides)
 
     def load_model(self, config: Config | None = None, mesh: Mesh | None = None) -> WeatherMixer:
         """Load the network with the newest checkpoint's weights, in eval mode; a rank's part of it.

@@ -11,7 +11,7 @@ import numpy as np
 
 from weathermixer.console import Progress
 from weathermixer.data.grid import area_name
-from weathermixer.data.store.store import write_error
+from weathermixer.data.partial_files import write_error
 from weathermixer.errors import UserError
 from weathermixer.verification.accumulate import sum_up
 from weathermixer.verification.comparison import Comparison

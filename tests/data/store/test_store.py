@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weathermixer.config import Reader
-from weathermixer.data.store.store import Store, partial_path
+from weathermixer.data.partial_files import partial_path
+from weathermixer.data.store.store import Store
 from weathermixer.data.store.store_description import StoreDescription
 from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, StoreWriter
 from weathermixer.errors import UserError

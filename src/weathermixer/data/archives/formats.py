@@ -26,7 +26,7 @@ from weathermixer.data.archives.storage import (
     Storage,
     ZarrStorage,
 )
-from weathermixer.data.store.store import partial_path
+from weathermixer.data.partial_files import partial_path
 from weathermixer.errors import UserError
 
 _ZARR_MARKERS = ("zarr.json", ".zmetadata", ".zgroup")
@@ -44,7 +44,7 @@ _READ_ERRORS = (
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """A data set, read lazily, and the storage that can be asked what it was given.
+    """A ``dataset``, read lazily, and the ``storage`` that can be asked what it was given.
 
     ``is_partial`` tells whether parts of a field can be read without the rest of it.
     """

@@ -56,7 +56,8 @@ _WORTH_A_PROCESS_BYTES = 256 * 1024**2
 class EvenGrid(NamedTuple):
     """Evenly spaced rows from north to south and columns from 0 eastward, in degrees.
 
-    ``dropped_row`` tells whether the row at the south pole was left out, as of real data.
+    They are ``latitude (row,)`` and ``longitude (column,)``. ``dropped_row`` tells whether the row
+    at the south pole was left out, as of real data.
     """
 
     latitude: NDArray[np.float64]

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from weathermixer.config import Period
 from weathermixer.console import Progress
 from weathermixer.data.annual_cycle import DAYS_IN_YEAR, day_of_year, hour_of_day
+from weathermixer.data.partial_files import write_error
 from weathermixer.data.store.arrays import write_array
-from weathermixer.data.store.store import write_error
 from weathermixer.data.store.store_writer import StoreWriter
 from weathermixer.jigsaw.layout import shard
 from weathermixer.worker_processes import Tick, for_each
@@ -43,7 +43,7 @@ _SUMS_BYTES = 512 * 1024**2
 class Tile:
     """The part of a climatology that one task computes: whole chunks of the states' array.
 
-    ``hour`` is an index of the climatology's hours.
+    ``hour`` is an index of the climatology's hours; ``channels`` and ``longitudes`` are slices.
     """
 
     hour: int

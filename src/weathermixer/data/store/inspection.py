@@ -25,7 +25,9 @@ _SHOWN_DAMAGED = 10
 class ChannelSummary:
     """A channel's statistics over the training period, and what is typical of ERA5.
 
-    Units are the channel's own. Statistics are None in a store of a single time.
+    ``mean``, ``std`` and ``step_std`` (the standard deviation of the change over a step) are in the
+    channel's ``units``, and so are ``typical_mean`` and ``typical_std``. The first three are None
+    in a store of a single time.
     """
 
     name: str
@@ -39,7 +41,10 @@ class ChannelSummary:
 
 @dataclass(frozen=True)
 class Gap:
-    """Two neighbouring times further apart than is usual in the store."""
+    """Two neighbouring times, ``after`` and ``before``, further apart than is usual in the store.
+
+    ``hours`` lie between them.
+    """
 
     after: str
     before: str
@@ -50,9 +55,15 @@ class Gap:
 class Inspection:
     """Everything worth knowing about a store.
 
-    ``usual_spacing_hours`` is the commonest interval between neighbouring times; ``step_pairs``
-    counts pairs of times exactly ``step_hours`` apart, of which training samples are made.
-    ``damaged`` names what could not be read; None where it was not looked for.
+    ``grid`` is the numbers of latitudes and longitudes, ``latitude`` and ``longitude`` are the
+    first and last of each in degrees, and ``dropped_row`` names a row that was left out.
+    ``usual_spacing_hours`` is the commonest interval between neighbouring times, and ``gaps`` are
+    where it is longer; ``step_pairs`` counts pairs of times exactly ``step_hours`` apart, of which
+    training samples are made. ``training_period`` is that of the statistics of ``channels``.
+    ``climatology`` has the numbers of its hours and days, None where there is none. ``chunks`` and
+    ``shards`` are the shapes of what is read at once and of a file of states. ``attributes`` are
+    what else the store says of itself. ``damaged`` names what could not be read; None where it was
+    not looked for.
     """
 
     path: str

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from weathermixer.config import Period, Reader
 from weathermixer.console import Progress
 from weathermixer.data.annual_cycle import last_hour, nearest_day
+from weathermixer.data.partial_files import partial_path
 from weathermixer.data.states import Indices, digest, find_time
 from weathermixer.data.statistics import Statistics, merge_moments
 from weathermixer.data.store.exact_store import ExactStore
@@ -41,7 +42,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Store:
-    """A whole store, open for reading. Reading is thread-safe.
+    """A whole store, open for reading: the Zarr ``group`` at ``path``. Reading is thread-safe.
 
     ``tensorstore`` is the array of states where that library shall read it, to the same bits.
     """
@@ -284,20 +285,6 @@ class Store:
                 "copy or prepare the store again"
             )
         return values
-
-
-def partial_path(path: Path) -> Path:
-    """The path at which a store or a forecast stands while it is written: ``NAME.partial``."""
-    return path.with_name(path.name + ".partial")
-
-
-def write_error(path: Path, error: OSError) -> UserError:
-    """The error for a write that failed, on a full disk or in a read-only folder, with a remedy."""
-    reason = error.strerror or str(error)
-    return UserError(
-        f"cannot write to {path} ({reason}): free some space or choose another place; "
-        "what was written is kept, and the same command continues it"
-    )
 
 
 def step_of(group: zarr.Group) -> np.timedelta64:

@@ -18,16 +18,15 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 
 from weathermixer.config import Period
 from weathermixer.data.channels import parse_channel
+from weathermixer.data.partial_files import partial_path, write_error
 from weathermixer.data.statistics import MOMENTS, cell_area_weights, field_moments, merge_moments
 from weathermixer.data.store.arrays import consolidate, write_array
 from weathermixer.data.store.chunks import choose_chunk
 from weathermixer.data.store.store import (
     FORMAT,
     Store,
-    partial_path,
     read_times,
     step_of,
-    write_error,
 )
 from weathermixer.data.store.store_description import StoreDescription
 from weathermixer.data.time_steps import to_seconds

@@ -14,7 +14,10 @@ from weathermixer.data.channels import LEVELS_HPA, Channel
 
 
 class Typical(NamedTuple):
-    """Mean and standard deviation of a channel over the globe and the years, in its units."""
+    """The ``mean`` of a channel over the globe and the years, and ``std``, in the channel's units.
+
+    ``std`` is the standard deviation.
+    """
 
     mean: float
     std: float
