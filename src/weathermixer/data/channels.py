@@ -25,7 +25,8 @@ class Variable:
 
     ``short_name`` is what forecasters write. ``lowest`` and ``highest`` bound every value ever seen
     in a global analysis, generously: they tell kelvin from degrees Celsius and pascal from
-    hectopascal, not good weather from bad.
+    hectopascal, not good weather from bad. ``on_levels`` tells whether it is given on pressure
+    levels.
     """
 
     name: str

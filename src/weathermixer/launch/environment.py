@@ -40,7 +40,7 @@ class UnknownLauncher(UserError):
 
 @dataclass(frozen=True)
 class MeetingAddress:
-    """Where the ranks of another launcher meet: at a port of the machine of rank 0.
+    """Where the ranks of another launcher meet: at a ``port`` of ``host``, the machine of rank 0.
 
     ``is_served`` says that the launcher listens there already; otherwise rank 0 does. ``attempt``
     tells apart what is started at the same address one after the other.
@@ -59,9 +59,10 @@ class MeetingAddress:
 class RankInfo:
     """A rank among all, and its share of its machine.
 
-    ``threads`` is what it computes with, None where PyTorch follows OMP_NUM_THREADS by itself.
-    ``meeting`` is where ranks meet: a folder of this machine, an address, or None for the only
-    rank. ``host`` is the name of its machine for messages, and ``sees_own_gpu`` says that the
+    It is number ``rank`` of ``world_size`` in all, and ``local_rank`` of ``local_world_size`` on
+    its machine. ``threads`` is what it computes with, None where PyTorch follows OMP_NUM_THREADS by
+    itself. ``meeting`` is where ranks meet: a folder of this machine, an address, or None for the
+    only rank. ``host`` is the name of its machine for messages, and ``sees_own_gpu`` says that the
     launcher may show this rank its own GPU alone.
     """
 

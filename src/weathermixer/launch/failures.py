@@ -28,8 +28,9 @@ class RankFailed(RuntimeError):
 class LastWords:
     """Why a rank failed, as it said itself.
 
-    ``rank_lost`` says that it only noticed another's end, ``interrupted`` that it obeyed a signal.
-    ``time`` is that of its machine, in seconds.
+    ``sentence`` is for the user, ``status`` the one to exit with, and ``traceback`` that of the
+    error. ``rank_lost`` says that it only noticed another's end, ``interrupted`` that it obeyed a
+    signal. ``time`` is that of its machine, in seconds.
     """
 
     sentence: str

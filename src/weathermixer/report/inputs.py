@@ -52,7 +52,7 @@ class LocatedVerification:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made of: a run, a verification, or both; never neither."""
+    """What a report is made of: a ``run``, a verification, ``verified``, or both; never neither."""
 
     run: Run | None
     verified: LocatedVerification | None

@@ -26,7 +26,7 @@ FILE_NAME = "report.html"
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The file that was written; ``notes`` are sentences for the user about what it lacks."""
+    """A report, written to the file ``path``; ``notes`` are sentences about what it lacks."""
 
     path: Path
     notes: tuple[str, ...]

@@ -49,7 +49,7 @@ class Swatch:
 class MapStrip:
     """A strip of maps of the forecast, the truth or the error, a lead time below the other.
 
-    ``image`` is a ``data:`` URL.
+    ``name`` says which it is, ``image`` is a ``data:`` URL, and ``legend`` its colours.
     """
 
     name: str
@@ -59,7 +59,7 @@ class MapStrip:
 
 @dataclass(frozen=True)
 class ChannelMaps:
-    """The maps of a channel: a strip each of forecasts, truth and errors.
+    """The maps of a channel, ``label``: a strip each of forecasts, truth and errors.
 
     ``errors`` are the RMSE of this forecast by lead time, as text in ``units``.
     """
@@ -98,7 +98,7 @@ class MapLead:
 
 @dataclass(frozen=True)
 class MapSection:
-    """What the page shows on maps.
+    """What the page shows on maps: ``channels`` at some ``leads`` after an ``initial_time``.
 
     ``width`` and ``height`` are in pixels of one map; ``edge``, ``land`` and ``graticule`` are SVG
     paths; ``grid`` is the size of the data's grid, as text.

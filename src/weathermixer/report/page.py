@@ -19,9 +19,10 @@ _FOLDER = "page"
 
 @dataclass(frozen=True)
 class Page:
-    """The parts of a report, each None where there is none; ``notes`` say why some are missing.
+    """The parts of a report under a ``title``: ``training``, ``scores``, ``maps`` and ``spectra``.
 
-    ``made`` is the time of writing, and ``checkpoint`` the name of the one that forecast, if known.
+    Each is None or empty where there is none; ``notes`` say why some are missing. ``made`` is the
+    time of writing, and ``checkpoint`` the name of the one that forecast, if it is known.
     """
 
     title: str

@@ -39,7 +39,7 @@ _HEADLINE_HOURS = 72.0
 
 @dataclass(frozen=True)
 class HeadlineNumber:
-    """A number that stands at the top of the page, with what it is and a remark."""
+    """A number at the top of the page: its ``label``, ``value`` as text, and a ``note``."""
 
     label: str
     value: str
@@ -50,8 +50,10 @@ class HeadlineNumber:
 class ScoreSection:
     """What the page says of a verification that lies in the folder ``path``.
 
-    ``over`` says which part of the globe was compared, as in ``over the globe``. ``curves`` is for
-    the page's script.
+    ``over`` says which part of the globe was compared, as in ``over the globe``; ``num_times``
+    initial times were, from ``first_time`` to ``last_time``. ``warnings`` are the verification's.
+    ``headlines`` and ``tables`` are shown, ``curves`` is for the page's script, and
+    ``has_climatology`` tells whether that baseline is among them.
     """
 
     path: str

@@ -19,7 +19,7 @@ USEFUL_ACC = 0.6
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """A number of a table, None where it is not defined, and how it is shown.
+    """A number of a table: its ``value``, None where it is not defined, and how it is ``shown``.
 
     ``shade`` says from −1 to 1 how good it is.
     """
@@ -31,7 +31,11 @@ class ScoreCell:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """The line of a table for a channel, which ``label`` names."""
+    """The line of a table for a channel, which ``label`` names: a cell for each lead time.
+
+    ``units`` are empty where the score has none or the table does not show them;
+    ``is_first_of_variable`` where another variable begins.
+    """
 
     label: str
     units: str
@@ -41,7 +45,11 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """A table of one score of all channels, in ``rows``, at a few lead times, in columns."""
+    """A table of one score of all channels, in ``rows``, at a few lead times, in columns.
+
+    ``name`` identifies it in the page, ``title`` and ``note`` are for the reader, and ``leads``
+    head the columns.
+    """
 
     name: str
     title: str

@@ -38,8 +38,9 @@ class Setting:
 class TrainingSection:
     """What the page says of a run in the folder ``path``.
 
-    ``parameters`` is their number, ``facts`` are pairs of name and value, ``sections`` the settings
-    by section, and ``charts`` the curves of its log, for the page's script.
+    ``parameters`` is their number; ``steps_done`` of ``steps_wanted`` were taken. ``facts`` are
+    pairs of name and value, ``sections`` the settings by section, and ``charts`` the curves of its
+    log, for the page's script.
     """
 
     path: str

@@ -35,8 +35,9 @@ class StepReport:
 class History:
     """The steps that this training has taken since ``start_step``, and what they took in all.
 
-    Losses, norms and seconds have one number per step; bytes and operations are those of this rank.
-    ``validation`` holds scores by the step after which they were computed.
+    ``loss``, ``grad_norm`` and ``seconds`` have one number per step; ``bytes_read``, ``bytes_sent``
+    and ``flops`` (operations) are this rank's, over all steps. ``validation`` holds scores by the
+    step after which they were computed.
     """
 
     start_step: int = 0

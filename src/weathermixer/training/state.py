@@ -27,7 +27,9 @@ from weathermixer.training.optimizer import build_optimizer, optimizer_tensors, 
 class TrainingState:
     """All that a training is made of: a network on a mesh, its optimizer, and how far it has come.
 
-    ``step`` counts the optimizer steps taken, ``samples`` those that all ranks have consumed.
+    ``model`` is this rank's part of the network, and ``replicas`` average its gradients over
+    ``data``. ``step`` counts the optimizer steps taken, ``samples`` those that all ranks have
+    consumed.
     """
 
     model: WeatherMixer

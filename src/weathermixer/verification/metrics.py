@@ -62,7 +62,7 @@ class TrueState:
 
 @dataclass(frozen=True)
 class StatePair:
-    """A forecast state beside the true one, and what several statistics compute from them.
+    """A ``forecast`` state beside the ``truth``, and what several statistics compute from them.
 
     Fields are ``(channel, latitude, longitude)`` in float64 and SI units; ``mean(field)`` and
     ``mean_product(a, b)`` take area means ``(region, channel)``.
@@ -101,7 +101,8 @@ class Statistic:
     """A number ``(region, channel)`` of each pair of states, whose mean over pairs is taken.
 
     ``of_pair`` computes it; worker processes import it by its name, so it has to be a function at
-    the top of a module. NaN stands for a number that is not defined.
+    the top of a module. NaN stands for a number that is not defined. ``needs_climatology`` where it
+    is computed from anomalies.
     """
 
     name: str
@@ -113,9 +114,9 @@ class Statistic:
 class Metric:
     """A score: a function of the mean statistics that it needs, over initial times.
 
-    ``of_means`` takes as many arrays as there are ``statistics``, in their order, and gives one of
-    the same shape. ``units`` are the channel's, or none. ``title`` is what figures and tables call
-    the metric.
+    ``name`` is its key in results, and ``title`` what figures and tables call it. ``of_means``
+    takes as many arrays as there are ``statistics``, in their order, and gives one of the same
+    shape. ``units`` are the channel's, or none.
     """
 
     name: str

@@ -28,7 +28,8 @@ class Scores:
 
     They are in the channel's SI units where the metric has any, and NaN where a score is not
     defined. Sources are the model, the forecasts put beside it, and the baselines that could be
-    scored. ``pairs (lead,)`` is how many forecasts each mean over initial times is of.
+    scored. ``lead_hours (lead,)`` are the lead times in hours, and ``pairs (lead,)`` is how many
+    forecasts each mean over initial times is of.
     """
 
     channels: tuple[str, ...]

@@ -81,7 +81,8 @@ class Spectra:
     """Mean spectra: ``values[source]`` is ``(lead, region, wavenumber, channel)``.
 
     Sources are the forecasts, by name, and the truth; the unit is m times the square of the
-    channel's.
+    channel's. ``lead_hours (lead,)`` are the lead times in hours, ``regions`` and ``channels``
+    names.
     """
 
     channels: tuple[str, ...]

@@ -25,7 +25,7 @@ SCORES_FILE = "scores.json"
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """What a metric is called, and whether it has the channel's units or none."""
+    """The ``title`` of a metric, and whether it has the channel's ``units`` or none."""
 
     title: str
     units: Units
@@ -41,10 +41,10 @@ class Verification:
     """Scores of a forecast beside others and baselines, by region, and its spectra.
 
     The first of ``regions`` is all that was compared: the globe, or the part of it that the data
-    cover. ``initial_times (time,)`` are those of which at least one lead time was scored;
-    ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the paths by name, the
-    model's first; they and ``truth`` are unknown in some older records. ``warnings`` are sentences
-    for the user.
+    cover. ``metric_labels`` are by name. ``initial_times (time,)`` are those of which at least one
+    lead time was scored; ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the
+    paths by name, the model's first; they and ``truth`` are unknown in some older records.
+    ``warnings`` are sentences for the user.
     """
 
     regions: Mapping[str, Scores]

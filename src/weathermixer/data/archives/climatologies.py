@@ -52,7 +52,7 @@ class Climatology(Protocol):
 
 @dataclass(frozen=True)
 class StoreClimatology:
-    """The climatology of a prepared ``store``, which must have one."""
+    """The climatology of a prepared ``store``, which must have one; nothing is ``left_out``."""
 
     store: Store
     left_out: tuple[LeftOut, ...] = ()
@@ -81,7 +81,11 @@ class StoreClimatology:
 
 @dataclass(frozen=True)
 class ArchivedClimatology:
-    """A climatology as WeatherBench 2 publishes it, by ``hour`` and ``dayofyear``."""
+    """A climatology as WeatherBench 2 publishes it, by ``hour`` and ``dayofyear``.
+
+    ``group`` holds its fields; ``left_out`` are variables of the same archive that are not used,
+    with the reasons.
+    """
 
     group: FieldGroup
     left_out: tuple[LeftOut, ...]

@@ -48,6 +48,7 @@ _KINDS = {ANALYSIS: "analysis", FORECAST: "forecast", CLIMATOLOGY: "climatology"
 class Contents:
     """The groups of an archive's fields; an analysis has groups of static fields besides.
 
+    ``source`` is the archive's path or address, and ``left_out`` what of it cannot be used.
     ``attributes`` are the archive's words about itself; ``is_partial`` tells whether parts of its
     fields can be read without the rest.
     """

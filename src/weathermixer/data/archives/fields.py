@@ -34,9 +34,10 @@ class ArchivedVariable:
     """A variable as an archive keeps it.
 
     ``name_in_archive`` is the variable's name there, and ``dimensions`` are the array's names of
-    canonical dimensions; along its other dimensions ``fixed`` is the index that is read. ``levels``
-    are in hPa, None where no channel is at that level. Where the archive does not state units,
-    ``has_units`` is false.
+    canonical dimensions; along its other dimensions ``fixed`` is the index that is read. ``array``
+    is read lazily, and ``storage`` knows what of it was written. ``levels`` are in hPa, None where
+    no channel is at that level. ``conversion`` is the one to SI units; where the archive does not
+    state units, ``has_units`` is false.
     """
 
     name_in_archive: str
@@ -101,6 +102,7 @@ class ArchivedVariable:
 class FieldGroup:
     """Variables of an archive that share their coordinates.
 
+    ``source`` is the archive's path or address, and ``variables`` are by canonical name.
     ``coordinates`` are those of the ``leading`` dimensions, in the archive's order: times and lead
     times to the second, or hours and days of the year. ``grid`` too is in the archive's order.
     """

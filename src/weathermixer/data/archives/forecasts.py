@@ -29,8 +29,8 @@ from weathermixer.errors import UserError
 class Forecast:
     """An open forecast: ``initial_times (time,)``, ``lead_times (lead,)``, and its fields.
 
-    Where a file holds several data sets, all of them are of these times. ``remark`` is a line about
-    what is left out, where anything is.
+    ``path`` may be an address. Where a file holds several data sets, each is one of ``groups``, and
+    all of them are of these times. ``remark`` is a line about what is left out, where anything is.
     """
 
     path: str

@@ -25,9 +25,11 @@ from weathermixer.data.store.inspection import (
 class ArchiveOverview:
     """What can be used of an archive that others wrote, as ``data prepare`` would take it.
 
-    ``usual_spacing_hours`` is the commonest interval between neighbouring times; ``remarks`` are
-    sentences about what is left out. ``damaged`` names what could not be read; None where it was
-    not looked for.
+    ``grid`` is the numbers of latitudes and longitudes, ``latitude`` and ``longitude`` are the
+    first and last of each in degrees, and ``dropped_row`` names a row that is left out.
+    ``variables`` are the ``channels`` in words. ``usual_spacing_hours`` is the commonest interval
+    between neighbouring times, and ``gaps`` are where it is longer; ``remarks`` are sentences about
+    what is left out. ``damaged`` names what could not be read; None where it was not looked for.
     """
 
     path: str

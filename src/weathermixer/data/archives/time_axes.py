@@ -28,8 +28,9 @@ _ZERO = np.timedelta64(0, "s")
 class TimeAxes:
     """The coordinates that tell an array's times; None for those that it does not have.
 
-    ``is_unclear`` where a file calls its ``time`` the valid one by its attributes, as many call
-    any, and has lead times but no initial time that would confirm it.
+    ``source`` names the archive in messages. ``is_unclear`` where a file calls its ``time`` the
+    valid one by its attributes, as many call any, and has lead times but no initial time that would
+    confirm it.
     """
 
     source: str

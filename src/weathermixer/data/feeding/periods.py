@@ -13,7 +13,7 @@ from weathermixer.errors import UserError
 
 
 class Periods(NamedTuple):
-    """Three periods, inclusive: to learn from, to validate on, and to test on.
+    """Three periods, inclusive: ``train`` to learn from, ``validation``, and ``test``.
 
     The last two are None where no time is left for them.
     """
