@@ -57,6 +57,7 @@ class ThrottledStore(WrapperStore[LocalStore]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        """Read a value, and wait until its bytes have come through the link."""
         value = await super().get(key, prototype, byte_range)
         if value is not None:
             await asyncio.sleep(self.link.seconds_until_delivered(len(value)))
@@ -67,6 +68,7 @@ class ThrottledStore(WrapperStore[LocalStore]):
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
+        """Read parts of values, and wait until their bytes have come through the link."""
         requests = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
         return list(await asyncio.gather(*requests))
 

@@ -18,6 +18,7 @@ from peers.blocks import (
 
 
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
+    """One rank alone takes the step; the others wait for it."""
     if rank > 0:
         return SchemeStep(run=lambda: None, gather=_itself, gradients=dict)
     model, run = _alone(sizes, 0, device)
