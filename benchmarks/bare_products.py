@@ -37,6 +37,7 @@ def main() -> None:
 
 
 def compare(arguments: argparse.Namespace, arithmetic: torch.dtype) -> None:
+    """Time the network and its bare products in one arithmetic, and print both."""
     architecture = Architecture(
         prognostic=1,
         static=0,
@@ -110,6 +111,7 @@ def products(a: Architecture, dtype: torch.dtype, device: str) -> Callable[[], N
 
 
 def measure(function: Callable[[], None], device: str) -> float:
+    """Seconds that one call of ``function`` takes on a device."""
     if device != "cpu":
         torch.accelerator.synchronize()
     start = time.perf_counter()

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
-from weathermixer.launch.ranks import ranks
+from weathermixer.launch.ranks import run_as_rank
 from weathermixer.launch.start import start_ranks
 
 P = ParamSpec("P")
@@ -34,7 +34,7 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank among all that measure together; its number on its machine is ``local_number``.
+    """A rank among all that measure together; its number on its machine is ``local_number``.
 
     They meet on gloo, which sleeps while it waits: NCCL would keep a GPU and a core busy.
     """
@@ -50,7 +50,7 @@ class Rank:
         dist.barrier(self.meeting)
 
     def gather(self, value: T) -> list[T]:
-        """The value of each rank, in their order."""
+        """Gather a value from each rank, in their order; every rank gets all."""
         values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, self.meeting)
         return values
@@ -68,7 +68,7 @@ def on_ranks(
     *arguments: P.args,
     **settings: P.kwargs,
 ) -> T:
-    """What the first rank returns from ``work(rank, *arguments, **settings)``, called on each.
+    """Call ``work(rank, *arguments, **settings)`` on each rank; returns what the first one returns.
 
     The ranks are new processes on this machine that compute with one thread each. Under torchrun
     they are its own, ``num_ranks`` of them, and all but the first leave the program here.
@@ -95,7 +95,7 @@ def under_torchrun() -> bool:
 
 def _be_a_rank(task: bytes) -> bytes:
     work, device_type, arguments, settings = pickle.loads(task)
-    with ranks() as own:
+    with run_as_rank() as own:
         device = torch.device(device_type)
         if device.type == "cuda":
             device = torch.device("cuda", own.local_rank)
@@ -130,7 +130,7 @@ def write_record(path: Path | None, device: str, **measured: Any) -> None:
 
 
 def machine(device: str) -> Mapping[str, str | int]:
-    """The machine and software that figures were measured on."""
+    """Describe the machine and software that figures are measured on."""
     model = platform.processor()
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

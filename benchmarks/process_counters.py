@@ -8,21 +8,21 @@ import torch
 
 
 def current_bytes(device: torch.device) -> int:
-    """What this rank holds now: allocated on the GPU, or resident in memory."""
+    """Bytes that this rank holds now: allocated on the GPU, or resident in memory."""
     if device.type == "cpu":
         return 1024 * _count("status", "VmRSS")
     return torch.accelerator.memory_allocated()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most that this rank has held since the last :func:`reset_peak`."""
+    """The most bytes that this rank has held since the last ``reset_peak``."""
     if device.type == "cpu":
         return 1024 * _count("status", "VmHWM")
     return torch.accelerator.max_memory_allocated()
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the past: from now on the peak is that of what comes."""
+    """Begin to measure the peak anew, from what is held now."""
     if device.type == "cpu":
         # Linux: the value 5 resets the peak resident size of the process that writes it.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -31,12 +31,12 @@ def reset_peak(device: torch.device) -> None:
 
 
 def read_bytes() -> int:
-    """What this process has read so far, from files and sockets alike."""
+    """Bytes that this process has read so far, from files and sockets alike."""
     return _count("io", "rchar")
 
 
 def written_bytes() -> int:
-    """What this process has written so far, to sockets and files alike, without headers.
+    """Bytes that this process has written so far, to sockets and files alike, without headers.
 
     gloo writes to its sockets with ``writev``, which counts here. Bytes given to ``send`` do not.
     """

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def measure(folder: Path, store: Path, phase: str, layout: Layout) -> list[Footprint]:
-    """Train, or forecast with what was trained, on new ranks of a mesh."""
+    """Measure a phase on new ranks of a mesh: training, or forecasting with what was trained."""
     name = f"{layout.domain}x{layout.tensor}"
     run, out = folder / f"run-{name}", folder / f"forecast-{name}.zarr"
     shutil.rmtree(run if phase == "train" else out, ignore_errors=True)

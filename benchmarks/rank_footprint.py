@@ -20,7 +20,7 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Footprint:
-    """Memory of a rank above what it had at the start, and bytes of its reads and writes."""
+    """Bytes of memory of a rank above what it had at the start, and of its reads and writes."""
 
     peak_bytes: int
     read_bytes: int

@@ -48,22 +48,22 @@ class Overhead:
 
     @property
     def expected_at_most(self) -> float:
-        """All of reading, as a part of a step, as if it shared one core with the computation."""
+        """The share of a step that reading would add if it shared one core with the computation."""
         return self.alone_cpu_s / self.repeated_minimum_s
 
     @property
     def measured(self) -> float:
-        """What reading adds, as a part of a step, by medians."""
+        """The share of a step's time that reading adds, by medians."""
         return self.loading_median_s / self.repeated_median_s - 1.0
 
     @property
     def measured_cpu(self) -> float:
-        """What reading adds to processor time, which other programs disturb little."""
+        """The share of a step's processor time that reading adds, which others disturb little."""
         return self.loading_cpu_s / self.repeated_cpu_s - 1.0
 
 
 def prepare(folder: Path, ranks: int) -> Config:
-    """The store, made once, and the configuration for so many ranks."""
+    """Make the store, once, and the configuration for so many ranks."""
     store = folder / "overhead.zarr"
     if not store.exists():
         write_synthetic(store, times=TIMES, grid=GRID)
@@ -71,7 +71,7 @@ def prepare(folder: Path, ranks: int) -> Config:
 
 
 def measure(rank: Rank, config: Config, run: Path) -> Overhead:
-    """Rounds of a few steps each way, in turn."""
+    """Time rounds of a few steps, with one sample repeated and with every sample read in turn."""
     training = TimedTraining(config, run)
     reader = training.reader(Store.open(config.data.store))
     alone_cpu_s, repeated_batch = _read_alone(training, reader)

@@ -61,7 +61,7 @@ class ReadingTime:
 
 @dataclass(frozen=True)
 class Ways:
-    """What was measured on one mesh.
+    """What was measured on a mesh of so many ways.
 
     ``compute_s`` is the median step with one sample repeated; ``share`` is each rank's part of the
     values of a sample.
@@ -96,7 +96,7 @@ class ScalingRow:
 
 
 def prepare(folder: Path, ways: int) -> Config:
-    """The store, made once, and the model for so many ranks."""
+    """Make the store, once, and the configuration of the model for so many ways."""
     store = folder / "scaling.zarr"
     if not store.exists():
         write_synthetic(store, times=TIMES, grid=GRID, **STATE)
@@ -110,7 +110,10 @@ def prepare(folder: Path, ways: int) -> Config:
 
 
 def measure(rank: Rank, config: Config, run: Path, bandwidths: Sequence[float]) -> Ways:
-    """Rounds of a few steps of every way of reading, in turn; megabytes per second of links."""
+    """Time rounds of a few steps of every way of reading in turn.
+
+    ``bandwidths`` are those of links, in megabytes per second.
+    """
     training = TimedTraining(config, run)
     links = {speed: Link(MEGABYTE * speed) for speed in bandwidths}
     readers = {}
@@ -159,7 +162,7 @@ def measure(rank: Rank, config: Config, run: Path, bandwidths: Sequence[float]) 
 
 
 def tabulate(by_ways: list[Ways]) -> list[ScalingRow]:
-    """Predicted and measured side by side; the first of ``by_ways`` is one way.
+    """Put predictions and measurements side by side; the first of ``by_ways`` is one way.
 
     Predictions know the bytes of a sample as one rank read it, the bandwidth, and the measured
     time of a step without reading.
@@ -199,7 +202,7 @@ def tabulate(by_ways: list[Ways]) -> list[ScalingRow]:
 def predict(
     reading: str, sample_mb: float, ways: int, bandwidth_mb_per_s: float, compute_s: float
 ) -> float:
-    """Seconds of a step."""
+    """Predict the seconds of a step."""
     loading_s = sample_mb / bandwidth_mb_per_s / (1 if reading == WHOLE else ways)
     if reading == WAITING:
         # The link is idle while the rank computes, and saves up what it may.

@@ -73,13 +73,13 @@ class TimedTraining:
         return self.loop.history.flops / self.loop.state.step
 
     def plan(self, count: int) -> Iterator[NDArray[np.int64]]:
-        """The times ``(1, 2)`` of so many samples, the same on all ranks."""
+        """Yield the time indices ``(1, 2)`` of ``count`` samples, the same on all ranks."""
         return itertools.islice(itertools.cycle(self.loop.windows[:, None, :]), count)
 
     def loading(
         self, reader: StateReader, count: int, *, whole: bool = False, ahead: int = AHEAD
     ) -> TimedSteps:
-        """``count`` steps whose samples are read while others are computed.
+        """Take and time ``count`` steps whose samples are read while others are computed.
 
         A step before them fills the buffer and is not counted. At each of them one sample more is
         asked for, so that reading does not slow down towards the end; all are read in the end.
@@ -92,7 +92,7 @@ class TimedTraining:
         return steps
 
     def repeating(self, batch: Batch, count: int) -> TimedSteps:
-        """``count`` steps with one sample that is in memory, after one that is not counted."""
+        """Take and time ``count`` steps with a sample in memory, after one that is not counted."""
         return self._timed(itertools.repeat(batch), count)
 
     def _timed(self, batches: Iterator[Batch], count: int) -> TimedSteps:
@@ -124,7 +124,7 @@ def reading_cpu_seconds() -> float:
 
 
 def configuration(store: Path, layout: Layout, *, model: dict[str, Any], **data: Any) -> Config:
-    """One sample per step, float32, and a learning rate at which no step can diverge."""
+    """A configuration of one sample per step in float32, whose learning rate cannot diverge."""
     return Config.model_validate(
         {
             "model": {"dropout": 0.001, **model},

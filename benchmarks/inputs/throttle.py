@@ -35,7 +35,7 @@ class Link:
         self._lock = threading.Lock()
 
     def seconds_until_delivered(self, num_bytes: int) -> float:
-        """Queue so many bytes behind those asked for before; the wait for the last of them."""
+        """Queue bytes behind those asked for before; returns the seconds until the last arrives."""
         with self._lock:
             now = time.monotonic()
             start = max(self._free_at, now - BURST_SECONDS)
@@ -45,7 +45,7 @@ class Link:
 
 
 class ThrottledStore(WrapperStore[LocalStore]):
-    """Each value of the wrapped store arrives when its bytes have come through the link."""
+    """A Zarr store whose values arrive when their bytes have come through a link."""
 
     def __init__(self, store: LocalStore, link: Link) -> None:
         super().__init__(store)
@@ -57,6 +57,7 @@ class ThrottledStore(WrapperStore[LocalStore]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        """Read a value, and wait until its bytes have come through the link."""
         value = await super().get(key, prototype, byte_range)
         if value is not None:
             await asyncio.sleep(self.link.seconds_until_delivered(len(value)))
@@ -67,11 +68,12 @@ class ThrottledStore(WrapperStore[LocalStore]):
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
+        """Read parts of values, and wait until their bytes have come through the link."""
         requests = (self.get(key, prototype, byte_range) for key, byte_range in key_ranges)
         return list(await asyncio.gather(*requests))
 
 
 def open_throttled(path: Path, link: Link) -> Store:
-    """A store whose every byte comes through the link."""
+    """Open a store whose every byte comes through the link."""
     store = ThrottledStore(LocalStore(path, read_only=True), link)
     return Store(path, zarr.open_group(store, mode="r", use_consolidated=False))

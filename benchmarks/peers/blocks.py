@@ -29,7 +29,7 @@ class BlockSizes:
 
 @dataclass(frozen=True)
 class SchemeStep:
-    """One forward and backward pass of a scheme, on this rank.
+    """A forward and backward pass of a scheme, on this rank.
 
     ``run`` leaves the gradients of the weights in place, reduced as an optimizer needs them, and
     returns this rank's part of the output and of the gradient of the input; None on a rank that
@@ -60,9 +60,10 @@ class Mlp(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """``x ← x + W₂ gelu(W₁ norm(x))`` over tokens, then over channels; ``x (1, tokens, channels)``.
+    """A mixer block: ``x ← x + W₂ gelu(W₁ norm(x))`` over tokens, then over channels.
 
-    The maps over tokens are linear layers on the transposed activations ``(1, channels, tokens)``.
+    ``x`` is ``(1, tokens, channels)``. The maps over tokens are linear layers on the transposed
+    activations ``(1, channels, tokens)``.
     """
 
     def __init__(self, sizes: BlockSizes) -> None:
@@ -95,7 +96,10 @@ def sample(sizes: BlockSizes, index: int) -> tuple[Tensor, Tensor]:
 
 
 def forward_and_backward(model: nn.Module, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
-    """Output and gradient of ``x``, a leaf; the gradients of the weights are left in place."""
+    """Run a model forward and backward: its output, and the gradient of ``x``, a leaf.
+
+    The gradients of the weights are left in place.
+    """
     model.zero_grad(set_to_none=True)
     x.grad = None
     output = model(x)

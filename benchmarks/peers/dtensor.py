@@ -44,6 +44,7 @@ class Cuts:
 def build_over_channels(
     sizes: BlockSizes, rank: int, world_size: int, device: torch.device
 ) -> SchemeStep:
+    """DTensor with activations cut over channels, and weights as sends least."""
     cuts = Cuts(Shard(CHANNELS), BY_INPUTS, BY_OUTPUTS, BY_OUTPUTS, BY_OUTPUTS)
     return _build(sizes, world_size, device, cuts)
 
@@ -51,6 +52,7 @@ def build_over_channels(
 def build_over_tokens(
     sizes: BlockSizes, rank: int, world_size: int, device: torch.device
 ) -> SchemeStep:
+    """DTensor with activations cut over tokens, and weights as sends least."""
     cuts = Cuts(Shard(TOKENS), BY_INPUTS, BY_OUTPUTS, BY_OUTPUTS, BY_INPUTS)
     return _build(sizes, world_size, device, cuts)
 

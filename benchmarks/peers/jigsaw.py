@@ -22,12 +22,14 @@ from weathermixer.model.mixer import Mixing
 
 
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
+    """Jigsaw on its cheapest mesh, with exchanges that overlap products."""
     return _build(sizes, world_size, device, overlap=True)
 
 
 def build_without_overlap(
     sizes: BlockSizes, rank: int, world_size: int, device: torch.device
 ) -> SchemeStep:
+    """Jigsaw on its cheapest mesh, with each exchange done before the next product."""
     return _build(sizes, world_size, device, overlap=False)
 
 
@@ -73,6 +75,7 @@ def predicted(sizes: BlockSizes, layout: Layout) -> Cost:
 
 
 def cheapest_layout(sizes: BlockSizes, world_size: int) -> Layout:
+    """The mesh of so many ranks on which a step of the blocks sends least."""
     return cheapest(layouts(world_size), lambda layout: predicted(sizes, layout))
 
 

@@ -50,7 +50,7 @@ class SchemeRow:
 
 @dataclass(frozen=True)
 class StepTime:
-    """One step: seconds of the slowest rank, bytes of the one that sent most and per interface."""
+    """A step: seconds of the slowest rank, bytes of the one that sent most, and per interface."""
 
     seconds: float
     sent_bytes: float
@@ -60,7 +60,7 @@ class StepTime:
 def time_schemes(
     rank: Rank, blocks: dict[str, BlockSizes], schemes: Sequence[str], rounds: int
 ) -> list[SchemeRow]:
-    """Seconds and bytes of every scheme on every block; the same rows on all ranks."""
+    """Measure seconds and bytes of every scheme on every block; all ranks get the same rows."""
     counted = sys.platform == "linux" and dist.get_backend() == "gloo"
     rows = []
     for block, sizes in blocks.items():
@@ -98,7 +98,7 @@ def time_schemes(
 
 
 def measure_memory(rank: Rank, block: str, sizes: BlockSizes, scheme: str) -> SchemeRow:
-    """The most that two steps of one scheme hold above what the process held to start with."""
+    """Measure the most that two steps of a scheme hold above what the process held before."""
     before = process_counters.current_bytes(rank.device)
     step = _build(scheme, sizes, rank)
     rank.meet()
@@ -112,7 +112,7 @@ def measure_memory(rank: Rank, block: str, sizes: BlockSizes, scheme: str) -> Sc
 
 
 def compare_results(rank: Rank, schemes: Sequence[str]) -> Differences:
-    """By scheme, the largest relative difference from serial of anything that a step produces."""
+    """The largest relative difference from serial of anything that a step makes, by scheme."""
     sizes = BlockSizes(
         tokens=12 * rank.world_size,
         channels=8 * rank.world_size,
@@ -148,7 +148,7 @@ def _build(scheme: str, sizes: BlockSizes, rank: Rank) -> SchemeStep:
 
 
 def _measure(step: SchemeStep, rank: Rank, *, counted: bool) -> StepTime:
-    """One step of all ranks; the interfaces of each machine are read by its first rank."""
+    """Time a step of all ranks; the first rank of each machine reads its interfaces."""
     reads_interfaces = counted and rank.local_number == 0
     rank.meet()
     on_interfaces = interface.transmitted_bytes() if reads_interfaces else 0

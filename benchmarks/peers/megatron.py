@@ -26,6 +26,7 @@ TOKENS, TOKENS_TRANSPOSED = 1, 2
 
 
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
+    """Tensor and sequence parallelism as Megatron-LM has them."""
     mesh = init_device_mesh(device.type, (world_size,))
     model = Blocks(sizes).to(device)
     for block in model:

@@ -18,6 +18,7 @@ from peers.blocks import (
 
 
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
+    """One rank alone takes the step; the others wait for it."""
     if rank > 0:
         return SchemeStep(run=lambda: None, gather=_itself, gradients=dict)
     model, run = _alone(sizes, 0, device)
@@ -47,7 +48,7 @@ def _alone(
 def reference(
     sizes: BlockSizes, index: int, device: torch.device
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Of sample ``index``: output, gradient of the input, and gradients of the weights by name."""
+    """Results of sample ``index``: output, gradient of the input, and those of weights by name."""
     model = Blocks(sizes).to(device)
     x, upstream = (tensor.to(device) for tensor in sample(sizes, index))
     output, gradient = forward_and_backward(model, x.requires_grad_(), upstream)

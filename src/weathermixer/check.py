@@ -24,14 +24,14 @@ from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.cuts import Part, check_cuts
-from weathermixer.planning.reading_share import REMEDY, reads_too_much
+from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.runs.run import state_dtype
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
 
 
 @dataclass(frozen=True)
 class Findings:
-    """The problems of a configuration, and where it has no errors what reading takes of memory.
+    """The problems of a configuration; where none is an error, what memory reading takes.
 
     ``buffer_bytes`` is the most that reading ahead holds on a rank; ``kept_bytes`` the most that
     the ranks of one machine keep, together, of states that were read.
@@ -43,9 +43,11 @@ class Findings:
 
     @property
     def has_errors(self) -> bool:
+        """Whether any of the problems keeps a training from beginning."""
         return has_errors(self.problems)
 
     def to_json(self) -> dict[str, Any]:
+        """The findings as an object of JSON."""
         result: dict[str, Any] = {"problems": [vars(problem) for problem in self.problems]}
         if self.buffer_bytes is not None:
             result["reading"] = {"buffer_bytes": self.buffer_bytes, "kept_bytes": self.kept_bytes}
@@ -64,11 +66,12 @@ class Notes:
         self.problems: list[Problem] = []
 
     def warn(self, where: str, what: str, remedy: str) -> None:
+        """Note something that does not keep a training from beginning."""
         self.problems.append(Problem("warning", where, what, remedy))
 
     @contextmanager
-    def refusals(self, where: str, remedy: str) -> Iterator[None]:
-        """Notes as a problem the error with which a training would end here."""
+    def noting_errors(self, where: str, remedy: str) -> Iterator[None]:
+        """While entered, note as a problem the error with which a training would end here."""
         try:
             yield
         except (UserError, LayoutError, OSError) as error:
@@ -76,7 +79,7 @@ class Notes:
 
 
 def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
-    """Every problem of a configuration file with its overrides; none where it can be trained.
+    """Find every problem of a configuration file with its overrides; none if it can be trained.
 
     Raises UserError only where the file itself cannot be opened.
     """
@@ -86,7 +89,7 @@ def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
     notes = Notes()
     for check_settings in SETTINGS_CHECKS:
         check_settings(config, notes)
-    with notes.refusals("data.store", "give the path of a store or of an archive"):
+    with notes.noting_errors("data.store", "give the path of a store or of an archive"):
         store = open_states(config.data.store, config.data)
     if has_errors(notes.problems):
         return Findings(notes.problems)
@@ -153,18 +156,18 @@ def _levels_are_used(config: Config, notes: Notes) -> None:
 
 
 def _channels_are_there(config: Config, store: States, notes: Notes) -> None:
-    with notes.refusals("data.variables", "change it or data.levels, or use another store"):
+    with notes.noting_errors("data.variables", "change it or data.levels, or use another store"):
         store.channel_indices(names(channels_of(config.data.variables, config.data.levels)))
 
 
 def _static_fields_are_there(config: Config, store: States, notes: Notes) -> None:
-    with notes.refusals("data.static", "change it, or use another store"):
+    with notes.noting_errors("data.static", "change it, or use another store"):
         store.read_static(config.data.static)
 
 
 def _patches_fit(config: Config, store: States, notes: Notes) -> None:
     remedy = "change it" + _of_preset(config, "model", "patch")
-    with notes.refusals("model.patch", remedy):
+    with notes.noting_errors("model.patch", remedy):
         architecture_of(config.data, config.model, store.grid)
 
 
@@ -174,12 +177,12 @@ def _mesh_fits(config: Config, store: States, notes: Notes) -> None:
     except UserError:
         return  # which is a problem of its own
     remedy = "use fewer ranks along that axis, or a larger network"
-    with notes.refusals("parallel", remedy):
+    with notes.noting_errors("parallel", remedy):
         check_cuts(architecture, Mesh.describe(_layout(config)))
 
 
 def _step_is_that_of_the_store(config: Config, store: States, notes: Notes) -> None:
-    with notes.refusals("data.step_hours", "change it, or use another store"):
+    with notes.noting_errors("data.step_hours", "change it, or use another store"):
         check_step(config.data, store)
 
 
@@ -187,7 +190,7 @@ def _periods_hold_samples(config: Config, store: States, notes: Notes) -> None:
     within = f"choose a period within {store.times[0]}/{store.times[-1]}, or change data.step_hours"
     for name, windows in (("train", training_windows), ("validation", validation_windows)):
         remedy = within + _of_preset(config, "data", name)
-        with notes.refusals(f"data.{name}", remedy):
+        with notes.noting_errors(f"data.{name}", remedy):
             windows(config.data, config.training, store)
 
 
@@ -203,7 +206,7 @@ def _ends_of_periods_can_be_read(
     data, training = config.data, config.training
     channels = store.channel_indices(names(channels_of(data.variables, data.levels)))
     within = f"choose a period within {store.times[0]}/{store.times[-1]} that holds states"
-    with notes.refusals("data.train", within):
+    with notes.noting_errors("data.train", within):
         windows = training_windows(data, training, store)
         for index in sorted({*windows[0].tolist(), *windows[-1].tolist()}):
             store.read(index, channels)
@@ -219,7 +222,7 @@ def _chunks_fit_the_mesh(
     config: Config, store: States, architecture: Architecture, notes: Notes
 ) -> None:
     channels = names(channels_of(config.data.variables, config.data.levels))
-    warning = reads_too_much(store, channels, architecture, _layout(config))
+    warning = reading_warning(store, channels, architecture, _layout(config))
     if warning is not None:
         notes.warn("data.store", warning, REMEDY)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Self
 
 Progress = Callable[[int, int], None]
-"""Takes how many of how many are done."""
+"""A function that shows progress; it takes how many of how many are done."""
 
 _SECONDS_BETWEEN_LINES = 15.0
 _SECONDS_TO_A_WORD = 5.0  # of silence, after which a wait is explained
@@ -61,7 +61,7 @@ def waiting_for(what: str | Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Progress]:
-    """A progress bar with the time left on a terminal, an occasional line elsewhere.
+    """Show progress, by a bar with the time left on a terminal, an occasional line elsewhere.
 
     Yields a function that takes how many of how many are done.
     """
@@ -94,7 +94,7 @@ class _Reminder:
         self._ended.set()
 
     def hear(self) -> None:
-        """Something was said, so that the user knows where things stand."""
+        """Take note that something was said, so that the user knows where things stand."""
         self._heard, self._patience = time.monotonic(), _SECONDS_BETWEEN_WORDS
 
     def _watch(self) -> None:

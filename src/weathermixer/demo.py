@@ -101,7 +101,7 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
 
 
 def num_ranks() -> int:
-    """Two, or one where there is a single GPU."""
+    """The number of ranks to train on: two, or one where there is a single GPU."""
     import torch
 
     return min(RANKS, torch.cuda.device_count()) if torch.cuda.is_available() else RANKS

@@ -22,7 +22,7 @@ from weathermixer.launch.consistency import require_equal_settings, settings_of,
 from weathermixer.launch.ranks import this_rank
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.cuts import Part
-from weathermixer.planning.reading_share import REMEDY, reads_too_much
+from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_cost import choose_layout
 
 
@@ -30,8 +30,9 @@ from weathermixer.planning.step_cost import choose_layout
 class Job:
     """The settings, states and mesh that all ranks share, and this rank's part of each state.
 
-    ``channels`` are all that the network predicts, in its order; ``ranks_on_machine`` is the number
-    of ranks that share this machine's memory.
+    ``config`` is the whole configuration, ``architecture`` the sizes of the network. ``channels``
+    are all that the network predicts, in its order; ``ranks_on_machine`` is the number of ranks
+    that share this machine's memory.
     """
 
     config: Config
@@ -75,22 +76,25 @@ def join(
     *,
     samples: int,
     say: Callable[[str], None],
-    settled: Mapping[str, str] | None = None,
+    equal_on_all: Mapping[str, str] | None = None,
     device: torch.device | str | None = None,
 ) -> Job:
     """Compare settings, states and software with all other ranks, choose a mesh, and connect.
 
-    Every rank that was started calls this with the same arguments; ``settled`` holds what else has
-    to be the same on all of them, by names for the user. The mesh is the one that ``config`` asks
-    for or, where it leaves a choice, the one that sends least in a step of ``samples`` samples.
-    ``device`` is by default the accelerator of this rank, or the processor. The first rank says
-    what of an archive is left out, and where chunks make ranks read much more than their share.
+    Every rank that was started calls this with the same arguments; ``equal_on_all`` holds what else
+    has to be the same on all of them, by names for the user. The mesh is the one that ``config``
+    asks for or, where it leaves a choice, the one that sends least in a step of ``samples``
+    samples. ``device`` is by default the accelerator of this rank, or the processor. The first rank
+    says what of an archive is left out, and where chunks make ranks read much more than their
+    share.
 
     Raises UserError where ranks differ, or the states lack channels or do not fit the patches;
     LayoutError where the mesh does not fit the ranks or the network; RankLost where one is gone.
     """
     require_equal_settings(
-        {**(settled or {}), "the store": states.fingerprint()} | settings_of(config) | versions()
+        {**(equal_on_all or {}), "the store": states.fingerprint()}
+        | settings_of(config)
+        | versions()
     )
     channels = names(channels_of(config.data.variables, config.data.levels))
     states.channel_indices(channels)
@@ -104,7 +108,7 @@ def join(
     if meshes.is_first_rank():
         for remark in states.remarks:
             say(remark)
-        advice = reads_too_much(states, channels, architecture, layout)
+        advice = reading_warning(states, channels, architecture, layout)
         if advice is not None:
             say(f"{advice}: {REMEDY}")
     return Job(

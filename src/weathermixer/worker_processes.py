@@ -23,6 +23,7 @@ from weathermixer.interpreter import environment_of_children
 
 Task = TypeVar("Task")
 Tick = Callable[[], None]
+"""Is called by a task as it advances, whence progress is shown."""
 
 _REPORT_SECONDS = 0.2
 
@@ -75,7 +76,7 @@ def for_each(
 
 
 def default_processes(bytes_per_process: int) -> int:
-    """As many as there are cores to use and as fit into half of the machine's memory."""
+    """How many processes to start: as many as there are cores, and as fit into half the memory."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -140,7 +141,7 @@ def _start_worker(done: Any, stop: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Otherwise a worker would outlive a killed command, and write into its successor's store."""
+    """End when the parent does: else a worker would write into the store of a later command."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -102,5 +102,5 @@ def test_what_cannot_be_done_is_said_of_the_key_that_was_written(
 
 def test_overrides_beneath_give_way_to_others(file: Path) -> None:
     beneath = ["training.seed=1", "training.steps=200"]
-    training = read_config(file, ["--training.steps=300"], beneath=beneath).training
+    training = read_config(file, ["--training.steps=300"], base_overrides=beneath).training
     assert (training.seed, training.steps) == (1, 300)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from weathermixer.data.time_steps import to_hours, to_timedelta
+from weathermixer.data.time_steps import to_hours, to_seconds, to_timedelta
 
 
 @pytest.mark.parametrize("hours", [0.25, 1.0, 6.0, 1.0 / 3.0, 0.1, 240.0, 8766.0])
@@ -25,3 +25,10 @@ def test_differences_of_any_unit_become_hours(unit: str) -> None:
     assert isinstance(hours, float)
     assert hours == expected
     np.testing.assert_array_equal(to_hours(np.array([difference] * 2)), [expected] * 2)
+
+
+def test_times_and_differences_of_any_unit_become_whole_seconds() -> None:
+    differences = np.array([90, -1], dtype="timedelta64[m]")
+    np.testing.assert_array_equal(to_seconds(differences), [5400, -60])
+    times = np.datetime64("1970-01-02", "D") + differences.astype("timedelta64[ns]")
+    np.testing.assert_array_equal(to_seconds(times), [86400 + 5400, 86400 - 60])

@@ -13,7 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from weathermixer.errors import UserError
-from weathermixer.forecast.writer import ForecastDescription, ForecastWriter
+from weathermixer.forecast.forecast_description import ForecastDescription
+from weathermixer.forecast.writer import ForecastWriter
 
 CHANNELS = (
     "temperature_850",
@@ -48,7 +49,7 @@ def _begin(path: Path, description: ForecastDescription) -> ForecastWriter:
 def _write(path: Path, description: ForecastDescription = DESCRIPTION) -> None:
     writer = _begin(path, description)
     assert list(writer.write([0, 1], _steps())) == [1, 2, 3, 4, 5]
-    writer.mark([0, 1])
+    writer.mark_finished([0, 1])
     writer.finish()
 
 
@@ -122,7 +123,8 @@ def test_every_channel_stands_under_its_variable_and_level(
 ) -> None:
     lead_bytes = 4 * 2 * 3 * 4
     monkeypatch.setattr(
-        "weathermixer.forecast.writer._LARGEST_CHUNK_BYTES", leads_per_chunk * lead_bytes
+        "weathermixer.forecast.forecast_description._LARGEST_CHUNK_BYTES",
+        leads_per_chunk * lead_bytes,
     )
     _write(tmp_path / "f.zarr")
     dataset = xr.open_zarr(tmp_path / "f.zarr")
@@ -139,7 +141,9 @@ def test_every_channel_stands_under_its_variable_and_level(
 def test_no_more_states_are_held_than_share_a_chunk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weathermixer.forecast.writer._LARGEST_CHUNK_BYTES", 2 * 4 * 2 * 3 * 4)
+    monkeypatch.setattr(
+        "weathermixer.forecast.forecast_description._LARGEST_CHUNK_BYTES", 2 * 4 * 2 * 3 * 4
+    )
     writer = _begin(tmp_path / "f.zarr", DESCRIPTION)
     on_disk = tmp_path / "f.zarr.partial" / "2m_temperature" / "c" / "0"
     for taken in writer.write([0, 1], _steps()):
@@ -161,12 +165,12 @@ def test_it_is_continued_where_each_initial_time_is_known_to_be_done(tmp_path: P
     first = _begin(tmp_path / "f.zarr", DESCRIPTION)
     for _ in first.write([1], _steps(STATES[1:])):
         pass
-    first.mark([1])
+    first.mark_finished([1])
     second = _begin(tmp_path / "f.zarr", DESCRIPTION)
     assert [second.is_finished(index) for index in (0, 1)] == [False, True]
     for _ in second.write([0], _steps(STATES[:1])):
         pass
-    second.mark([0])
+    second.mark_finished([0])
     second.finish()
     dataset = xr.open_zarr(tmp_path / "f.zarr")
     np.testing.assert_array_equal(dataset["2m_temperature"], STATES[:, :, 2])
@@ -242,7 +246,7 @@ def test_surface_variables_alone_need_no_levels(tmp_path: Path) -> None:
     writer = _begin(tmp_path / "f.zarr", description)
     for _ in writer.write([0, 1], _steps(STATES[:, :, 2:3])):
         pass
-    writer.mark([0, 1])
+    writer.mark_finished([0, 1])
     writer.finish()
     dataset = xr.open_zarr(tmp_path / "f.zarr")
     assert "level" not in dataset.coords
@@ -250,7 +254,7 @@ def test_surface_variables_alone_need_no_levels(tmp_path: Path) -> None:
 
 
 def test_two_writers_fill_their_own_parts_of_one_forecast(tmp_path: Path) -> None:
-    description = replace(DESCRIPTION, longitudes_per_chunk=1, levels_apart=True)
+    description = replace(DESCRIPTION, longitudes_per_chunk=1, one_level_per_chunk=True)
     ForecastWriter.create(tmp_path / "f.zarr", description)
     for channels in (slice(0, 2), slice(2, 5)):
         for longitudes in (slice(0, 3), slice(3, 4)):
@@ -259,7 +263,7 @@ def test_two_writers_fill_their_own_parts_of_one_forecast(tmp_path: Path) -> Non
             )
             for _ in writer.write([0, 1], _steps(STATES[:, :, channels, :, longitudes])):
                 pass
-    writer.mark([0, 1])
+    writer.mark_finished([0, 1])
     writer.finish()
     _write(tmp_path / "whole.zarr")
     parts, whole = xr.open_zarr(tmp_path / "f.zarr"), xr.open_zarr(tmp_path / "whole.zarr")

@@ -139,10 +139,10 @@ def test_cores_are_shared_out_unless_the_environment_says_otherwise() -> None:
 
 
 def test_each_rank_of_a_machine_has_a_gpu_of_its_own() -> None:
-    assert rank_info(TORCHRUN).own_gpu(4) == 1
-    assert rank_info(SRUN).own_gpu(1) == 0
+    assert rank_info(TORCHRUN).gpu_number(4) == 1
+    assert rank_info(SRUN).gpu_number(1) == 0
     with pytest.raises(UserError, match="4 ranks were started on a machine with 1 GPU: start one"):
-        rank_info(TORCHRUN).own_gpu(1)
+        rank_info(TORCHRUN).gpu_number(1)
 
 
 def test_ranks_of_this_machine_meet_in_a_folder(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from weathermixer.cli import main, run_commands
 from weathermixer.errors import UserError
 from weathermixer.interpreter import program
 from weathermixer.launch.environment import rank_info, threads_per_rank
-from weathermixer.launch.start import starts_ranks
+from weathermixer.launch.start import should_start_ranks
 
 
 def begin(processes: Processes, *words: str | Path, **options: Any) -> subprocess.Popen[str]:
@@ -105,9 +105,9 @@ def test_ranks_get_the_words_that_the_user_typed(
 def test_nproc_is_refused_where_ranks_were_started(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "here"}.items():
         monkeypatch.setenv(name, text)
-    assert not starts_ranks(None)
+    assert not should_start_ranks(None)
     with pytest.raises(UserError, match="4 ranks were started by torchrun or srun"):
-        starts_ranks(2)
+        should_start_ranks(2)
 
 
 # --- failing

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from weathermixer.report.formatting import lead
+from weathermixer.report.formatting import short_lead
 
 from .conftest import HOSTILE, Demonstration
 
@@ -80,7 +80,7 @@ def test_every_number_of_the_tables_is_that_of_the_scores(
     scores = demonstration.scores
     rows = {"Temperature, 850 hPa": "temperature_850", "2 m temperature": "2m_temperature"}
     head = read.heads["rmse"][1:]
-    shown = {hours for hours in scores["pairs"] if lead(float(hours)) in head}
+    shown = {hours for hours in scores["pairs"] if short_lead(float(hours)) in head}
     assert len(shown) == len(head) >= 2
     for label, channel in rows.items():
         expected = [scores["scores"]["rmse"][channel][hours] for hours in sorted(shown, key=float)]

@@ -42,7 +42,7 @@ def test_a_run_is_opened_as_it_was_created(run: Run, config: Config) -> None:
     opened = Run.open(str(run.path))
     assert opened.config == config
     assert opened.normalisation.channels == CHANNELS
-    assert opened.newest() is None
+    assert opened.newest_checkpoint() is None
     assert not list(run.path.glob("*.partial"))
 
 
@@ -51,7 +51,7 @@ def test_the_newest_whole_checkpoint_is_loaded(run: Run) -> None:
     _save(run, 20, 2.0)
     partial = run.checkpoints / "step-00000030.partial"
     partial.mkdir()
-    assert run.newest() == run.checkpoints / "step-00000020"
+    assert run.newest_checkpoint() == run.checkpoints / "step-00000020"
     model = Run.open(run.path).load_model()
     assert not model.training
     assert all(torch.equal(p, torch.full_like(p, 2.0)) for p in model.parameters())

@@ -10,7 +10,8 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from weathermixer.data.store.store_writer import Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import StoreWriter
 
 CHANNELS = ("geopotential_500", "geopotential_850", "2m_temperature")
 SCALES = np.array([900.0, 500.0, 8.0])[:, None, None]
@@ -64,7 +65,7 @@ def write_planet(
     if constant:
         states[:] = states[0]
     rows = [CHANNELS.index(channel) for channel in channels]
-    writer = StoreWriter.create(path, Description(channels, times, latitude, LONGITUDE, 6.0))
+    writer = StoreWriter.create(path, StoreDescription(channels, times, latitude, LONGITUDE, 6.0))
     for block in writer.missing_blocks():
         for _ in writer.write_block(block, lambda index: states[index, rows]):
             pass

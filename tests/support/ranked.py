@@ -19,8 +19,8 @@ import click
 from weathermixer.cli import commands, main
 from weathermixer.errors import UserError
 from weathermixer.launch.environment import RankInfo
-from weathermixer.launch.ranks import ranks
-from weathermixer.launch.start import start_ranks, starts_ranks, without_option
+from weathermixer.launch.ranks import run_as_rank
+from weathermixer.launch.start import should_start_ranks, start_ranks, without_option
 
 RANKED = Path(__file__)
 RANK = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
@@ -151,13 +151,13 @@ TOGETHER = {
 @click.argument("folder", type=Path)
 @click.option("--nproc", type=int)
 def work(what: str, folder: Path, nproc: int | None) -> None:
-    if starts_ranks(nproc):
+    if should_start_ranks(nproc):
         words = without_option(click.get_current_context().obj, "--nproc")
         start_ranks([sys.executable, __file__, *words], nproc or 1, remedy="begin again")
     elif what in ALONE:
         ALONE[what](folder)
     else:
-        with ranks(remedy="begin again") as info:
+        with run_as_rank(remedy="begin again") as info:
             TOGETHER[what](info, folder)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Config
-from weathermixer.data.store.store_writer import Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import StoreWriter
 
 CHANNELS = ("temperature_850", "2m_temperature")
 LATITUDE: NDArray[np.float64] = np.linspace(78.75, -78.75, 8)
@@ -48,7 +49,7 @@ def write_waves(
     static = np.linspace(-1.0, 3.0, 8 * longitudes, dtype=np.float32).reshape(1, 8, longitudes)
     writer = StoreWriter.create(
         path,
-        Description(channels, when, LATITUDE, longitude, hours, ("land_sea_mask",), static),
+        StoreDescription(channels, when, LATITUDE, longitude, hours, ("land_sea_mask",), static),
     )
 
     def read(index: int) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from support.networks import gradient_of
-from weathermixer.training.finite import Cause, find_cause, not_finite
+from weathermixer.training.finite import Cause, find_cause, not_finite_error
 
 TIMES = np.array(["2001-01-01T00", "2001-02-01T00", "2001-03-01T00"], dtype="datetime64[s]")
 CHANNELS = ("temperature_850", "2m_temperature")
@@ -41,7 +41,7 @@ def _told(loss: float, causes: list[Cause], **other: Any) -> str:
         "checkpoint": Path("run/checkpoints/step-00000004"),
         **other,
     }
-    return str(not_finite(loss, causes, **values))
+    return str(not_finite_error(loss, causes, **values))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from support.disk import full_disk
 from weathermixer.training.log import RunLog
 from weathermixer.training.notices import Notices
-from weathermixer.training.progress import ProgressLine, written_to
+from weathermixer.training.progress import ProgressLine, notices_on
 
 ABOUT = {"layout": {"data": 1, "domain": 2, "tensor": 1}}
 
@@ -162,17 +162,17 @@ def test_a_terminal_that_is_gone_stops_nothing(number: int, is_terminal: bool) -
     console = Console(
         file=_BrokenTerminal(number, is_terminal=is_terminal), force_terminal=is_terminal
     )
-    notices = written_to(console)
+    notices = notices_on(console)
     with ProgressLine(console, notices, start_step=0, steps=2) as line:
         for step in (1, 2):
             line.update(step, 0.5, 1e-3, 42.0)
-            notices.trouble("kind", "something could not be shown")
+            notices.say_once("kind", "something could not be shown")
 
 
 def test_lines_without_a_terminal_are_few_and_end_with_the_last_step() -> None:
     said = io.StringIO()
     console = Console(file=said, width=200)
-    with ProgressLine(console, written_to(console), start_step=100, steps=200) as line:
+    with ProgressLine(console, notices_on(console), start_step=100, steps=200) as line:
         for step in range(101, 201):
             line.update(step, 0.123456, 1e-3, 42.0)
     lines = said.getvalue().splitlines()

@@ -76,7 +76,7 @@ def test_data_that_end_within_the_validation_period_leave_the_samples_before(
     assert TrainingLoop.begin(shorter, tmp_path / "shorter").validation_samples.tolist() == [
         [48, 49], [49, 50],
     ]  # fmt: skip
-    newest = Run.open(tmp_path / "run").newest()
+    newest = Run.open(tmp_path / "run").newest_checkpoint()
     assert newest is not None
     with TrainingLoop.begin(shorter, tmp_path / "other") as loop:
         loop.load(newest)

@@ -119,7 +119,7 @@ def endless_config(waves: Path, **sections: Any) -> Config:
 
 
 def _weights(run: Path) -> dict[str, bytes]:
-    newest = Run.open(run).newest()
+    newest = Run.open(run).newest_checkpoint()
     assert newest is not None
     return {file.name: file.read_bytes() for file in newest.iterdir()}
 
@@ -135,7 +135,7 @@ def test_after_a_rank_is_killed_a_run_is_continued_to_the_same_bits(
     assert said.splitlines()[-1].startswith(sentence)
     assert said.count("Error") == 1
 
-    newest = Run.open(out).newest()
+    newest = Run.open(out).newest_checkpoint()
     assert newest is not None
     begun = int(newest.name[5:])
     steps = begun + 5

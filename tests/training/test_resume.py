@@ -37,7 +37,7 @@ def _config(waves: Path, **sections: Any) -> Config:
 
 def _files(run: Path) -> dict[str, bytes]:
     """The newest checkpoint: weights, averages of Adam, and progress."""
-    newest = Run.open(run).newest()
+    newest = Run.open(run).newest_checkpoint()
     assert newest is not None
     assert newest.name == "step-00000016"
     return {file.name: file.read_bytes() for file in newest.iterdir()}
@@ -135,7 +135,7 @@ def test_killed_at_any_file_operation_a_run_goes_on_to_the_same_bits(
         if process.exitcode == 0:
             break
         kills += 1
-        if Run(tmp_path / "run").newest() is not None:
+        if Run(tmp_path / "run").newest_checkpoint() is not None:
             Run.open(tmp_path / "run").load_model()
     assert kills >= 8
     train(_config(waves), tmp_path / "run", resume=True, console=QUIET)

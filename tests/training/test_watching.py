@@ -48,7 +48,7 @@ def hear(config: Config, out: Path, **options: Any) -> tuple[TrainResult, list[s
 
 def weights(run: Path) -> dict[str, bytes]:
     """The newest checkpoint: weights, averages of Adam, and progress."""
-    newest = Run.open(run).newest()
+    newest = Run.open(run).newest_checkpoint()
     assert newest is not None
     return {file.name: file.read_bytes() for file in newest.iterdir()}
 
@@ -156,7 +156,7 @@ def test_a_step_is_saved_before_it_is_validated_and_validated_when_it_is_continu
     monkeypatch.setattr(TrainingLoop, "validate", crash)
     with pytest.raises(_Crash):
         hear(config_of(waves), tmp_path / "run")
-    newest = Run.open(tmp_path / "run").newest()
+    newest = Run.open(tmp_path / "run").newest_checkpoint()
     assert newest is not None and newest.name == "step-00000008"
     monkeypatch.undo()
     rest, said = hear(config_of(waves), tmp_path / "run", resume=True)

@@ -19,7 +19,7 @@ from support.planets import Planet, write_forecast
 from weathermixer.verification import accumulate
 from weathermixer.verification.accumulate import PairBatch, sum_batch, sum_up
 from weathermixer.verification.comparison import Comparison
-from weathermixer.verification.metrics import METRICS, usable
+from weathermixer.verification.metrics import METRICS, usable_metrics
 from weathermixer.verification.sums import Sums
 from weathermixer.verification.verify import verify
 
@@ -107,7 +107,7 @@ def test_memory_grows_with_neither_initial_times_nor_lead_times(
         batch = PairBatch(comparison.channels, comparison.times)
         meter = _Meter(every=8 * num_times)
         tracemalloc.start()
-        sum_batch(comparison, usable(METRICS, has_climatology=False), batch, meter.tick)
+        sum_batch(comparison, usable_metrics(METRICS, has_climatology=False), batch, meter.tick)
         tracemalloc.stop()
         # A block, what is kept of the truth and its spectra, sums, fields in float64.
         assert 512 * 1024 < meter.most_bytes < 1280 * 1024

@@ -19,7 +19,7 @@ from weathermixer.verification.metrics import (
     pair_statistics,
     score,
     statistics_of,
-    usable,
+    usable_metrics,
 )
 from weathermixer.verification.regions import BOUNDS, GLOBAL, Regions
 from weathermixer.verification.sums import Sums
@@ -137,9 +137,9 @@ def test_climatology_itself_has_no_activity_and_no_correlation() -> None:
 
 
 def test_without_a_climatology_only_the_scores_of_anomalies_are_missing() -> None:
-    names = [metric.name for metric in usable(METRICS, has_climatology=False)]
+    names = [metric.name for metric in usable_metrics(METRICS, has_climatology=False)]
     assert names == ["rmse", "bias"]
-    assert usable(METRICS, has_climatology=True) == METRICS
+    assert usable_metrics(METRICS, has_climatology=True) == METRICS
 
 
 def test_statistics_that_several_metrics_need_are_taken_once() -> None:

@@ -15,7 +15,7 @@ from support.areas import CHANNEL, write_area
 from weathermixer.cli import main
 from weathermixer.data.grid import Grid
 from weathermixer.report.make_report import make_report
-from weathermixer.verification.regions import Regions, over, region_title
+from weathermixer.verification.regions import Regions, over_region, region_title
 from weathermixer.verification.verify import verify
 
 ROUND = np.arange(12.0) * 30.0
@@ -129,7 +129,7 @@ def test_a_meridian_that_is_there_twice_counts_once() -> None:
 
 def test_regions_have_titles() -> None:
     assert region_title("extratropics_north") == "Northern extratropics"
-    assert over("global") == "over the globe"
-    assert over("30S-30N") == "over 30°S to 30°N"
+    assert over_region("global") == "over the globe"
+    assert over_region("30S-30N") == "over 30°S to 30°N"
     assert region_title("45N 12.5W-0E") == "45°N, 12.5°W to 0°E"
     assert region_title("north_america") == "north america"

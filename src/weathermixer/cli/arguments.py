@@ -18,6 +18,7 @@ class GridShape(click.ParamType):
     name = "LATxLON"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Parse the grid, unless it is parsed already."""
         if isinstance(value, tuple):
             return value
         rows, cross, columns = value.lower().replace("×", "x").partition("x")
@@ -30,6 +31,7 @@ class WithSettings(click.Command):
     """A command whose help ends with every setting of the configuration."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write every setting with its default and its meaning below the help."""
         from weathermixer.config import settings
 
         with formatter.section("Settings, as --section.key=value or in CONFIG"):

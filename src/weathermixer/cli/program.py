@@ -16,7 +16,7 @@ from weathermixer.console import say
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
 from weathermixer.launch.failures import RankFailed
-from weathermixer.launch.ranks import end
+from weathermixer.launch.ranks import exit_with_error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
-    is_of_all = _takes_ranks(words)
+    run_by_all_ranks = _takes_ranks(words)
     try:
         # Ranks are started with the words that the user typed.
         commands.main(words, prog_name="weathermixer", standalone_mode=False, obj=tuple(words))
@@ -47,21 +47,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        end(error, shown.getvalue().rstrip("\n"), 2, is_of_all=is_of_all)
+        exit_with_error(error, shown.getvalue().rstrip("\n"), 2, run_by_all_ranks=run_by_all_ranks)
     except (click.Abort, KeyboardInterrupt) as error:
-        end(error, "Interrupted.", 1, is_of_all=is_of_all)
+        exit_with_error(error, "Interrupted.", 1, run_by_all_ranks=run_by_all_ranks)
     except RankFailed as error:
         if show_traceback:
             say(error.details)
         say(str(error))
         sys.exit(error.status)
     except (UserError, LayoutError) as error:
-        end(error, f"Error: {error}", 2, show_traceback=show_traceback, is_of_all=is_of_all)
+        exit_with_error(
+            error,
+            f"Error: {error}",
+            2,
+            show_traceback=show_traceback,
+            run_by_all_ranks=run_by_all_ranks,
+        )
     except Exception as error:  # noqa: BLE001 - the last place where anything can be said
         sentence = (
             f"{type(error).__name__}: {error} (an error of the program; --traceback shows where)"
         )
-        end(error, f"Error: {sentence}", 1, show_traceback=show_traceback, is_of_all=is_of_all)
+        exit_with_error(
+            error,
+            f"Error: {sentence}",
+            1,
+            show_traceback=show_traceback,
+            run_by_all_ranks=run_by_all_ranks,
+        )
 
 
 def _takes_ranks(words: Sequence[str]) -> bool:

@@ -18,8 +18,8 @@ from weathermixer.cli.arguments import (
 )
 from weathermixer.console import progress, say, size_text, waiting_for
 from weathermixer.interpreter import program
-from weathermixer.launch.ranks import ranks
-from weathermixer.launch.start import start_ranks, starts_ranks, without_option
+from weathermixer.launch.ranks import run_as_rank
+from weathermixer.launch.start import should_start_ranks, start_ranks, without_option
 
 _TRAIN_AGAIN = "continue with --resume"
 _FORECAST_AGAIN = "continue with the same command"
@@ -83,7 +83,7 @@ def train(
     settings = read_config(config, overrides)
     if start_if_asked(nproc, remedy=_TRAIN_AGAIN):
         return
-    with ranks(_TRAIN_AGAIN) as rank:
+    with run_as_rank(_TRAIN_AGAIN) as rank:
         with waiting_for("the program's libraries to be loaded"):
             from rich.console import Console
 
@@ -123,7 +123,7 @@ def forecast(
     """Forecast from states of a store with a trained model, on one rank or several."""
     if start_if_asked(nproc, remedy=_FORECAST_AGAIN):
         return
-    with ranks(_FORECAST_AGAIN) as rank:
+    with run_as_rank(_FORECAST_AGAIN) as rank:
         with waiting_for("the program's libraries to be loaded"):
             from weathermixer.forecast.forecast import forecast as run_forecast
 
@@ -138,7 +138,7 @@ def start_if_asked(nproc: int | None, *, remedy: str) -> bool:
 
     Returns whether it did.
     """
-    if not starts_ranks(nproc):
+    if not should_start_ranks(nproc):
         return False
     words = without_option(click.get_current_context().obj, "--nproc")
     start_ranks(program(*words), nproc or 1, remedy=remedy)

@@ -4,17 +4,16 @@ from weathermixer.config.dates import Period, parse_period, period_of
 from weathermixer.config.kinds import Reader
 from weathermixer.config.problems import Problem
 from weathermixer.config.reading import parse_config, read_config, write_config
-from weathermixer.config.settings import (
+from weathermixer.config.sections import (
     Checkpoint,
-    Config,
     Data,
     Logging,
     Model,
     Parallel,
     Section,
-    Training,
-    settings,
 )
+from weathermixer.config.settings import Config, settings
+from weathermixer.config.training_settings import Training
 from weathermixer.config.variables import LEVELS_HPA, STATIC_NAMES, VARIABLE_NAMES
 
 __all__ = [

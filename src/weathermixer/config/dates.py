@@ -9,14 +9,16 @@ import numpy as np
 from weathermixer.errors import UserError
 
 Period = tuple[np.datetime64, np.datetime64]
+"""A first and a last time, both included, UTC."""
 
 # NumPy alone would also read "today", "NaT", nothing at all, and 20200101 as a year.
 _MOMENT = re.compile(r"\d{4}(-\d\d(-\d\d([T ]\d\d(:\d\d(:\d\d)?)?Z?)?)?)?")
 
 
 def parse_period(text: str) -> Period:
-    """The first and the last second of ``START/STOP``, both inclusive; a day as STOP is whole.
+    """Read a period ``START/STOP``: its first and last second, both inclusive.
 
+    A day as STOP is whole.
     Times are UTC. Raises ValueError, saying what is expected, for any other text.
 
     >>> [str(moment) for moment in parse_period("1979-01-01/2016-12-31")]
@@ -36,16 +38,16 @@ def parse_period(text: str) -> Period:
 
 
 def period_of(text: str, key: str) -> Period:
-    """The period that the user gave under a key, such as ``--period``; UserError if it is none."""
+    """Read the period that was given under a key, such as ``--period``; UserError if it is none."""
     try:
         return parse_period(text)
     except ValueError as error:
         raise UserError(f"{key} {error}") from error
 
 
-def periods_overlap(one: Period, other: Period) -> bool:
+def periods_overlap(first: Period, second: Period) -> bool:
     """Whether two periods, each inclusive, share a moment."""
-    return bool(one[0] <= other[1] and other[0] <= one[1])
+    return bool(first[0] <= second[1] and second[0] <= first[1])
 
 
 def _moment(text: str) -> np.datetime64:

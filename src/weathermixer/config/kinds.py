@@ -55,7 +55,7 @@ def refuse_truth_values(value: Any) -> None:
 
 
 def require_known(value: tuple[str, ...], known: Sequence[str], kind: str) -> tuple[str, ...]:
-    """The names; raises, with what is near, where some are not among the known ones."""
+    """Return the names; raises, with near ones, where some are not among the known ones."""
     unknown = [name for name in value if name not in known]
     if unknown:
         hints = " ".join(dict.fromkeys(_hint(name, known) for name in unknown)).removesuffix(".")
@@ -74,12 +74,12 @@ def _hint(name: str, known: Sequence[str]) -> str:
 
 
 def listed(entries: Iterable[Any]) -> str:
-    """Entries of a list as a message names them."""
+    """The entries of a list in words, as a message names them."""
     return ", ".join(map(repr, entries))
 
 
 def text_of(value: Any) -> str:
-    """A default as one would write it behind ``--section.key=``.
+    """The value of a setting as one would write it behind ``--section.key=``.
 
     >>> [text_of(value) for value in (None, True, 1e-06, ("a", 5))]
     ['unset', 'true', '1e-06', 'a, 5']

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from weathermixer.config.problems import Problem, shown, unknown_key
-from weathermixer.config.settings import Config, Section, settings
+from weathermixer.config.sections import is_section
+from weathermixer.config.settings import Config, settings
 from weathermixer.config.yaml_files import Keys, Unreadable, parse_yaml
 
 _EXAMPLE = "write --section.key=value, such as --training.steps=100"
@@ -15,7 +16,7 @@ _EXAMPLE = "write --section.key=value, such as --training.steps=100"
 def parse_overrides(
     words: Sequence[str], *, verbatim: frozenset[Keys]
 ) -> tuple[dict[Keys, Any], list[Problem]]:
-    """The values by their keys, such as ``("training", "steps")``, and what is wrong with others.
+    """Read overrides: values by keys such as ``("training", "steps")``, and problems of others.
 
     Values are YAML, but those under the keys in ``verbatim`` are text, unless quoted. A section
     stands for each of its keys. A key with two different values is refused.
@@ -98,5 +99,4 @@ def _is_key(key: str) -> bool:
 
 def _is_section(key: str) -> bool:
     field = Config.model_fields.get(key)
-    kind = field.annotation if field else None
-    return isinstance(kind, type) and issubclass(kind, Section)
+    return field is not None and is_section(field.annotation)

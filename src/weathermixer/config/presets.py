@@ -51,8 +51,8 @@ _RATE = TypeAdapter[float](PositiveFloat)
 _LOWER_RATES = ("warmup_learning_rate", "final_learning_rate", "edge_learning_rate")
 
 
-def published(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration's values on top of the published recipe, as far as the two agree."""
+def with_published_defaults(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill what a configuration leaves unset from the published recipe, as far as the two agree."""
     filled = dict(chosen)
     for section, defaults in PUBLISHED.items():
         values = chosen.get(section)
@@ -65,7 +65,7 @@ def published(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fitting_schedule(chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults of a schedule that fit the steps and the learning rate that were chosen.
+    """Change the defaults of a schedule to fit the steps and the learning rate that were chosen.
 
     Warm-up that would not end within the steps takes a tenth of them, and one cosine the rest. No
     other rate is above the highest.

@@ -39,7 +39,8 @@ _EXPECTED = {
 class Problem:
     """Something wrong with a configuration, or with what it refers to: where, what, and a remedy.
 
-    ``where`` is a key such as ``training.steps``, or the file itself.
+    ``severity`` tells an error, with which nothing can begin, from a warning. ``where`` is a key
+    such as ``training.steps``, or the file itself.
     """
 
     severity: Literal["error", "warning"]
@@ -48,11 +49,12 @@ class Problem:
     remedy: str
 
     def sentence(self) -> str:
+        """The problem in one sentence, without a full stop."""
         return f"{self.where}: {self.what}; {self.remedy}"
 
 
 def problems_of(error: ValidationError, path: Path) -> list[Problem]:
-    """A problem for each key that could not be taken, in the order of the settings."""
+    """Put pydantic's error into problems: one for each key, in the order of the settings."""
     details: dict[str, list[Any]] = {}
     for detail in error.errors(include_url=False):
         details.setdefault(_key(detail), []).append(detail)
@@ -71,7 +73,7 @@ def unknown_key(key: str, kind: str = "key") -> Problem:
 
 
 def shown(value: Any) -> str:
-    """A value in a message, as YAML writes it where it is short, and cut where it is long."""
+    """A value as a message shows it: as YAML writes a short one, and cut where it is long."""
     text = _AS_IN_YAML.get(repr(value), repr(value))
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
@@ -114,6 +116,6 @@ def _expectation(detail: Any) -> str:
 
 
 def sentences(problems: Iterable[Problem]) -> str:
-    """All problems in one text."""
+    """All problems in one text, without a full stop at its end."""
     texts = (problem.sentence() for problem in problems)
     return " ".join(text if text.endswith("?") else f"{text}." for text in texts).removesuffix(".")

@@ -22,23 +22,23 @@ _VERBATIM: frozenset[Keys] = frozenset(
 
 
 def read_config(
-    path: Path, overrides: Sequence[str] = (), *, beneath: Sequence[str] = ()
+    path: Path, overrides: Sequence[str] = (), *, base_overrides: Sequence[str] = ()
 ) -> Config:
-    """The configuration in a YAML file, with ``section.key=value`` overrides.
+    """Read the configuration in a YAML file, with ``section.key=value`` overrides.
 
-    Those ``beneath`` replace what the file says, and give way to the others. Raises UserError with
-    every problem, in one sentence.
+    ``base_overrides`` replace what the file says, and give way to ``overrides``. Raises UserError
+    with every problem, in one sentence.
     """
-    result = parse_config(path, overrides, beneath=beneath)
+    result = parse_config(path, overrides, base_overrides=base_overrides)
     if isinstance(result, Config):
         return result
     raise UserError(sentences(result))
 
 
 def parse_config(
-    path: Path, overrides: Sequence[str] = (), *, beneath: Sequence[str] = ()
+    path: Path, overrides: Sequence[str] = (), *, base_overrides: Sequence[str] = ()
 ) -> Config | list[Problem]:
-    """The configuration in a YAML file with overrides, or everything that is wrong with it.
+    """Read the configuration in a YAML file with overrides, or find everything wrong with it.
 
     Raises UserError where the file cannot be opened.
     """
@@ -51,7 +51,7 @@ def parse_config(
     if not isinstance(values, dict):
         what = f"must hold sections such as 'model:' and 'data:', not {shown(values)}"
         return [*problems, Problem("error", str(path), what, "write their settings below them")]
-    for words in (beneath, overrides):
+    for words in (base_overrides, overrides):
         assigned, wrong = parse_overrides(words, verbatim=_VERBATIM)
         problems += wrong
         for keys, value in assigned.items():
@@ -66,7 +66,7 @@ def parse_config(
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Save a configuration as YAML that ``read_config`` reads back equal."""
+    """Write a configuration as YAML that ``read_config`` reads back equal."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     path.write_text(text, encoding="utf-8")
 

@@ -21,6 +21,7 @@ from weathermixer.config.problems import Problem, shown
 from weathermixer.errors import UserError
 
 Keys = tuple[str, ...]
+"""The keys on the way to a value, such as ``("training", "steps")``."""
 
 _LARGEST_BYTES = 1024**2
 # Aliases let a small file stand for a huge or an endless one; a configuration is neither.
@@ -71,7 +72,7 @@ for _name, _pattern in (
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in what its byte order mark says.
+    """Read the text of a file in UTF-8, or in what its byte order mark says.
 
     Raises UserError where there is no such file or it may not be read, Unreadable where it is no
     text.
@@ -111,7 +112,7 @@ def read_text(path: Path) -> str:
 def parse_yaml(
     text: str, source: str, *, verbatim: Collection[Keys], below: Keys = ()
 ) -> tuple[Any, list[Problem]]:
-    """The plain values of one YAML document, and what is wrong with some of them.
+    """Read the plain values of one YAML document, and what is wrong with some of them.
 
     ``source`` names the text in messages; it is the value of the keys ``below``, which are none for
     a file. Values under the keys in ``verbatim`` are text whatever they look like. Names of
@@ -130,12 +131,12 @@ def parse_yaml(
         raise _not_yaml(error, source) from error
     except RecursionError as error:
         raise _unreadable(source, "is nested too deeply", "write sections and keys") from error
-    reading = _Reading(source, verbatim)
-    values = None if node is None else reading.value(node, below)
-    return values, reading.problems
+    reader = _ValueReader(source, verbatim)
+    values = None if node is None else reader.value(node, below)
+    return values, reader.problems
 
 
-class _Reading:
+class _ValueReader:
     """Makes plain values of nodes, and notes the problems on the way."""
 
     def __init__(self, source: str, verbatim: Collection[Keys]) -> None:
@@ -145,7 +146,7 @@ class _Reading:
         self._count = 0
 
     def value(self, node: Node, keys: Keys, depth: int = 0) -> Any:
-        """A scalar, list or dictionary."""
+        """The scalar, list or dictionary that a node stands for."""
         self._count += 1
         if self._count > _MOST_VALUES or depth > _DEEPEST:
             raise _unreadable(

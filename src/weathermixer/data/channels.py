@@ -25,7 +25,8 @@ class Variable:
 
     ``short_name`` is what forecasters write. ``lowest`` and ``highest`` bound every value ever seen
     in a global analysis, generously: they tell kelvin from degrees Celsius and pascal from
-    hectopascal, not good weather from bad.
+    hectopascal, not good weather from bad. ``on_levels`` tells whether it is given on pressure
+    levels.
     """
 
     name: str
@@ -64,22 +65,27 @@ PROGNOSTIC_VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES
 
 @dataclass(frozen=True)
 class Channel:
-    """One field: a variable, and its pressure level in hPa where it has one."""
+    """A field of the state: a variable, and its pressure level in hPa where it has one."""
 
     variable: str
     level_hpa: int | None = None
 
     @property
     def name(self) -> str:
+        """The channel's name, as a store writes it: ``temperature_850``."""
         return self.variable if self.level_hpa is None else f"{self.variable}_{self.level_hpa}"
 
     @property
     def units(self) -> str:
+        """The SI units of the channel's variable."""
         return VARIABLES[self.variable].units
 
 
 def channels_of(variables: Iterable[str], levels: Sequence[int]) -> tuple[Channel, ...]:
-    """The channels of some variables, pressure variables on every level, in the order given."""
+    """The channels of some variables in the order given, pressure variables on every level in hPa.
+
+    Raises UserError for a variable that is not known.
+    """
     channels = []
     for name in variables:
         if name not in PROGNOSTIC_VARIABLES:
@@ -95,7 +101,7 @@ def channels_of(variables: Iterable[str], levels: Sequence[int]) -> tuple[Channe
 
 
 def parse_channel(name: str) -> Channel:
-    """The channel that ``name`` denotes, as written in a store: ``temperature_850``."""
+    """The channel of a name such as ``temperature_850``; UserError where it is not known."""
     if name in VARIABLES:
         return Channel(name)
     variable, _, level = name.rpartition("_")
@@ -118,9 +124,9 @@ def standard_height_m(level_hpa: float) -> float:
 def implausibility(
     channel: Channel, field: NDArray[np.floating], *, is_global: bool = True
 ) -> str | None:
-    """What is wrong with one ``field (latitude, longitude)`` of a channel, or nothing.
+    """What is wrong with one ``field (latitude, longitude)`` of a channel; None where nothing is.
 
-    Not-a-number, values beyond anything observed, and geopotential *height* in the place of
+    Looked for are NaN, values beyond anything observed, and geopotential *height* in the place of
     geopotential, which differs by a factor of 9.8 in its mean aloft and in its spread near the
     ground; the latter is asked of fields that reach from pole to pole alone.
     """

@@ -1,5 +1,4 @@
-"""Grids of latitude and longitude: what they cover, which one several data sets share, and the way
-onto it.
+"""Grids of latitude and longitude: what they cover, and where one is found in another.
 
 Rows may run either way, and longitudes may begin anywhere. Archives keep a row on both poles or,
 where rows are to be shared evenly, one less: the row at the south pole is then left out of all.
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from weathermixer.errors import UserError
 
 Index = slice | NDArray[np.intp]
+"""A selection of rows or columns."""
 
 _TOLERANCE_DEGREES = 1e-3
 # A grid that has lost its row at a pole ends one spacing short of it.
@@ -173,12 +173,12 @@ class Placement:
     columns: NDArray[np.intp]
 
     @classmethod
-    def of(cls, grid: Grid) -> Placement:
-        """The way from a grid to itself."""
+    def identity(cls, grid: Grid) -> Placement:
+        """The placement of a grid on itself."""
         return cls(np.arange(len(grid.latitude)), np.arange(len(grid.longitude)))
 
     def __call__(self, fields: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Fields ``(..., row, column)`` on the wanted grid; a view where that is enough."""
+        """Put fields ``(..., row, column)`` onto the wanted grid; a view where that is enough."""
         return fields[..., as_slice(self.rows), :][..., as_slice(self.columns)]
 
 
@@ -237,7 +237,7 @@ def _from_date_line(longitude: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def as_slice(indices: NDArray[np.intp]) -> Index:
-    """The same selection as a slice where it is one: readers are faster with those."""
+    """Indices as a slice, forward or backward, where they are one: that makes no copy."""
     step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
     if step not in (-1, 1) or not (np.diff(indices) == step).all():
         return indices
@@ -245,16 +245,15 @@ def as_slice(indices: NDArray[np.intp]) -> Index:
     return slice(int(indices[0]), None if stop < 0 else stop, step)
 
 
-def find_placement(wanted: Grid, own: Grid) -> Placement | None:
-    """The way from a data set's own grid to a wanted one; None where they do not match.
+def find_placement(wanted: Grid, data_grid: Grid) -> Placement | None:
+    """Find the rows and columns of a wanted grid in a data set's; None where they do not match.
 
-    Rows and columns may be in another order, and the own grid may have a row more, at the south
-    pole.
+    They may be in another order there, and there may be one row more, at the south pole.
     """
-    for candidate in (own, own.without_south_pole()):
+    for candidate in (data_grid, data_grid.without_south_pole()):
         if candidate.shape == wanted.shape:
-            rows = _match(own.latitude, wanted.latitude, None)
-            columns = _match(own.longitude, wanted.longitude, 360.0)
+            rows = _match(data_grid.latitude, wanted.latitude, None)
+            columns = _match(data_grid.longitude, wanted.longitude, 360.0)
             if rows is not None and columns is not None:
                 return Placement(rows, columns)
     return None

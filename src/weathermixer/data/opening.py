@@ -10,7 +10,7 @@ from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
 from weathermixer.data.archives.formats import local_path
-from weathermixer.data.archives.overview import ArchiveOverview, look_over
+from weathermixer.data.archives.overview import ArchiveOverview, inspect_archive
 from weathermixer.data.grid import Grid
 from weathermixer.data.states import States
 from weathermixer.data.store.inspection import Inspection, inspect_store
@@ -19,7 +19,7 @@ from weathermixer.errors import UserError
 
 
 def open_states(source: Path | str, data: Data) -> Store | DirectStates:
-    """States to learn from, opened for the channels, step and reader that ``data`` asks for.
+    """Open states to learn from, with the channels, step and reader that ``data`` asks for.
 
     Raises UserError where nothing is there, or nothing of which ranks can read their parts.
     """
@@ -33,7 +33,7 @@ def open_states(source: Path | str, data: Data) -> Store | DirectStates:
 
 
 def open_states_on(source: Path | str, data: Data, grid: Grid) -> States:
-    """States to forecast from, in any format, on the grid that a network was trained on.
+    """Open states to forecast from, in any format, on the grid that a network was trained on.
 
     Rows and longitudes may be in another order there. Raises UserError where nothing is there, or
     where it is on another grid.
@@ -44,14 +44,14 @@ def open_states_on(source: Path | str, data: Data, grid: Grid) -> States:
 def inspect(
     source: str, *, full: bool = False, progress: Progress | None = None
 ) -> Inspection | ArchiveOverview:
-    """What a store or an archive holds; with ``full``, read every state to find damaged ones.
+    """Look into a store or an archive; with ``full``, read every state to find damaged ones.
 
     Raises UserError where nothing is there, or nothing that can be used.
     """
     name = local_path(source)
     if is_store(name) or not _is_there(name):
         return inspect_store(name, full=full, progress=progress)
-    return look_over(name, full=full, progress=progress)
+    return inspect_archive(name, full=full, progress=progress)
 
 
 def _is_there(name: str) -> bool:

@@ -21,48 +21,53 @@ from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.errors import UserError
 
 Indices = slice | Sequence[int]
+"""Which channels of a state are meant."""
 
 
 class States(Protocol):
-    """States at increasing ``times (time,)`` on one grid, of which parts can be read.
-
-    ``path`` is where they are, for messages; ``remarks`` are sentences for the user about what is
-    left out of it. ``latitude`` and ``longitude`` are in degrees, and
-    ``grid`` their lengths. Increments are measured over ``step``. Reading is thread-safe.
-    """
+    """States at increasing times on one grid, of which parts can be read, from any thread."""
 
     @property
-    def path(self) -> Path | str: ...
+    def path(self) -> Path | str:
+        """The path or address of the states, for messages."""
 
     @property
-    def remarks(self) -> tuple[str, ...]: ...
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences for the user about what is left out of an archive."""
 
     @property
-    def channels(self) -> tuple[str, ...]: ...
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in the order in which states hold them."""
 
     @property
-    def static_channels(self) -> tuple[str, ...]: ...
+    def static_channels(self) -> tuple[str, ...]:
+        """Names of the static fields."""
 
     @property
-    def times(self) -> NDArray[np.datetime64]: ...
+    def times(self) -> NDArray[np.datetime64]:
+        """Times ``(time,)`` of the states, UTC, to the second."""
 
     @property
-    def latitude(self) -> NDArray[np.float64]: ...
+    def latitude(self) -> NDArray[np.float64]:
+        """Latitudes ``(latitude,)`` of the rows, degrees north."""
 
     @property
-    def longitude(self) -> NDArray[np.float64]: ...
+    def longitude(self) -> NDArray[np.float64]:
+        """Longitudes ``(longitude,)`` of the columns, degrees east."""
 
     @property
-    def grid(self) -> tuple[int, int]: ...
+    def grid(self) -> tuple[int, int]:
+        """Numbers of latitudes and longitudes."""
 
     @property
-    def step(self) -> np.timedelta64: ...
+    def step(self) -> np.timedelta64:
+        """The interval over which increments are measured."""
 
     def fingerprint(self) -> str:
-        """A short text that two share when they describe the same states."""
+        """A short text that is equal for two of these where they hold the same states."""
 
     def channel_indices(self, wanted: Sequence[str]) -> Indices:
-        """Where the wanted channels stand; UserError naming those that are lacking."""
+        """Indices of the wanted channels in a state; UserError naming those that are lacking."""
 
     def index_of(self, time: np.datetime64) -> int:
         """The index of exactly this time; UserError, naming the nearest one, where it is absent."""
@@ -82,7 +87,7 @@ class States(Protocol):
         """
 
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
-        """The cost of reading this part of one state."""
+        """The cost of reading these channels and longitudes of one state."""
 
     def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
         """Statistics of a period (inclusive) of every one of ``channels``.
@@ -93,20 +98,23 @@ class States(Protocol):
 
 
 def find_time(states: States, time: np.datetime64) -> int:
-    """The index of exactly this time; UserError, naming the nearest one, where it is absent."""
+    """The index of exactly ``time`` among those of states.
+
+    Raises UserError, naming the nearest one, where it is absent.
+    """
     times, moment = states.times, time.astype("datetime64[s]")
-    found = int(np.searchsorted(times, moment))
-    if found == len(times) or times[found] != moment:
+    index = int(np.searchsorted(times, moment))
+    if index == len(times) or times[index] != moment:
         nearest = times[int(np.argmin(np.abs(times - moment)))]
         raise UserError(
             f"{states.path} has no state at {moment}; the nearest is {nearest}, and it spans "
             f"{times[0]} to {times[-1]}"
         )
-    return found
+    return index
 
 
 def digest(states: States, *further: NDArray[np.float64]) -> str:
-    """A short text of what states are there, on which grid, and of further numbers of them."""
+    """A short hash of the channels, grid and times of states, and of ``further`` numbers."""
     result = hashlib.blake2b(digest_size=8)
     for part in (states.channels, states.static_channels, states.grid):
         result.update(repr(part).encode())

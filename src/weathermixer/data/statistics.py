@@ -20,7 +20,11 @@ _POINTS_AT_ONCE = 32 * 1024
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per channel, in its units: ``mean``, ``std``, and ``step_std`` of the increments."""
+    """Statistics of a period, each ``(channel,)``, in the channels' units.
+
+    ``mean`` and ``std``, the standard deviation, are of the states; ``step_std`` is the standard
+    deviation of their changes over a step.
+    """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
@@ -52,9 +56,10 @@ def cell_area_weights(
 def field_moments(
     state: NDArray[np.float32], before: NDArray[np.float32] | None, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Moments ``(moment, channel)`` of one state ``(channel, latitude, longitude)``.
+    """Area-weighted moments ``(moment, channel)`` of one state ``(channel, latitude, longitude)``.
 
-    Without a state one step before, the moments of the increment are NaN.
+    ``weights (latitude,)`` are those of ``cell_area_weights``. Without a state one step before, the
+    moments of the increment are NaN.
     """
     result = np.full((len(MOMENTS), len(state)), np.nan)
     result[:2] = _mean_and_variance(state, None, weights)
@@ -72,7 +77,8 @@ def merge_moments(
     """Statistics of a period (inclusive) from the moments ``(time, moment, channel)`` of its times.
 
     An increment over ``step`` belongs to the period where both of its ends do. Standard deviations
-    of zero, of constant channels, become 1 so that normalising stays defined.
+    of zero, of constant channels, become 1 so that normalising stays defined. Raises UserError
+    where the period holds no time, or no two times one step apart.
     """
     inside = (times >= period[0]) & (times <= period[1])
     if not inside.any():
@@ -97,7 +103,9 @@ def _mean_and_variance(
     before: NDArray[np.float32] | None,
     weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each ``(channel,)``, of ``state (channel, latitude, longitude)`` or of its change.
+    """Mean and variance ``(channel,)`` of a state, or of its change since the one ``before``.
+
+    States are ``(channel, latitude, longitude)``.
 
     Row by row, as many at a time as stay in a processor's cache; the rows merge as times do.
     """

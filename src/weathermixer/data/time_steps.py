@@ -1,8 +1,8 @@
-"""Hours, as people write lead times and steps, and the time differences of NumPy."""
+"""Hours and seconds, as people and files write times, and the times and differences of NumPy."""
 
 from __future__ import annotations
 
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +38,13 @@ def to_hours(
     """
     hours = difference / np.timedelta64(1, "h")
     return float(hours) if np.ndim(hours) == 0 else hours
+
+
+def to_seconds(instants: NDArray[Any]) -> NDArray[np.int64]:
+    """Times in whole seconds since 1970-01-01T00:00:00, or time differences in whole seconds.
+
+    >>> to_seconds(np.array(["1970-01-01T01"], dtype="datetime64[h]"))
+    array([3600])
+    """
+    kind = "datetime64[s]" if instants.dtype.kind == "M" else "timedelta64[s]"
+    return instants.astype(kind).astype(np.int64)

@@ -23,14 +23,11 @@ from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
 from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
+from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.initial_times import parse_initial_times
-from weathermixer.forecast.memory import give_back_freed, share_one_arena
+from weathermixer.forecast.memory import return_freed_memory, share_one_arena
 from weathermixer.forecast.rollout import rollout
-from weathermixer.forecast.writer import (
-    ForecastDescription,
-    ForecastWriter,
-    refuse_existing,
-)
+from weathermixer.forecast.writer import ForecastWriter, refuse_existing
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.weights import kept_weights
@@ -52,7 +49,7 @@ _ANY_MESH = ("parallel.data=1", "parallel.domain=null", "parallel.tensor=null")
 
 @dataclass(frozen=True)
 class ForecastResult:
-    """The forecast that was written: its place, initial times, lead times and channels."""
+    """The forecast that was written: its path, initial times, lead times in hours, and channels."""
 
     path: Path
     initial_times: tuple[np.datetime64, ...]
@@ -60,7 +57,7 @@ class ForecastResult:
     channels: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as an object of JSON."""
+        """The result as an object of JSON: path, times, hours and names of channels."""
         return {
             "forecast": str(self.path),
             "initial_times": [str(time) for time in self.initial_times],
@@ -98,14 +95,14 @@ def forecast(
     refuse_existing(out)
     opened = Run.open(run)
     # What training had of a mesh does not bind a forecast.
-    config = opened.config_with(overrides, beneath=_ANY_MESH)
+    config = opened.config_with(overrides, base_overrides=_ANY_MESH)
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)
     source = open_states_on(store, config.data, grid)
     source.channel_indices(normalisation.channels)
     initial_times = parse_initial_times(init)
     indices = [source.index_of(time) for time in initial_times]
-    checkpoint = opened.newest()
+    checkpoint = opened.newest_checkpoint()
     if checkpoint is None:
         raise UserError(f"{run} has no checkpoint yet: train it first")
 
@@ -114,7 +111,7 @@ def forecast(
         source,
         samples=_LARGEST_BATCH,
         say=say,
-        settled={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
+        equal_on_all={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps)},
     )
     mesh, part = job.mesh, job.part
@@ -135,7 +132,7 @@ def forecast(
             "initial_conditions": str(store),
         },
         longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
-        levels_apart=mesh.tensor.size > 1,
+        one_level_per_chunk=mesh.tensor.size > 1,
     )
     batches = list(_batches(len(indices), description))
     if len(batches) > 1:
@@ -166,7 +163,7 @@ def forecast(
                 # Each rank of the instance has written its part when all have come here.
                 total_over((mesh.domain, mesh.tensor), torch.zeros(1, device=mesh.device))
                 if mesh.domain.index == mesh.tensor.index == 0:
-                    writer.mark(batch)
+                    writer.mark_finished(batch)
             elif progress is not None:
                 progress(batch.stop * steps, total)
     with waiting_for("the other ranks to finish their forecasts"):
@@ -205,10 +202,11 @@ def _forecast_batch(
     description: ForecastDescription,
     batch: Sequence[int],
 ) -> Iterator[NDArray[np.float32]]:
-    """States in SI units ``(batch, channel, latitude, longitude)``, one lead time after another.
+    """Forecast states ``(batch, channel, latitude, longitude)`` in SI units, by lead time.
 
-    ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``. Nothing here
-    refers to a state longer than it is needed: at 0.25° each is a good part of a rank's memory.
+    ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``; of all states,
+    channels and longitudes are those of this rank's part. Nothing here refers to a state longer
+    than it is needed: at 0.25° each is a good part of a rank's memory.
 
     Raises UserError at the first state that is NaN or infinite anywhere.
     """
@@ -223,13 +221,13 @@ def _forecast_batch(
     steps = rollout(
         model, torch.stack(list(normalised)).to(like), static, len(description.lead_times)
     )
-    give_back_freed()
+    return_freed_memory()
     for step, state in enumerate(steps):
         restored = normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)
         _check_finite(restored, normalisation.channels, description, batch, step)
         yield restored
         del restored
-        give_back_freed()
+        return_freed_memory()
 
 
 def _check_finite(

@@ -15,12 +15,12 @@ _ARENA_MAX = -8  # of malloc.h
 
 
 def share_one_arena() -> None:
-    """Let threads that are started from now on have none of their own."""
+    """Have threads that are started from now on share the process's arena, not have one each."""
     _call("mallopt", _ARENA_MAX, 1)
 
 
-def give_back_freed() -> None:
-    """Return to the system what was freed; of the arenas of threads, not all of it."""
+def return_freed_memory() -> None:
+    """Return freed memory to the system, on Linux; of threads' own arenas, not all of it."""
     _call("malloc_trim", 0)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor], Tensor]
+"""A model: from a state and static fields to the state one step later."""
 
 
 def rollout(step: Step, state: Tensor, static: Tensor, num_steps: int) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""The forecast Zarr: its layout, and writing it so that it is whole or absent.
+"""Writing a forecast as Zarr, so that it is whole or absent.
 
 Layout (Zarr v3, after the conventions of WeatherBench 2; plain xarray decodes it)::
 
@@ -12,12 +12,8 @@ renamed when it is whole; a mark for each finished initial time lets an interrup
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +22,12 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from weathermixer.data.channels import PRESSURE_VARIABLES, VARIABLES, Channel, parse_channel
-from weathermixer.data.store.store import partial_path, write_error
+from weathermixer.data.channels import PRESSURE_VARIABLES, VARIABLES
+from weathermixer.data.partial_files import partial_path, write_error
+from weathermixer.data.store.arrays import consolidate, write_array
+from weathermixer.data.time_steps import to_seconds
 from weathermixer.errors import UserError
+from weathermixer.forecast.forecast_description import ForecastDescription
 
 # Names of the CF standard name table, version 90.
 _STANDARD_NAMES = {
@@ -42,115 +41,14 @@ _STANDARD_NAMES = {
     "10m_v_component_of_wind": "northward_wind",
     "2m_temperature": "air_temperature",
 }
-# Small fields share a chunk with those of other levels and lead times, so that a forecast on a
-# coarse grid is not a hundred thousand files; finer than about half a degree each has its own.
-_LARGEST_CHUNK_BYTES = 1024 * 1024
-# Zarr compresses several chunks at once and holds each of them three times over.
-_BYTES_AT_ONCE = 16 * 1024 * 1024
 _PROGRESS = ".progress"
 
 
-@dataclass(frozen=True)
-class ForecastDescription:
-    """What a forecast will hold, known before its first step.
-
-    ``initial_times (time,)`` datetime64, increasing; ``lead_times (lead,)`` timedelta64;
-    ``latitude`` and ``longitude`` in degrees. ``attributes`` are JSON that says what made it: two
-    forecasts are the same, and one may continue the other, where all of this is equal.
-
-    Where several ranks write, a chunk must belong to one of them: ``longitudes_per_chunk`` divides
-    every boundary between their longitudes, and with ``levels_apart`` each level has chunks of its
-    own.
-    """
-
-    channels: tuple[str, ...]
-    initial_times: NDArray[np.datetime64]
-    lead_times: NDArray[np.timedelta64]
-    latitude: NDArray[np.float64]
-    longitude: NDArray[np.float64]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    longitudes_per_chunk: int | None = None
-    levels_apart: bool = False
-
-    @property
-    def chunk_grid(self) -> tuple[int, int]:
-        """Latitudes and longitudes in a chunk."""
-        return len(self.latitude), self.longitudes_per_chunk or len(self.longitude)
-
-    @property
-    def levels_per_chunk(self) -> int:
-        together = 4 * max(len(self.levels), 1) * math.prod(self.chunk_grid)
-        if self.levels_apart or together > _LARGEST_CHUNK_BYTES:
-            return 1
-        return max(len(self.levels), 1)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return len(self.latitude), len(self.longitude)
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """Pressure levels, hPa, increasing."""
-        parsed = (parse_channel(name).level_hpa for name in self.channels)
-        return tuple(sorted({level for level in parsed if level is not None}))
-
-    @property
-    def leads_per_chunk(self) -> int:
-        return max(1, min(_LARGEST_CHUNK_BYTES // self._lead_bytes, len(self.lead_times)))
-
-    @property
-    def chunks_at_once(self) -> int:
-        """How many chunks may be in the making."""
-        return max(1, _BYTES_AT_ONCE // (self.leads_per_chunk * self._lead_bytes))
-
-    @property
-    def _lead_bytes(self) -> int:
-        """Of one lead time in a chunk."""
-        return 4 * self.levels_per_chunk * math.prod(self.chunk_grid)
-
-    def fingerprint(self) -> str:
-        return json.dumps(
-            {
-                "channels": self.channels,
-                "initial_times": _seconds(self.initial_times).tolist(),
-                "lead_times": _seconds(self.lead_times).tolist(),
-                "latitude": self.latitude.tolist(),
-                "longitude": self.longitude.tolist(),
-                "attributes": self.attributes,
-                "chunks": [self.levels_per_chunk, *self.chunk_grid],
-            },
-            sort_keys=True,
-        )
-
-    def variables(self) -> dict[str, list[int]]:
-        """For each variable, where its channels stand; by increasing level where it has levels."""
-        parsed = [parse_channel(name) for name in self.channels]
-        result: dict[str, list[int]] = {}
-        for channel in parsed:
-            if channel.variable in PRESSURE_VARIABLES:
-                wanted = [Channel(channel.variable, level) for level in self.levels]
-            else:
-                wanted = [channel]
-            result[channel.variable] = [parsed.index(each) for each in wanted]
-        return result
-
-    def targets(self, channels: slice) -> dict[str, tuple[list[int], list[int]]]:
-        """Where some of the channels go: for each variable, its levels, and their own places."""
-        places = {place: here for here, place in enumerate(range(len(self.channels))[channels])}
-        result: dict[str, tuple[list[int], list[int]]] = {}
-        for name, members in self.variables().items():
-            own = [(level, places[place]) for level, place in enumerate(members) if place in places]
-            if own:
-                levels, sources = zip(*own, strict=True)
-                result[name] = (list(levels), list(sources))
-        return result
-
-
 class ForecastWriter:
-    """Fills a forecast, some initial times at once, and can be picked up again.
+    """Fills a forecast, some initial times at once, and continues one that was interrupted.
 
     Of several ranks, one creates the forecast and finishes it; each fills its own part, the
-    channels and longitudes of these slices, with a writer of its own.
+    ``channels`` and ``longitudes`` of the whole forecast, with a writer of its own.
     """
 
     def __init__(
@@ -198,7 +96,7 @@ class ForecastWriter:
             raise write_error(partial, error) from error
 
     def is_finished(self, index: int) -> bool:
-        """Whether the forecast from this initial time is on disk."""
+        """Whether the forecast from the initial time at ``index`` was marked as finished."""
         return (self._marks / str(index)).exists()
 
     def write(self, indices: Sequence[int], steps: Iterable[NDArray[np.float32]]) -> Iterator[int]:
@@ -206,7 +104,8 @@ class ForecastWriter:
 
         ``steps`` gives, for one lead time after another, the part of the states that this writer
         fills, ``(len(indices), channel, latitude, longitude)`` in SI units. No more of them are
-        held than share a chunk. The forecasts are finished once ``mark`` says so.
+        held than share a chunk. The forecasts are finished once ``mark_finished`` says so. Raises
+        UserError where they cannot be written.
         """
         size = self.description.leads_per_chunk
         num_leads, taken = len(self.description.lead_times), 0
@@ -221,8 +120,11 @@ class ForecastWriter:
             yield taken
         assert taken == num_leads
 
-    def mark(self, indices: Sequence[int]) -> None:
-        """Remember that every part of the forecasts from these initial times is on disk."""
+    def mark_finished(self, indices: Sequence[int]) -> None:
+        """Record that every rank's part of the forecasts from these initial times is on disk.
+
+        Raises UserError where the record cannot be written.
+        """
         try:
             for index in indices:
                 (self._marks / str(index)).touch()
@@ -232,9 +134,9 @@ class ForecastWriter:
     def _write_leads(
         self, indices: Sequence[int], start: int, held: Sequence[NDArray[np.float32]]
     ) -> None:
-        """Write the states of some lead times, from ``start`` on."""
+        """Write the states ``held`` of consecutive lead times, the first of which is ``start``."""
         leads = slice(start, start + len(held))
-        most = min(zarr.config.get("async.concurrency"), self.description.chunks_at_once)
+        most = min(zarr.config.get("async.concurrency"), self.description.concurrent_chunks)
         try:
             with zarr.config.set({"async.concurrency": most}):
                 self._write_variables(indices, leads, held)
@@ -244,7 +146,7 @@ class ForecastWriter:
     def _write_variables(
         self, indices: Sequence[int], leads: slice, held: Sequence[NDArray[np.float32]]
     ) -> None:
-        """One after another, so that no more than one of them is copied at a time."""
+        """Write states of some lead times, one variable at a time so that one alone is copied."""
         for name, (levels, channels) in self._targets.items():
             array = self._arrays[name]
             for place, index in enumerate(indices):
@@ -257,15 +159,13 @@ class ForecastWriter:
                     array[index, leads, :, self._longitudes] = fields[:, 0]
 
     def finish(self) -> None:
-        """Give the forecast its name; every initial time must be finished."""
+        """Give the forecast, of which every initial time must be finished, its final name.
+
+        Raises UserError where that cannot be written.
+        """
         assert all(map(self.is_finished, range(len(self.description.initial_times))))
         try:
-            with warnings.catch_warnings():
-                # xarray asks for it, though Zarr v3 has yet to specify it; the folder of marks is
-                # none of Zarr's.
-                warnings.filterwarnings("ignore", message="Consolidated metadata is currently not")
-                warnings.filterwarnings("ignore", message=f"Object at {_PROGRESS}")
-                zarr.consolidate_metadata(self.partial)
+            consolidate(self.partial, ignoring=_PROGRESS)
             self.partial.rename(self.path)
             shutil.rmtree(self.path / _PROGRESS)
         except OSError as error:
@@ -286,26 +186,36 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
         zarr_format=3,
         attributes={"Conventions": "CF-1.11", **description.attributes},
     )
-    _write_coordinate(
-        group, "time", _seconds(description.initial_times),
+    write_array(
+        group, "time", to_seconds(description.initial_times), ("time",),
         units="seconds since 1970-01-01T00:00:00", calendar="proleptic_gregorian",
         standard_name="forecast_reference_time", long_name="initial time",
     )  # fmt: skip
-    _write_coordinate(
+    write_array(
         # xarray takes a duration for one by the attribute ``dtype``.
-        group, "prediction_timedelta", _seconds(description.lead_times),
-        units="seconds", dtype="timedelta64[ns]",
+        group, "prediction_timedelta", to_seconds(description.lead_times),
+        ("prediction_timedelta",), units="seconds", dtype="timedelta64[ns]",
         standard_name="forecast_period", long_name="lead time",
     )  # fmt: skip
-    _write_coordinate(
-        group, "latitude", description.latitude, units="degrees_north", standard_name="latitude"
+    write_array(
+        group,
+        "latitude",
+        description.latitude,
+        ("latitude",),
+        units="degrees_north",
+        standard_name="latitude",
     )
-    _write_coordinate(
-        group, "longitude", description.longitude, units="degrees_east", standard_name="longitude"
+    write_array(
+        group,
+        "longitude",
+        description.longitude,
+        ("longitude",),
+        units="degrees_east",
+        standard_name="longitude",
     )
     if description.levels:
-        _write_coordinate(
-            group, "level", np.array(description.levels, dtype=np.int64),
+        write_array(
+            group, "level", np.array(description.levels, dtype=np.int64), ("level",),
             units="hPa", positive="down", standard_name="air_pressure",
         )  # fmt: skip
     for name, channels in description.variables().items():
@@ -342,22 +252,3 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
             },
             config={"write_empty_chunks": True},
         )
-
-
-def _write_coordinate(
-    group: zarr.Group, name: str, values: NDArray[Any], **attributes: Any
-) -> None:
-    array = group.create_array(
-        name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=values.shape,
-        dimension_names=(name,),
-        attributes=attributes,
-    )
-    array[...] = values
-
-
-def _seconds(values: NDArray[Any]) -> NDArray[np.int64]:
-    kind = "datetime64[s]" if values.dtype.kind == "M" else "timedelta64[s]"
-    return values.astype(kind).astype(np.int64)

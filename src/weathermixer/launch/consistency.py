@@ -15,21 +15,21 @@ from weathermixer.jigsaw.mesh import gather_objects
 from weathermixer.launch.rank_names import rank_names
 
 
-def require_equal_settings(what: Mapping[str, str]) -> None:
-    """Compare texts by their keys with those of all other ranks, each of which calls this too.
+def require_equal_settings(settings: Mapping[str, str]) -> None:
+    """Compare ``settings``, texts by key, with those of all other ranks, which call this too.
 
     Raises UserError, the same on every rank, with the first key that differs; RankLost where a rank
     is gone.
     """
     with waiting_for("the other ranks to open their data and compare settings"):
-        texts = gather_objects(dict(what))
+        texts = gather_objects(dict(settings))
     difference = disagreement(texts)
     if difference is not None:
         raise UserError(difference)
 
 
 def settings_of(config: Config) -> dict[str, str]:
-    """Every setting as text, by its dotted key."""
+    """Every setting of a configuration as text, by its dotted key."""
     return _flat(config.model_dump(mode="json"), "")
 
 

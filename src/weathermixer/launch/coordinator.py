@@ -17,24 +17,24 @@ from typing import Any
 
 from weathermixer.console import waiting_for
 from weathermixer.errors import UserError
-from weathermixer.launch.companions import (
+from weathermixer.launch.environment import RankInfo
+from weathermixer.launch.failures import Failure, LastWords, first_cause
+from weathermixer.launch.other_ranks import (
     SECONDS_TO_COME,
     SECONDS_TO_MEET,
     Connection,
+    exit_at_once,
     keep_alive,
-    leave,
     listen,
-    tell,
+    tell_user,
 )
-from weathermixer.launch.environment import RankInfo
-from weathermixer.launch.failures import Failure, LastWords, first_cause
 from weathermixer.launch.rank_names import rank_names
 
 _SECONDS_TO_END = 2.0  # for the ranks that a failure leaves behind, to say what they know of it
 
 
 class Coordinator:
-    """What rank 0 knows of the others, in a thread that lives as long as the ranks work."""
+    """Rank 0's side of the connections: a thread that hears how each of the other ranks ends."""
 
     def __init__(
         self, info: RankInfo, *, remedy: str, seconds_to_meet: float = SECONDS_TO_MEET
@@ -42,8 +42,8 @@ class Coordinator:
         self._info, self._remedy, self._seconds_to_meet = info, remedy, seconds_to_meet
         self._listener = listen(0)
         self.port: int = self._listener.getsockname()[1]
-        self._members = {0: _Member(info.host)}
-        self._speakers: dict[Connection, _Member] = {}
+        self._members = {0: _RankRecord(info.host)}
+        self._speakers: dict[Connection, _RankRecord] = {}
         self._orders: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()
         self._selector = selectors.DefaultSelector()
@@ -72,7 +72,7 @@ class Coordinator:
         )
 
     def report(self, words: LastWords, *, show_traceback: bool) -> int:
-        """Give rank 0's last words; the status to exit with once the user has been told."""
+        """Give rank 0's last words; returns the status to exit with, once the user is told."""
         self._reporting = True
         self._order({"failed": asdict(words), "show_traceback": show_traceback})
         self._ended.wait()
@@ -167,7 +167,7 @@ class Coordinator:
                 }
             )
             return
-        member = _Member(message["host"], connection)
+        member = _RankRecord(message["host"], connection)
         self._members[rank] = self._speakers[connection] = member
         if not self._absent():
             self._tell_all({"begin": True})
@@ -175,7 +175,7 @@ class Coordinator:
             if self._deadline is not None:
                 self._deadline = min(self._deadline, time.monotonic() + _SECONDS_TO_END)
 
-    def _note_failure(self, member: _Member, message: Mapping[str, Any]) -> None:
+    def _note_failure(self, member: _RankRecord, message: Mapping[str, Any]) -> None:
         member.words = LastWords(**message["failed"])
         self._shows_traceback |= message["show_traceback"]
         self._begin_to_end()
@@ -195,16 +195,16 @@ class Coordinator:
         ]
         error = first_cause(failures).error(self._remedy)
         if self._shows_traceback:
-            tell(error.details)
-        tell(f"{error}{self._whose(str(error), failures)}")
+            tell_user(error.details)
+        tell_user(f"{error}{self._whose(str(error), failures)}")
         self._status = error.status
         self._tell_all({"end": error.status})
         self._ended.set()
         if not self._reporting:
-            leave(error.status)
+            exit_at_once(error.status)
 
     def _whose(self, sentence: str, failures: list[Failure]) -> str:
-        """Which ranks said a sentence, where they are some of many."""
+        """Names of the ranks that said a sentence, in brackets, where they are some of many."""
         speakers = [
             failure
             for failure in failures
@@ -226,8 +226,8 @@ class Coordinator:
 
 
 @dataclass
-class _Member:
-    """What rank 0 knows of a rank."""
+class _RankRecord:
+    """What rank 0 knows of a rank: where it runs, and whether and how it has ended."""
 
     host: str
     connection: Connection | None = None

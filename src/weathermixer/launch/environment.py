@@ -40,7 +40,7 @@ class UnknownLauncher(UserError):
 
 @dataclass(frozen=True)
 class MeetingAddress:
-    """Where the ranks of another launcher meet: at a port of the machine of rank 0.
+    """Where the ranks of another launcher meet: at a ``port`` of ``host``, the machine of rank 0.
 
     ``is_served`` says that the launcher listens there already; otherwise rank 0 does. ``attempt``
     tells apart what is started at the same address one after the other.
@@ -57,11 +57,12 @@ class MeetingAddress:
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One rank among all, and its share of its machine.
+    """A rank among all, and its share of its machine.
 
-    ``threads`` is what it computes with, None where PyTorch follows OMP_NUM_THREADS by itself.
-    ``meeting`` is where ranks meet: a folder of this machine, an address, or None for the only
-    rank. ``host`` is the name of its machine for messages, and ``sees_own_gpu`` says that the
+    It is number ``rank`` of ``world_size`` in all, and ``local_rank`` of ``local_world_size`` on
+    its machine. ``threads`` is what it computes with, None where PyTorch follows OMP_NUM_THREADS by
+    itself. ``meeting`` is where ranks meet: a folder of this machine, an address, or None for the
+    only rank. ``host`` is the name of its machine for messages, and ``sees_own_gpu`` says that the
     launcher may show this rank its own GPU alone.
     """
 
@@ -79,8 +80,8 @@ class RankInfo:
         """Whether this is the rank that speaks for all."""
         return self.rank == 0
 
-    def own_gpu(self, num_gpus: int) -> int:
-        """The number of this rank's GPU among those that it sees; UserError if they are too few."""
+    def gpu_number(self, num_gpus: int) -> int:
+        """The index of this rank's GPU among those that it sees; UserError if they are too few."""
         if self.local_rank < num_gpus:
             return self.local_rank
         if num_gpus == 1 and self.sees_own_gpu:
@@ -93,7 +94,7 @@ class RankInfo:
 
 
 def rank_info(environment: Mapping[str, str]) -> RankInfo:
-    """The rank that an environment describes; the only one where it describes none.
+    """Read from an environment which rank this is; the only one where it describes none.
 
     Raises UserError where the environment contradicts itself, does not say where ranks meet, or is
     that of a launcher whose ranks would not know of each other.
@@ -111,7 +112,7 @@ def rank_info(environment: Mapping[str, str]) -> RankInfo:
 
 
 def threads_per_rank(environment: Mapping[str, str], local_world_size: int) -> int:
-    """Threads to compute with: as the environment says, or this machine's cores shared out."""
+    """How many threads a rank computes with: as the environment says, or its share of the cores."""
     # srun may have shared out the cores already, so that a task sees its own alone.
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         if environment.get(name, "").isdecimal():

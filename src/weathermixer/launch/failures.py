@@ -28,8 +28,9 @@ class RankFailed(RuntimeError):
 class LastWords:
     """Why a rank failed, as it said itself.
 
-    ``rank_lost`` says that it only noticed another's end, ``interrupted`` that it obeyed a signal.
-    ``time`` is that of its machine, in seconds.
+    ``sentence`` is for the user, ``status`` the one to exit with, and ``traceback`` that of the
+    error. ``rank_lost`` says that it only noticed another's end, ``interrupted`` that it obeyed a
+    signal. ``time`` is that of its machine, in seconds.
     """
 
     sentence: str
@@ -41,7 +42,7 @@ class LastWords:
 
     @classmethod
     def of(cls, error: BaseException, sentence: str, status: int, *, rank_lost: bool) -> Self:
-        """The words for an error that is being handled now."""
+        """The last words for an error that is being handled now."""
         return cls(
             sentence,
             status,
@@ -52,26 +53,27 @@ class LastWords:
             time.time(),
         )
 
-    def leave(self, folder: Path, rank: int) -> None:
-        """Write them where the process that started this rank looks; OSError where it cannot."""
+    def write(self, folder: Path, rank: int) -> None:
+        """Write the words where the process that started this rank looks; OSError if impossible."""
         file = _file(folder, rank)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(self)), encoding="utf-8")
         partial.replace(file)
 
     @classmethod
-    def left_by(cls, folder: Path, rank: int) -> Self | None:
-        """What a rank wrote into ``folder``, where it did."""
+    def read(cls, folder: Path, rank: int) -> Self | None:
+        """Read the words that a rank wrote into ``folder``; None where it wrote none."""
         file = _file(folder, rank)
         return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
 
 @dataclass(frozen=True)
 class Failure:
-    """How a rank ended.
+    """How a rank failed.
 
     ``status`` is its exit status as ``subprocess`` counts it, None where nobody asked; ``host``
-    its machine, where ranks run on several; ``output`` what else it wrote.
+    its machine, where ranks run on several; ``words`` is what it said itself, ``time`` when it was
+    heard of, in seconds, and ``output`` what else it wrote.
     """
 
     rank: int
@@ -81,16 +83,19 @@ class Failure:
     host: str = ""
     output: str = ""
 
-    def is_consequence_of(self, number: int | None) -> bool:
-        """Whether a signal to all ranks explains it."""
-        if number is None:
+    def is_consequence_of(self, signal_number: int | None) -> bool:
+        """Whether a signal that was sent to all ranks explains this failure."""
+        if signal_number is None:
             return False
         if self.words is None:
-            return self.status == -number
+            return self.status == -signal_number
         return self.words.interrupted or self.words.rank_lost
 
     def error(self, remedy: str) -> RankFailed:
-        """What the user hears: the rank's own words or, where it left none, what became of it."""
+        """The error for the user: the rank's own words or, where it left none, what became of it.
+
+        ``remedy`` ends the sentence on a rank that left no words.
+        """
         if self.words is not None:
             return RankFailed(self.words.sentence, self.words.status, self.words.traceback)
         if self.status is None:

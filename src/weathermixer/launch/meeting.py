@@ -14,9 +14,9 @@ from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
 
 from weathermixer.console import waiting_for
 from weathermixer.errors import UserError
-from weathermixer.launch.companions import SECONDS_TO_MEET, Companions, listen
 from weathermixer.launch.coordinator import Coordinator
 from weathermixer.launch.environment import MeetingAddress, RankInfo
+from weathermixer.launch.other_ranks import SECONDS_TO_MEET, OtherRanks, listen
 from weathermixer.launch.participant import Participant
 
 _COORDINATOR = "coordinator"
@@ -24,14 +24,14 @@ _SECONDS_BETWEEN_TRIES = 0.2
 
 
 def shared_store(folder: Path, world_size: int) -> Store:
-    """The store of ranks that run on this machine, in a folder that is new for them."""
+    """Open the store in which ranks of this machine meet, in a folder that is new for them."""
     return FileStore(str(folder / "meeting"), world_size)
 
 
 def meet(
     info: RankInfo, address: MeetingAddress, *, remedy: str, seconds: float = SECONDS_TO_MEET
-) -> tuple[Store, Companions]:
-    """Come to where the ranks of another launcher meet: their store, and the other ranks.
+) -> tuple[Store, OtherRanks]:
+    """Meet the ranks of another launcher at an address: returns their store, and the other ranks.
 
     ``remedy`` is for the sentence on a rank that dies. Raises UserError where the address is taken,
     or rank 0 is not there within ``seconds``.

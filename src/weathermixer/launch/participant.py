@@ -8,22 +8,22 @@ import time
 from dataclasses import asdict
 
 from weathermixer.errors import UserError
-from weathermixer.launch.companions import (
+from weathermixer.launch.environment import RankInfo
+from weathermixer.launch.failures import Failure, LastWords
+from weathermixer.launch.other_ranks import (
     SECONDS_TO_COME,
     SECONDS_TO_MEET,
     Connection,
+    exit_at_once,
     keep_alive,
-    leave,
-    tell,
+    tell_user,
 )
-from weathermixer.launch.environment import RankInfo
-from weathermixer.launch.failures import Failure, LastWords
 
 _SECONDS_TO_BE_TOLD = SECONDS_TO_COME + 30.0
 
 
 class Participant:
-    """A rank other than 0, connected to rank 0."""
+    """The side of a rank other than 0: a thread that hears from rank 0 when to end."""
 
     def __init__(self, info: RankInfo, host: str, port: int, *, remedy: str) -> None:
         self._info, self._remedy = info, remedy
@@ -48,11 +48,11 @@ class Participant:
             raise UserError(self._refusal)
 
     def report(self, words: LastWords, *, show_traceback: bool) -> int:
-        """Give this rank's last words; the status to exit with once rank 0 has told the user."""
+        """Give this rank's last words; returns the status to exit with, once the user is told."""
         self._reporting = True
         self._connection.send({"failed": asdict(words), "show_traceback": show_traceback})
         if self._refusal is not None or not self._ended.wait(_SECONDS_TO_BE_TOLD):
-            tell(words.sentence)
+            tell_user(words.sentence)
             return words.status
         return self._status
 
@@ -78,11 +78,11 @@ class Participant:
             # Nobody else can tell: the one that speaks for all is gone.
             if self._info.rank == 1:
                 gone = Failure(0, None, None, time.time(), f"{self._info.meeting}")
-                tell(str(gone.error(self._remedy)))
+                tell_user(str(gone.error(self._remedy)))
             self._end(1)
 
     def _end(self, status: int) -> None:
         self._status = status
         self._ended.set()
         if not self._reporting:
-            leave(status)
+            exit_at_once(status)

@@ -27,37 +27,37 @@ from weathermixer.launch.environment import (
 from weathermixer.launch.failures import LastWords
 
 if TYPE_CHECKING:
-    from weathermixer.launch.companions import Companions
+    from weathermixer.launch.other_ranks import OtherRanks
 
 _SECONDS_TO_REPORT = 120.0  # in which one that fails before it has met the others finds rank 0
 
 
-class _Own:
-    """This process as a rank: what it knows of itself, and the others where it has met them."""
+class _ThisProcess:
+    """This process as a rank: its own facts, and the other ranks where it has met them."""
 
     info = RankInfo()
-    companions: Companions | None = None
+    others: OtherRanks | None = None
     has_looked_for_others = False
 
 
 def this_rank() -> RankInfo:
-    """What is known of this process as a rank: the only one, unless it began as one of several."""
-    return _Own.info
+    """This process as a rank: the only one, unless it was begun as one of several."""
+    return _ThisProcess.info
 
 
 @contextmanager
-def ranks(remedy: str = "start the same command again") -> Iterator[RankInfo]:
-    """Begin as the rank that the environment describes, and end in order.
+def run_as_rank(remedy: str = "start the same command again") -> Iterator[RankInfo]:
+    """While entered, be the rank that the environment describes, connected with the others.
 
     The only rank begins nothing. Where the block raises, connections are left as they are, since
-    closing them may wait for a rank that is gone: leave the process with ``end``. Until then ranks
-    other than the first say nothing of progress and waits. ``remedy`` is what helps where a rank
-    died.
+    closing them may wait for a rank that is gone: leave the process with ``exit_with_error``. Until
+    then ranks other than the first say nothing of progress and waits. ``remedy`` is what helps
+    where a rank died.
 
     Raises UserError as ``rank_info`` does, where there are too few GPUs and where not all ranks
     come, and RankLost where the ranks come and cannot connect.
     """
-    info = _Own.info = rank_info(os.environ)
+    info = _ThisProcess.info = rank_info(os.environ)
     if isinstance(info.meeting, Path):
         threading.Thread(target=_end_with_parent, daemon=True).start()
     if info.world_size == 1:
@@ -75,11 +75,11 @@ def ranks(remedy: str = "start the same command again") -> Iterator[RankInfo]:
 
     with ExitStack() as stack:
         if isinstance(info.meeting, MeetingAddress):
-            _Own.has_looked_for_others = True
-            store, companions = meet(info, info.meeting, remedy=remedy)
-            _Own.companions = companions
+            _ThisProcess.has_looked_for_others = True
+            store, other_ranks = meet(info, info.meeting, remedy=remedy)
+            _ThisProcess.others = other_ranks
             stack.enter_context(_sigterm_interrupts())
-            companions.wait_for_all()
+            other_ranks.wait_for_all()
         else:
             assert info.meeting is not None, "several ranks have a place to meet"
             store = shared_store(info.meeting, info.world_size)
@@ -89,7 +89,7 @@ def ranks(remedy: str = "start the same command again") -> Iterator[RankInfo]:
             torch.set_num_threads(info.threads)
         device = torch.device("cpu")
         if torch.cuda.is_available():
-            device = mesh.local_device(info.own_gpu(torch.cuda.device_count()))
+            device = mesh.local_device(info.gpu_number(torch.cuda.device_count()))
         try:
             with waiting_for("the other ranks to connect"):
                 mesh.start(info.rank, info.world_size, device=device, store=store)
@@ -101,28 +101,30 @@ def ranks(remedy: str = "start the same command again") -> Iterator[RankInfo]:
         yield info
         with waiting_for("the other ranks to finish"):
             mesh.stop()
-        if _Own.companions is not None:
-            _Own.companions.close()
-            _Own.companions = None
+        if _ThisProcess.others is not None:
+            _ThisProcess.others.close()
+            _ThisProcess.others = None
 
 
-def end(
+def exit_with_error(
     error: BaseException,
     sentence: str,
     status: int,
     *,
     show_traceback: bool = False,
-    is_of_all: bool = False,
+    run_by_all_ranks: bool = False,
 ) -> NoReturn:
     """Say why this process fails, to the user or to whoever speaks for all ranks, and exit.
 
-    ``is_of_all`` says that every rank of torchrun or srun runs this command: then one that fails
-    before it has met the others looks for them, so that what all have to say is said once.
+    ``run_by_all_ranks`` says that every rank of torchrun or srun runs this command: then one that
+    fails before it has met the others looks for them, so that what all have to say is said once.
     """
     if is_rank_lost(error):
         sentence = f"Error: {error}"
     words = LastWords.of(error, sentence, status, rank_lost=is_rank_lost(error))
-    told_status = _tell_others(words, show_traceback=show_traceback, is_of_all=is_of_all)
+    told_status = _tell_others(
+        words, show_traceback=show_traceback, run_by_all_ranks=run_by_all_ranks
+    )
     if told_status is not None:
         status = told_status
     elif not (isinstance(error, UnknownLauncher) and not error.is_first):
@@ -130,7 +132,7 @@ def end(
             traceback.print_exception(error)
         say(sentence)
     distributed = sys.modules.get("torch.distributed")
-    if _Own.companions is not None or (
+    if _ThisProcess.others is not None or (
         distributed is not None and distributed.is_available() and distributed.is_initialized()
     ):
         # An orderly end would wait for the other ranks.
@@ -146,7 +148,7 @@ def is_rank_lost(error: BaseException) -> bool:
     return mesh is not None and isinstance(error, mesh.RankLost)
 
 
-def _tell_others(words: LastWords, *, show_traceback: bool, is_of_all: bool) -> int | None:
+def _tell_others(words: LastWords, *, show_traceback: bool, run_by_all_ranks: bool) -> int | None:
     """Leave the telling to another process; the status to exit with, None where there is none."""
     try:
         info = rank_info(os.environ)
@@ -154,24 +156,24 @@ def _tell_others(words: LastWords, *, show_traceback: bool, is_of_all: bool) -> 
         return None
     if isinstance(info.meeting, Path):
         try:
-            words.leave(info.meeting, info.rank)
+            words.write(info.meeting, info.rank)
         except OSError:
             return None
         return words.status
     if info.world_size == 1 or info.meeting is None:
         return None
-    if _Own.companions is None and is_of_all and not _Own.has_looked_for_others:
+    if _ThisProcess.others is None and run_by_all_ranks and not _ThisProcess.has_looked_for_others:
         from weathermixer.launch.meeting import meet
 
         try:
-            _, _Own.companions = meet(
+            _, _ThisProcess.others = meet(
                 info, info.meeting, remedy="start all ranks again", seconds=_SECONDS_TO_REPORT
             )
         except (UserError, OSError, RuntimeError):
             return None
-    if _Own.companions is None:
+    if _ThisProcess.others is None:
         return None
-    return _Own.companions.report(words, show_traceback=show_traceback)
+    return _ThisProcess.others.report(words, show_traceback=show_traceback)
 
 
 @contextmanager

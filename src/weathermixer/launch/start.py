@@ -31,7 +31,7 @@ _SECONDS_TO_DIE = 10.0  # after which a killed process hangs in the system, and 
 _SECONDS_OF_ONE_REQUEST = 1.0  # within which signals are copies of one, from several senders
 
 
-def starts_ranks(num_ranks: int | None) -> bool:
+def should_start_ranks(num_ranks: int | None) -> bool:
     """Whether a command with this ``--nproc`` is to start ranks, rather than to be one.
 
     Raises UserError where the environment says that ranks have been started.
@@ -109,7 +109,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 class _Ranks:
-    """The processes, and what is heard of their ends."""
+    """The processes of ranks that this one starts, and what is heard of their ends."""
 
     def __init__(self, folder: Path) -> None:
         self.signal_passed_on: int | None = None
@@ -195,7 +195,7 @@ class _Ranks:
         return Failure(
             rank,
             status,
-            LastWords.left_by(self._folder, rank),
+            LastWords.read(self._folder, rank),
             time.time(),
             output=self._output(rank).read_text(encoding="utf-8", errors="replace"),
         )

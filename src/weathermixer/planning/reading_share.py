@@ -15,7 +15,7 @@ REMEDY = "make a store for this mesh with 'weathermixer data prepare --config' o
 _WORTH_SAYING = 1.02
 
 
-def amplification(
+def reading_amplification(
     states: States, channels: Sequence[str], architecture: Architecture, layout: Layout
 ) -> float:
     """The largest factor by which a rank reads more than its share of a state, because of chunks.
@@ -30,11 +30,11 @@ def amplification(
     return worst
 
 
-def reads_too_much(
+def reading_warning(
     states: States, channels: Sequence[str], architecture: Architecture, layout: Layout
 ) -> str | None:
     """A warning, to be ended with a remedy, where ranks read noticeably more than their share."""
-    factor = amplification(states, channels, architecture, layout)
+    factor = reading_amplification(states, channels, architecture, layout)
     if factor <= _WORTH_SAYING:
         return None
     return (

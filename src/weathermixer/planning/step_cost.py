@@ -12,10 +12,11 @@ from weathermixer.model.mixer import WeatherMixer
 
 
 def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
-    """The forward and backward pass on the rank that ``model`` was built for, on any device.
+    """Cost of the forward and backward pass on the rank that ``model`` was built for.
 
-    Counted are ``rollout`` applications of the whole network to ``samples`` samples. What replicas
-    send each other comes on top (``jigsaw.replicas``).
+    The model may lie on any device, such as ``meta``. Counted are ``rollout`` applications of the
+    whole network to ``samples`` samples. What replicas send each other comes on top
+    (``jigsaw.replicas``).
     """
     weight_bytes = next(model.parameters()).element_size()
     wide = layers_cost(
@@ -42,7 +43,7 @@ def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
 def choose_layout(
     parallel: Parallel, architecture: Architecture, *, world_size: int, samples: int
 ) -> Layout:
-    """The mesh that a configuration asks for, where it leaves a choice the one that sends least.
+    """Choose the mesh that a configuration asks for; of several, the one that sends least.
 
     Raises LayoutError where the settings do not multiply to ``world_size``, or where no mesh of
     so many ranks leaves each of them something to do.

@@ -14,10 +14,10 @@ _DIGITS_DRAWN = 4
 MISSING = "–"
 
 
-def short(value: float | None, digits: int = 3) -> str:
-    """A number to a few significant digits, with a true minus sign.
+def short_number(value: float | None, digits: int = 3) -> str:
+    """Format a number to a few significant digits, with a true minus sign.
 
-    >>> [short(value) for value in (1234.5, 0.04567, -3.0, 2.5e-7, 0.0, None)]
+    >>> [short_number(value) for value in (1234.5, 0.04567, -3.0, 2.5e-7, 0.0, None)]
     ['1234', '0.0457', '−3.00', '2.50·10⁻⁷', '0', '–']
     """
     if value is None or not math.isfinite(value):
@@ -34,22 +34,22 @@ def short(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a signed whole percentage: ``+12 %``."""
+    """Format a share as a signed whole percentage: ``+12 %``."""
     if value is None or not math.isfinite(value):
         return MISSING
     return f"{round(100.0 * value):+d} %".replace("-", "−").replace("+0 %", "0 %")
 
 
-def count(value: int) -> str:
-    """A whole number with thin spaces between thousands.
+def grouped_number(value: int) -> str:
+    """Format a whole number with thin spaces between thousands.
 
-    >>> count(2_155_000)
+    >>> grouped_number(2_155_000)
     '2\u2009155\u2009000'
     """
     return f"{value:,}".replace(",", "\u2009")
 
 
-def lead(hours: float) -> str:
+def short_lead(hours: float) -> str:
     """A lead time as forecasters say it: hours up to two days, then whole days as days."""
     if hours >= 48.0 and hours % 24.0 == 0.0:
         return f"{hours / 24.0:g} d"
@@ -68,13 +68,13 @@ def lead_in_words(hours: float) -> str:
     return f"{number:g}\u00a0{unit}{'' if number == 1.0 else 's'}"
 
 
-def date(time: object) -> str:
-    """A time to the minute: ``2005-08-05 00:00``."""
+def date_text(time: object) -> str:
+    """Format a time to the minute: ``2005-08-05 00:00``."""
     return str(np.datetime64(str(time), "m")).replace("T", " ")
 
 
-def drawn(values: Iterable[float | None], factor: float = 1.0) -> list[float | None]:
-    """Values with the digits that can be seen; None where there is no number."""
+def values_to_draw(values: Iterable[float | None], factor: float = 1.0) -> list[float | None]:
+    """Values times ``factor``, with the digits that can be seen; None where there is no number."""
     return [
         None
         if value is None or not math.isfinite(value)
@@ -84,7 +84,7 @@ def drawn(values: Iterable[float | None], factor: float = 1.0) -> list[float | N
 
 
 def units_of(channel: str) -> tuple[str, float]:
-    """The unit in which a channel is shown, and its factor; none for a channel unknown here."""
+    """The unit in which a channel is shown, and the factor to it; none and 1 for an unknown one."""
     try:
         return shown_units(channel)
     except ValueError:

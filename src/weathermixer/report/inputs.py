@@ -52,14 +52,17 @@ class LocatedVerification:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made of: a run, a verification, or both; never neither."""
+    """What a report is made of: a ``run``, a verification, ``verified``, or both; never neither."""
 
     run: Run | None
     verified: LocatedVerification | None
 
     @classmethod
     def find(cls, path: Path) -> ReportInputs:
-        """What ``path`` holds and what belongs to it; UserError where it is neither."""
+        """Find what ``path`` holds, a run or a verification, and what belongs to it.
+
+        Raises UserError where it is neither, or where a file of it is damaged.
+        """
         if not path.exists():
             raise UserError(f"there is nothing at {path}: correct the path")
         is_run, is_verification = _is_run(path), (path / SCORES_FILE).is_file()
@@ -117,7 +120,7 @@ def _is_remote(name: str) -> bool:
 
 
 def _locate(name: Any, named_in: Path, is_it: Callable[[Path], bool]) -> Path | None:
-    """The first place that holds what a file calls ``name``."""
+    """The first path that holds what a file calls ``name``, where there is one."""
     if not isinstance(name, str) or not name:
         return None
     return next((place for place in _places(Path(name), named_in.resolve()) if is_it(place)), None)

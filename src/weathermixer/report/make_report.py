@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from weathermixer.errors import UserError
-from weathermixer.report.formatting import date
+from weathermixer.report.formatting import date_text
 from weathermixer.report.inputs import LocatedVerification, ReportInputs
 from weathermixer.report.map_section import MapSection
 from weathermixer.report.page import Page
@@ -26,7 +26,7 @@ FILE_NAME = "report.html"
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The file that was written; ``notes`` are sentences for the user about what it lacks."""
+    """A report, written to the file ``path``; ``notes`` are sentences about what it lacks."""
 
     path: Path
     notes: tuple[str, ...]
@@ -47,7 +47,7 @@ def make_report(path: Path, out: Path | None = None) -> WrittenReport:
     maps, notes = _maps(verified)
     page = Page(
         title=_title(inputs.run.path if inputs.run else path),
-        made=date(np.datetime64("now", "m")),
+        made=date_text(np.datetime64("now", "m")),
         checkpoint=str(verified.attributes.get("checkpoint", "")) if verified else "",
         training=TrainingSection.read(inputs.run) if inputs.run else None,
         scores=ScoreSection.of(verified.verification, verified.path) if verified else None,

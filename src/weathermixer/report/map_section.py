@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from weathermixer.errors import UserError
-from weathermixer.report.formatting import date, label_of, lead_in_words, short, units_of
+from weathermixer.report.formatting import (
+    date_text,
+    label_of,
+    lead_in_words,
+    short_number,
+    units_of,
+)
 from weathermixer.verification.comparison import Comparison
 from weathermixer.verification.figures.colour_classes import ColourClasses
 from weathermixer.verification.figures.map_canvas import MapCanvas, as_image, as_svg_path
@@ -33,7 +39,7 @@ _MOST_LEADS = 10
 
 @dataclass(frozen=True)
 class Swatch:
-    """A class of a legend; ``label`` is of its upper bound, empty where it is not written."""
+    """A colour of a legend; ``label`` is its class's upper bound, empty where it is not written."""
 
     colour: str
     label: str
@@ -41,9 +47,9 @@ class Swatch:
 
 @dataclass(frozen=True)
 class MapStrip:
-    """One strip of maps, a lead time below the other: forecast, truth or error.
+    """A strip of maps of the forecast, the truth or the error, a lead time below the other.
 
-    ``image`` is a ``data:`` URL.
+    ``name`` says which it is, ``image`` is a ``data:`` URL, and ``legend`` its colours.
     """
 
     name: str
@@ -53,7 +59,10 @@ class MapStrip:
 
 @dataclass(frozen=True)
 class ChannelMaps:
-    """The maps of a channel; ``errors`` is by lead time this forecast's RMSE, in words."""
+    """The maps of a channel, ``label``: a strip each of forecasts, truth and errors.
+
+    ``errors`` are the RMSE of this forecast by lead time, as text in ``units``.
+    """
 
     label: str
     units: str
@@ -62,7 +71,7 @@ class ChannelMaps:
 
     @classmethod
     def of(cls, pictures: MapPictures) -> ChannelMaps:
-        """The maps that were drawn of a channel."""
+        """The maps of a channel from its pictures."""
         shown = (
             ("Forecast", pictures.forecasts, pictures.state_classes),
             ("Truth", pictures.truths, pictures.state_classes),
@@ -75,13 +84,13 @@ class ChannelMaps:
                 MapStrip(name, as_image(drawn, classes), legend(classes))
                 for name, drawn, classes in shown
             ),
-            tuple(map(short, pictures.rmse)),
+            tuple(map(short_number, pictures.rmse)),
         )
 
 
 @dataclass(frozen=True)
 class MapLead:
-    """A lead time in words, and the time that it is a forecast of."""
+    """A lead time in words, ``label``, and the time that it is a forecast of, ``valid``."""
 
     label: str
     valid: str
@@ -89,7 +98,11 @@ class MapLead:
 
 @dataclass(frozen=True)
 class MapSection:
-    """What the page shows on maps. Sizes are in pixels of one map, lines are SVG paths."""
+    """What the page shows on maps: ``channels`` at some ``leads`` after an ``initial_time``.
+
+    ``width`` and ``height`` are in pixels of one map; ``edge``, ``land`` and ``graticule`` are SVG
+    paths; ``grid`` is the size of the data's grid, as text.
+    """
 
     initial_time: str
     leads: tuple[MapLead, ...]
@@ -103,7 +116,7 @@ class MapSection:
 
     @classmethod
     def read(cls, forecast: str, truth: str) -> MapSection:
-        """The maps of a forecast and the truth, at paths or URLs.
+        """Draw the maps of a forecast and of the truth, at paths or URLs.
 
         Raises UserError where the two do not fit together, cannot be read, or have no area.
         """
@@ -120,11 +133,11 @@ class MapSection:
         wanted = list(dict.fromkeys([*usual, *headline_channels(known)]))[: len(_CHANNELS)]
         canvas = MapCanvas.of(comparison.grid)
         return cls(
-            initial_time=date(comparison.initial_times[time]),
+            initial_time=date_text(comparison.initial_times[time]),
             leads=tuple(
                 MapLead(
                     lead_in_words(comparison.lead_hours[index]),
-                    date(comparison.valid_time(time, index)),
+                    date_text(comparison.valid_time(time, index)),
                 )
                 for index in leads
             ),
@@ -144,7 +157,7 @@ class MapSection:
 
 
 def leads_of_maps(hours: Sequence[float]) -> list[int]:
-    """Indices of the lead times to draw.
+    """Choose the lead times to draw, by their indices.
 
     Whole days where there are two to ten of them; else up to ten lead times, evenly spread.
     """
@@ -157,7 +170,7 @@ def leads_of_maps(hours: Sequence[float]) -> list[int]:
 
 
 def legend(classes: ColourClasses) -> tuple[Swatch, ...]:
-    """The classes, with a label at as many of their bounds as there is room for."""
+    """The swatches of classes, with labels at as many bounds as there is room for."""
     return tuple(
         Swatch(colour, label)
         for colour, label in zip(classes.colours, [*classes.labels, ""], strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from weathermixer import __version__
-from weathermixer.report.formatting import count
+from weathermixer.report.formatting import grouped_number
 from weathermixer.report.map_section import MapSection
 from weathermixer.report.score_section import ScoreSection
 from weathermixer.report.training_section import TrainingSection
@@ -19,7 +19,11 @@ _FOLDER = "page"
 
 @dataclass(frozen=True)
 class Page:
-    """The parts of a report, each as far as there is one. ``notes`` say why some are missing."""
+    """The parts of a report under a ``title``: ``training``, ``scores``, ``maps`` and ``spectra``.
+
+    Each is None or empty where there is none; ``notes`` say why some are missing. ``made`` is the
+    time of writing, and ``checkpoint`` the name of the one that forecast, if it is known.
+    """
 
     title: str
     made: str
@@ -39,7 +43,7 @@ class Page:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters["count"] = count
+        environment.filters["count"] = grouped_number
         environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
         folder = files(__package__) / _FOLDER
         return environment.get_template("page.html").render(

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.report.formatting import (
-    date,
-    drawn,
+    date_text,
     label_of,
     lead_in_words,
     percent,
-    short,
+    short_number,
     units_of,
+    values_to_draw,
 )
 from weathermixer.report.score_tables import (
     USEFUL_ACC,
@@ -30,7 +30,7 @@ from weathermixer.report.score_tables import (
     skill_against,
 )
 from weathermixer.verification.headline import headline_channels
-from weathermixer.verification.regions import over, region_title
+from weathermixer.verification.regions import over_region, region_title
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, Scores
 from weathermixer.verification.verification_record import MetricLabel, Verification
 
@@ -39,7 +39,7 @@ _HEADLINE_HOURS = 72.0
 
 @dataclass(frozen=True)
 class HeadlineNumber:
-    """A number that stands at the top of the page, with what it is and a remark."""
+    """A number at the top of the page: its ``label``, ``value`` as text, and a ``note``."""
 
     label: str
     value: str
@@ -48,9 +48,12 @@ class HeadlineNumber:
 
 @dataclass(frozen=True)
 class ScoreSection:
-    """What the page says of a verification.
+    """What the page says of a verification that lies in the folder ``path``.
 
-    ``over`` says which part of the globe was compared. ``curves`` is for the page's script.
+    ``over`` says which part of the globe was compared, as in ``over the globe``; ``num_times``
+    initial times were, from ``first_time`` to ``last_time``. ``warnings`` are the verification's.
+    ``headlines`` and ``tables`` are shown, ``curves`` is for the page's script, and
+    ``has_climatology`` tells whether that baseline is among them.
     """
 
     path: str
@@ -70,10 +73,10 @@ class ScoreSection:
         scores, times = verification.scores, verification.initial_times
         return cls(
             path=str(path),
-            over=over(verification.region),
+            over=over_region(verification.region),
             num_times=len(times),
-            first_time=date(times[0]),
-            last_time=date(times[-1]),
+            first_time=date_text(times[0]),
+            last_time=date_text(times[-1]),
             warnings=verification.warnings,
             tables=tuple(score_tables(scores)),
             headlines=tuple(_headlines(scores)),
@@ -97,7 +100,7 @@ def _headlines(scores: Scores) -> Iterator[HeadlineNumber]:
         )
         yield HeadlineNumber(
             f"{label_of(channel)}: RMSE at {lead_in_words(hours[at])}",
-            f"{short(None if rmse is None else factor * rmse)} {units}".strip(),
+            f"{short_number(None if rmse is None else factor * rmse)} {units}".strip(),
             _against(defined(skill), PERSISTENCE),
         )
         if "acc" in scores.metrics:
@@ -176,5 +179,5 @@ def _curves(verification: Verification) -> dict[str, Any]:
 def _drawn(series: NDArray[np.float64], label: MetricLabel, channel: str) -> list[float | None]:
     """A series in shown units; empty where nothing of it is defined."""
     factor = units_of(channel)[1] if label.units == "channel" else 1.0
-    values = drawn(series.tolist(), factor)
+    values = values_to_draw(series.tolist(), factor)
     return values if any(value is not None for value in values) else []

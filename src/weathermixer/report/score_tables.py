@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.data.channels import parse_channel
-from weathermixer.report.formatting import label_of, lead, percent, short, units_of
+from weathermixer.report.formatting import label_of, percent, short_lead, short_number, units_of
 from weathermixer.verification.headline import TABLE_HOURS, headline_leads
 from weathermixer.verification.scores import MODEL, Scores
 
@@ -19,7 +19,10 @@ USEFUL_ACC = 0.6
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """A number as it is (None: not defined), as it is shown, and from −1 to 1 how good it is."""
+    """A number of a table: its ``value``, None where it is not defined, and how it is ``shown``.
+
+    ``shade`` says from −1 to 1 how good it is.
+    """
 
     value: float | None
     shown: str
@@ -28,7 +31,11 @@ class ScoreCell:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A channel's line of a table."""
+    """The line of a table for a channel, which ``label`` names: a cell for each lead time.
+
+    ``units`` are empty where the score has none or the table does not show them;
+    ``is_first_of_variable`` where another variable begins.
+    """
 
     label: str
     units: str
@@ -38,7 +45,11 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """One score of all channels at a few lead times."""
+    """A table of one score of all channels, in ``rows``, at a few lead times, in columns.
+
+    ``name`` identifies it in the page, ``title`` and ``note`` are for the reader, and ``leads``
+    head the columns.
+    """
 
     name: str
     title: str
@@ -50,7 +61,7 @@ class ScoreTable:
 def score_tables(scores: Scores) -> Iterator[ScoreTable]:
     """The tables of a verification's scores: skill against each baseline, RMSE, and ACC."""
     shown = headline_leads(scores.lead_hours, TABLE_HOURS)
-    leads = tuple(lead(scores.lead_hours[index]) for index in shown)
+    leads = tuple(short_lead(scores.lead_hours[index]) for index in shown)
 
     def table(
         name: str, title: str, note: str, cell: Callable[[int, int], ScoreCell]
@@ -104,7 +115,7 @@ def _variable(channel: str) -> str:
 
 
 def skill_against(scores: Scores, baseline: str) -> NDArray[np.float64]:
-    """1 − RMSE over that of a baseline, ``(lead, channel)``; NaN where it is not defined."""
+    """Skill ``1 − RMSE / RMSE of a baseline``, ``(lead, channel)``; NaN where not defined."""
     ours, theirs = scores.values[MODEL]["rmse"], scores.values[baseline]["rmse"]
     return 1.0 - np.divide(ours, theirs, out=np.full_like(ours, np.nan), where=theirs > 0.0)
 
@@ -116,13 +127,13 @@ def _skill_cell(skill: NDArray[np.float64], at: int, channel: int) -> ScoreCell:
 
 def _rmse_cell(rmse: float, channel: str) -> ScoreCell:
     value = defined(rmse)
-    return ScoreCell(value, short(None if value is None else units_of(channel)[1] * value))
+    return ScoreCell(value, short_number(None if value is None else units_of(channel)[1] * value))
 
 
 def _acc_cell(acc: float) -> ScoreCell:
     value = defined(acc)
     shade = None if value is None else _shade((value - USEFUL_ACC) / (1.0 - USEFUL_ACC))
-    return ScoreCell(value, short(value), shade)
+    return ScoreCell(value, short_number(value), shade)
 
 
 def defined(value: float) -> float | None:

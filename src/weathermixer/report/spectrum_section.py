@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from weathermixer.report.formatting import drawn, label_of, lead_in_words, units_of
+from weathermixer.report.formatting import label_of, lead_in_words, units_of, values_to_draw
 from weathermixer.verification.headline import headline_channels
 from weathermixer.verification.scores import MODEL, TRUTH
 from weathermixer.verification.spectrum import Spectra
@@ -45,13 +45,13 @@ def _charts(spectra: Spectra, channel: str) -> Iterator[dict[str, Any]]:
     ]
     for number, (name, energies) in enumerate(by_source.items()):
         shown.append((name, energies, last, f"beside-{number % 4}"))
-    energy = [_line("truth", "truth", waves, drawn(truth[last], factor**2))]
+    energy = [_line("truth", "truth", waves, values_to_draw(truth[last], factor**2))]
     ratio = []
     for name, energies, lead, style in shown:
         label = f"{name}, {lead_in_words(spectra.lead_hours[lead])}"
-        energy.append(_line(label, style, waves, drawn(energies[lead], factor**2)))
+        energy.append(_line(label, style, waves, values_to_draw(energies[lead], factor**2)))
         shares = [a / b if b else None for a, b in zip(energies[lead], truth[lead], strict=True)]
-        ratio.append(_line(label, style, waves, drawn(shares)))
+        ratio.append(_line(label, style, waves, values_to_draw(shares)))
     x = {"label": "zonal wavenumber", "log": True}
     unit = f"m × ({units})²" if units else ""
     yield {"title": "Energy", "unit": unit, "x": x, "y": {"log": True}, "lines": energy}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from weathermixer.config import Training
-from weathermixer.report.formatting import drawn
+from weathermixer.report.formatting import values_to_draw
 from weathermixer.report.training_log import TrainingLog
 
 _MOST_POINTS = 1200
@@ -94,7 +94,13 @@ def _frame(title: str, unit: str, last_step: int) -> dict[str, Any]:
 def _line(
     name: str, style: str, x: Sequence[float], y: Sequence[float], *, dots: bool = False
 ) -> dict[str, Any]:
-    return {"name": name, "style": style, "x": drawn(x), "y": drawn(y), "dots": dots}
+    return {
+        "name": name,
+        "style": style,
+        "x": values_to_draw(x),
+        "y": values_to_draw(y),
+        "dots": dots,
+    }
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[list[float], list[float]]:

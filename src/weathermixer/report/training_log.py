@@ -16,7 +16,7 @@ from weathermixer.errors import UserError
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What ``log.jsonl`` says: ``columns`` of numbers by name, each ``(logged step,)``.
+    """What ``log.jsonl`` of a run says: ``columns`` of numbers by name, each ``(logged step,)``.
 
     ``validation`` holds (step, loss, mean RMSE relative to persistence).
     """

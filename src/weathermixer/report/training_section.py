@@ -13,7 +13,7 @@ from weathermixer.config import Config, settings
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.model.architecture import architecture_of
 from weathermixer.model.mixer import count_parameters
-from weathermixer.report.formatting import count, short
+from weathermixer.report.formatting import grouped_number, short_number
 from weathermixer.report.training_curves import training_charts
 from weathermixer.report.training_log import TrainingLog
 from weathermixer.runs.run import Run
@@ -23,7 +23,10 @@ _TRAINING = "training.json"  # beside the configuration, in a run's folder
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a run; ``is_default`` where nobody has touched it."""
+    """A setting of a run: its key within its section, its value, its meaning and its default.
+
+    ``is_default`` says that the value is the default one.
+    """
 
     key: str
     value: str
@@ -34,7 +37,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class TrainingSection:
-    """What the page says of a run; ``facts`` are (name, value)."""
+    """What the page says of a run in the folder ``path``.
+
+    ``parameters`` is their number; ``steps_done`` of ``steps_wanted`` were taken. ``facts`` are
+    pairs of name and value, ``sections`` the settings by section, and ``charts`` the curves of its
+    log, for the page's script.
+    """
 
     path: str
     parameters: int
@@ -55,7 +63,7 @@ class TrainingSection:
         parameters = count_parameters(
             architecture_of(config.data, config.model, normalisation.grid)
         )
-        newest = run.newest()
+        newest = run.newest_checkpoint()
         checkpoint = newest.name if newest else "none yet"
         return cls(
             path=str(run.path),
@@ -79,10 +87,10 @@ def _facts(
     model, training = config.model, config.training
     rows, columns = normalisation.grid
     tokens = -(-rows // model.patch[0]) * -(-columns // model.patch[1])
-    yield "Parameters", count(parameters)
+    yield "Parameters", grouped_number(parameters)
     yield "Mesh (data × domain × tensor)", _mesh(run)
     yield "Grid (latitude × longitude)", f"{rows} × {columns}"
-    yield "Tokens", f"{count(tokens)} of {model.patch[0]} × {model.patch[1]} grid points"
+    yield "Tokens", f"{grouped_number(tokens)} of {model.patch[0]} × {model.patch[1]} grid points"
     yield (
         "Channels",
         f"{len(normalisation.channels)} predicted, {len(normalisation.static_channels)} static",
@@ -90,18 +98,18 @@ def _facts(
     yield "Latent channels × blocks", f"{model.channels} × {model.blocks}"
     yield "Step", f"{config.data.step_hours:g} h"
     yield "Arithmetic", training.dtype
-    yield "Steps taken", f"{count(log.last_step)} of {count(training.steps)}"
+    yield "Steps taken", f"{grouped_number(log.last_step)} of {grouped_number(training.steps)}"
     if "samples" in log.columns and log.last_step:
-        yield "Samples seen", count(int(log.columns["samples"][-1]))
+        yield "Samples seen", grouped_number(int(log.columns["samples"][-1]))
     if math.isfinite(log.samples_per_second):
-        yield "Samples per second, median", short(log.samples_per_second)
+        yield "Samples per second, median", short_number(log.samples_per_second)
     if math.isfinite(log.hours):
         yield "Time in training", _duration(log.hours)
     if log.validation:
         step, loss, relative = log.validation[-1]
-        yield f"Validation loss, step {count(step)}", short(loss)
+        yield f"Validation loss, step {grouped_number(step)}", short_number(loss)
         if math.isfinite(relative):
-            yield "RMSE relative to persistence, validation", short(relative)
+            yield "RMSE relative to persistence, validation", short_number(relative)
     yield "Newest checkpoint", checkpoint
 
 

@@ -41,7 +41,7 @@ _REMOVED = ".removed"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` optimizer steps stands."""
+    """The path in ``folder`` of the checkpoint after ``step`` optimizer steps."""
     return folder / f"step-{step:08d}"
 
 
@@ -113,10 +113,10 @@ def remove_old(folder: Path, keep: int) -> None:
     """
     for path in checkpoints(folder)[:-keep]:
         path.rename(path.with_name(path.name + _REMOVED))
-    clean(folder)
+    remove_leftovers(folder)
 
 
-def clean(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what an interrupted ``save`` or ``remove_old`` left behind, as far as it can be."""
     for path in folder.glob("step-*"):
         if path.suffix in (_PARTIAL, _REMOVED):

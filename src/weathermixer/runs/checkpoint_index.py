@@ -25,7 +25,7 @@ _CHECKSUM = "metadata.sha256"
 
 
 def read_index(path: Path) -> Metadata:
-    """The index of the checkpoint in ``path``; UserError where it is missing or damaged."""
+    """Read the index of the checkpoint in ``path``; UserError where it is missing or damaged."""
     index = path / _INDEX
     try:
         content = index.read_bytes()

@@ -23,7 +23,7 @@ class FolderLock:
 
     The lock is the system's (``flock``) on a file in the folder, so it goes with the process that
     holds it, however that ends. Network file systems pass it to other machines, NFS among them;
-    where one is mounted with locks of its own machine alone, it holds on that machine. ``work``
+    where one is mounted with locks of its own machine alone, it holds on that machine. ``purpose``
     names what the folder is kept for. Nothing stops a process that only reads.
 
     Entering makes the folder where there is none, and leaving removes it if nothing was written.
@@ -31,8 +31,8 @@ class FolderLock:
     be written.
     """
 
-    def __init__(self, folder: Path, work: str) -> None:
-        self._folder, self._file, self._work = folder, folder / _FILE, work
+    def __init__(self, folder: Path, purpose: str) -> None:
+        self._folder, self._file, self._purpose = folder, folder / _FILE, purpose
         self._descriptor: int | None = None
 
     def __enter__(self) -> Self:
@@ -43,7 +43,7 @@ class FolderLock:
         self.release()
 
     def acquire(self) -> None:
-        """Enter the folder; see the class for what is raised."""
+        """Enter the folder, as ``with`` does; raises UserError as the class says."""
         assert self._descriptor is None, "a lock is held once"
         try:
             while self._descriptor is None:
@@ -58,7 +58,7 @@ class FolderLock:
             ) from error
 
     def release(self) -> None:
-        """Leave the folder, where this process is in."""
+        """Leave the folder, if this process has entered it, and remove it if it is empty."""
         if self._descriptor is None:
             return
         self._file.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ class FolderLock:
             holder = _holder(self._file)
             os.close(descriptor)
             raise UserError(
-                f"{self._folder} is in use by another {self._work}{holder}: wait until it ends, "
+                f"{self._folder} is in use by another {self._purpose}{holder}: wait until it ends, "
                 "stop it, or choose another --out"
             ) from error
         except OSError as error:
@@ -88,7 +88,7 @@ class FolderLock:
                 raise
             say(
                 f"the file system of {self._folder} does not lock files ({error.strerror}), so "
-                f"nothing keeps a second {self._work} out of the folder: see that there is none"
+                f"nothing keeps a second {self._purpose} out of the folder: see that there is none"
             )
             return descriptor
         try:

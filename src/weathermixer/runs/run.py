@@ -39,7 +39,7 @@ _NORMALISATION = "normalisation.npz"
 
 @dataclass(frozen=True)
 class Run:
-    """The folder of a run. Make one with ``create``, look into one with ``open``."""
+    """The folder ``path`` of a run. ``create`` makes one, ``open`` looks into one."""
 
     path: Path
 
@@ -63,7 +63,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
-        """An existing run; UserError where the folder holds none."""
+        """Open an existing run; UserError where the folder holds none."""
         run = cls(Path(path))
         if not (run.path / _CONFIG).is_file():
             raise UserError(
@@ -97,23 +97,25 @@ class Run:
         """The file in which the latest training left its result, as JSON."""
         return self.path / "training.json"
 
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint, where there is one."""
+    def newest_checkpoint(self) -> Path | None:
+        """The path of the newest whole checkpoint, None where there is none."""
         return next(reversed(checkpoint.checkpoints(self.checkpoints)), None)
 
-    def config_with(self, overrides: Sequence[str], *, beneath: Sequence[str] = ()) -> Config:
-        """The configuration with ``section.key=value`` on top, such as another dtype.
+    def config_with(
+        self, overrides: Sequence[str], *, base_overrides: Sequence[str] = ()
+    ) -> Config:
+        """The configuration with overrides ``section.key=value``, such as another dtype.
 
-        Overrides ``beneath`` these give way to them.
+        ``base_overrides`` give way to them. Raises UserError where one is impossible.
         """
-        return read_config(self.path / _CONFIG, overrides, beneath=beneath)
+        return read_config(self.path / _CONFIG, overrides, base_overrides=base_overrides)
 
     def load_model(self, config: Config | None = None, mesh: Mesh | None = None) -> WeatherMixer:
-        """The network with the newest checkpoint's weights, in eval mode; a rank's part of it.
+        """Load the network with the newest checkpoint's weights, in eval mode; a rank's part of it.
 
         ``config`` is the run's own by default. Raises UserError where no checkpoint fits it.
         """
-        newest = self.newest()
+        newest = self.newest_checkpoint()
         if newest is None:
             raise UserError(f"{self.path} has no checkpoint yet: train it first")
         config = config or self.config
@@ -130,7 +132,7 @@ def build_model(
     *,
     mesh: Mesh | None = None,
 ) -> WeatherMixer:
-    """A network with its initial weights; with a ``mesh``, the part of it that a rank holds."""
+    """Build a network with its initial weights; with a ``mesh``, the part that a rank holds."""
     mesh = mesh or Mesh.describe()
     own = Part.on(mesh, architecture)
     return build(

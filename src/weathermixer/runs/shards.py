@@ -20,7 +20,7 @@ from weathermixer.jigsaw.layout import Block
 
 @dataclass(frozen=True)
 class Shard:
-    """A rank's block of a tensor that several ranks hold together.
+    """A rank's ``block`` of a tensor that several ranks hold together; ``tensor`` is its elements.
 
     DCP asks it for the pieces of the global tensor that the rank has, by these three methods.
     """
@@ -61,15 +61,16 @@ class Shard:
 
 
 class ShardSavePlanner(DefaultSavePlanner):
-    """DCP's plan for saving, which finds the pieces of a shard."""
+    """DCP's planner for saving, taught to find the pieces of a shard."""
 
     def lookup_object(self, index: MetadataIndex) -> Any:
+        """The tensor to write for an entry of the index: of a shard, one of its pieces."""
         value = self.state_dict[index.fqn]
         return value.__get_tensor_shard__(index) if isinstance(value, Shard) else value
 
 
 class ShardLoadPlanner(DefaultLoadPlanner):
-    """DCP's plan for loading, which finds the pieces of a shard."""
+    """DCP's planner for loading, taught to find the pieces of a shard."""
 
     def set_up_planner(
         self,
@@ -77,11 +78,13 @@ class ShardLoadPlanner(DefaultLoadPlanner):
         metadata: Metadata | None = None,
         is_coordinator: bool = False,
     ) -> None:
+        """Keep the state dict whole, with the shards that DCP would drop from it."""
         # DCP empties a state dict of what it does not know, which shards are.
         super().set_up_planner({}, metadata, is_coordinator)
         self.state_dict = self.original_state_dict = state_dict
 
     def lookup_tensor(self, index: MetadataIndex) -> Tensor:
+        """The tensor to fill for an entry of the index: of a shard, one of its pieces."""
         value = self.state_dict[index.fqn]
         if isinstance(value, Shard):
             return value.__get_tensor_shard__(index)

@@ -42,12 +42,12 @@ def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: F
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another --out for the run")
     lock.acquire()
-    if run.newest() is not None and not resume:
+    if run.newest_checkpoint() is not None and not resume:
         raise UserError(
             f"the run {out} has checkpoints: continue it with --resume, or choose another --out"
         )
-    checkpoint.clean(run.checkpoints)
-    if run.newest() is None:
+    checkpoint.remove_leftovers(run.checkpoints)
+    if run.newest_checkpoint() is None:
         check_step(config.data, store)
         # A prepared store has statistics; to estimate those of an archive takes a while.
         estimating = f"estimating the statistics of {store.path}"

@@ -23,11 +23,10 @@ _FORMAT = "brain.Event:2"
 
 
 class EventFile:
-    """A new file of events in ``folder``.
+    """A new file of TensorBoard's events in ``folder``.
 
-    What older files say of steps from ``first_step`` on is void.
-
-    Raises OSError where it cannot be written.
+    What older files say of steps from ``first_step`` on is void. Raises OSError where it cannot be
+    written.
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:

@@ -18,9 +18,14 @@ _NAMED_SAMPLES = 4
 
 
 class Cause(NamedTuple):
-    """Where a rank sees the first bad value. What explains better, or came earlier, is less."""
+    """Where a rank sees the first NaN or infinity; what explains better, or came earlier, is less.
 
-    certainty: int  # 0 where the bad value itself is known, 1 where only its consequence is
+    ``certainty`` is 0 where the bad value itself is known, 1 where only its consequence is;
+    ``order`` is the place in which it came, ``text`` the explanation, and ``samples`` names the
+    batch's.
+    """
+
+    certainty: int
     order: float
     text: str
     samples: str
@@ -51,7 +56,7 @@ def find_cause(
     return Cause(*cause, samples=named + more)
 
 
-def not_finite(
+def not_finite_error(
     loss: float,
     causes: Sequence[Cause],
     *,

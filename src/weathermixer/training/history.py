@@ -17,7 +17,7 @@ from weathermixer.training.validation import Validation
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step: its number in the run, counted from 1, and what came of it.
+    """What one optimizer step came to; ``number`` is its number in the run, counted from 1.
 
     ``loss`` is the weighted mean over all samples of all replicas, ``grad_norm`` that of the whole
     gradient before clipping, and ``seconds`` what the step took on this rank, with its wait for
@@ -35,8 +35,9 @@ class StepReport:
 class History:
     """The steps that this training has taken since ``start_step``, and what they took in all.
 
-    Losses, norms and seconds have one number per step; bytes and operations are those of this rank.
-    ``validation`` holds scores by the step after which they were computed.
+    ``loss``, ``grad_norm`` and ``seconds`` have one number per step; ``bytes_read``, ``bytes_sent``
+    and ``flops`` (operations) are this rank's, over all steps. ``validation`` holds scores by the
+    step after which they were computed.
     """
 
     start_step: int = 0
@@ -66,7 +67,10 @@ class History:
         checkpoint: Path,
         stopped_by: str | None,
     ) -> TrainResult:
-        """The training so far, as every rank reports it; all of them call this together."""
+        """Sum up the training so far; all ranks call this together, and get the same result.
+
+        ``checkpoint`` is the one that it led to, ``stopped_by`` the signal that ended it, if any.
+        """
         taken = max(1, len(self.loss))
         averages = optimizer_tensors(state.replicas.parameters(), state.optimizer)
         by_rank = zip(

@@ -96,7 +96,7 @@ class RunLog:
             self._events.write(step, dict(_flat(record)))
         except (OSError, ImportError, TypeError) as error:
             # A protobuf that does not suit TensorBoard is a TypeError.
-            self._notices.trouble(
+            self._notices.say_once(
                 "events",
                 f"TensorBoard's events cannot be written into {self._path.parent} "
                 f"({reason(error)}): training goes on without them; free some space, make the "
@@ -104,7 +104,7 @@ class RunLog:
             )
 
     def _say(self, error: OSError) -> None:
-        self._notices.trouble(
+        self._notices.say_once(
             "log",
             f"the log {self._path} cannot be written ({reason(error)}): training goes on, and what "
             "it records is lost until some space is freed or the folder can be written again",

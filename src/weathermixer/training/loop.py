@@ -32,7 +32,7 @@ from weathermixer.job import Job, join
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run, build_model, state_dtype
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
-from weathermixer.training.finite import find_cause, not_finite
+from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
 from weathermixer.training.loss import loss_weights, rollout_loss
@@ -111,7 +111,7 @@ class TrainingLoop:
         device: torch.device | str | None = None,
         notices: Notices | None = None,
     ) -> Self:
-        """A loop at the first step of a new run in ``out``, or where a resumed one was saved.
+        """Begin a new run in ``out``, or continue one that is resumed where it was saved.
 
         Each rank that was started calls this. ``device`` is the accelerator where there is one, by
         default; ``notices`` say what is worth knowing, on the first rank.
@@ -136,7 +136,7 @@ class TrainingLoop:
             job.prepare(lambda: begin_run(config, out, states, resume=resume, lock=lock))
             loop = cls(job, Run.open(out), windows, validation_samples, notices)
             # As the first rank sees it: a shared folder may look older to the others.
-            newest = meshes.gather_objects(loop.run.newest())[0]
+            newest = meshes.gather_objects(loop.run.newest_checkpoint())[0]
             if newest is not None:
                 loop.load(newest)
                 notices.say(f"continuing from {newest}")
@@ -228,7 +228,7 @@ class TrainingLoop:
         return report
 
     def validate(self) -> Validation:
-        """Loss and errors on the validation samples, which change nothing of the training.
+        """Compute loss and errors on the validation samples; nothing of the training changes.
 
         Raises UserError, alike on all ranks, where there are no such samples, where any rank cannot
         read its part of them, and where the loss is NaN or infinite.
@@ -263,14 +263,14 @@ class TrainingLoop:
         return self.checkpoint
 
     def load(self, checkpoint: Path) -> None:
-        """Become what was saved in ``checkpoint``, on any mesh; UserError where it does not fit."""
+        """Take over what was saved in ``checkpoint``, on any mesh; UserError if it does not fit."""
         self._end_reading()
         self.state.load(checkpoint)
         self.checkpoint, self._saved_step = checkpoint, self.state.step
         self.history = History(start_step=self.state.step)
 
     def result(self, *, stopped_by: str | None = None) -> TrainResult:
-        """The training so far, of which there is a checkpoint; all ranks call this together."""
+        """Sum up the training so far, which must have been saved; all ranks call this together."""
         assert self.checkpoint is not None, "a result names the checkpoint that it led to"
         return self.history.result(
             self.state,
@@ -298,4 +298,4 @@ class TrainingLoop:
             step_hours=self.job.config.data.step_hours,
         )
         causes, step = meshes.gather_objects(cause), self.state.step + 1
-        return not_finite(loss, causes, step=step, checkpoint=self.checkpoint)
+        return not_finite_error(loss, causes, step=step, checkpoint=self.checkpoint)

@@ -53,10 +53,10 @@ def loss_weights(
 
 
 def published_factor(channel: Channel) -> float:
-    """The publication's factor of a channel.
+    """The factor by which the publication multiplies a channel's error.
 
-    It gives factors on 13 levels; on others they are interpolated linearly in pressure, and
-    constant above 50 hPa.
+    It (arXiv 2507.05753) gives factors on 13 levels; on others they are interpolated linearly in
+    pressure, and constant above 50 hPa.
     """
     factor = _PUBLISHED_FACTORS[channel.variable]
     if channel.level_hpa is None:
@@ -65,7 +65,7 @@ def published_factor(channel: Channel) -> float:
 
 
 def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Mean over everything of ``weights · (prediction − target)²``.
+    """The loss: the mean over everything of ``weights · (prediction − target)²``.
 
     ``prediction`` and ``target (batch, channel, latitude, longitude)``, ``weights (channel,
     latitude, 1)``. The mean is taken in the type of the weights, float32 or wider.
@@ -77,7 +77,7 @@ def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 def rollout_loss(
     model: nn.Module, states: Tensor, static: Tensor, weights: Tensor, *, share: float = 1.0
 ) -> tuple[Tensor, list[Tensor]]:
-    """The mean loss of a forecast in which each step starts from the one before.
+    """Forecast step by step, each from the one before, and average the steps' losses.
 
     ``states (batch, rollout + 1, channel, latitude, longitude)``, the first of them the initial
     one; gradients flow through all steps. Where these are a rank's part of the states, ``share`` of

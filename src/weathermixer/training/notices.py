@@ -21,11 +21,11 @@ class Notices:
         self._kinds: set[str] = set()
 
     def say(self, sentence: str) -> None:
-        """Say a sentence, where that is possible."""
-        self.attempt(lambda: self._write(sentence))
+        """Say a sentence to the user, where that is possible."""
+        self.try_to_show(lambda: self._write(sentence))
 
-    def attempt(self, show: Callable[[], object]) -> bool:
-        """Call ``show``, which writes to the terminal; whether it could."""
+    def try_to_show(self, show: Callable[[], object]) -> bool:
+        """Call ``show``, which writes to the terminal, and return whether it could."""
         # A closed file is a ValueError, and rich exits where nobody reads its output any more.
         try:
             show()
@@ -33,8 +33,8 @@ class Notices:
             return False
         return True
 
-    def trouble(self, kind: str, sentence: str) -> None:
-        """Say what went wrong with the watching, unless something of this ``kind`` was said."""
+    def say_once(self, kind: str, sentence: str) -> None:
+        """Say what went wrong with watching, unless a sentence of this ``kind`` was said before."""
         if kind not in self._kinds:
             self._kinds.add(kind)
             self.say(sentence)

@@ -50,14 +50,14 @@ def build_optimizer(
 
 
 def set_step(optimizer: torch.optim.Optimizer, step: int, training: Training) -> None:
-    """Give every group its learning rate of an optimizer step, the first of which is 0."""
+    """Set the learning rates of all groups to those of an optimizer step, counted from 0."""
     rate = learning_rate(step, training)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 
 
 def restart_at(optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Tell Adam how many steps its averages hold, by which it corrects their bias."""
+    """Set the number of steps that Adam's averages hold, by which it corrects their bias."""
     for state in optimizer.state.values():
         state["step"].fill_(step)
 
@@ -65,7 +65,7 @@ def restart_at(optimizer: torch.optim.Optimizer, step: int) -> None:
 def optimizer_tensors(
     parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[tuple[str, str], Tensor]:
-    """Adam's averages, by their own names and those of the parameters."""
+    """Adam's averages by ``(name of the average, name of the parameter)``."""
     return {
         (average, name): optimizer.state[parameter][average]
         for average in _AVERAGES
@@ -74,5 +74,5 @@ def optimizer_tensors(
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of some tensors, as held by this rank."""
+    """Bytes of the elements of tensors, as this rank holds them."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

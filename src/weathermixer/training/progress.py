@@ -13,13 +13,13 @@ from weathermixer.training.notices import Notices
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-def written_to(console: Console) -> Notices:
-    """Notices that go to a console, as plain text."""
+def notices_on(console: Console) -> Notices:
+    """Notices that are written to a console, as plain text."""
     return Notices(lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
 
 
 class ProgressLine:
-    """Steps done, numbers of the moment and the time left, from ``start_step`` to ``steps``.
+    """Shows steps done, the newest numbers and the time left, from ``start_step`` to ``steps``.
 
     A console that cannot be written any more is left alone.
     """
@@ -36,12 +36,12 @@ class ProgressLine:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
             bar = Progress(*columns, console=self._console)
             bar.add_task("", total=self._steps, completed=self._start_step, numbers="")
-            self._bar = bar if self._notices.attempt(bar.start) else None
+            self._bar = bar if self._notices.try_to_show(bar.start) else None
         return self
 
     def __exit__(self, *details: object) -> None:
         if self._bar is not None:
-            self._notices.attempt(self._bar.stop)
+            self._notices.try_to_show(self._bar.stop)
 
     def update(self, step: int, loss: float, rate: float, samples_per_second: float) -> None:
         """Show where the training stands after ``step`` steps; ``rate`` is the learning rate."""
@@ -61,7 +61,8 @@ class ProgressLine:
 
 
 def _duration(seconds: float) -> str:
-    """
+    """A number of seconds as people read it.
+
     >>> [_duration(seconds) for seconds in (8.4, 95, 7300)]
     ['8 s', '1 min 35 s', '2 h 1 min']
     """

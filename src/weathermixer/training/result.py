@@ -21,11 +21,14 @@ from weathermixer.training.validation import Validation
 class TrainResult:
     """Numbers of one training, from ``start_step`` on.
 
-    ``layout`` is the mesh that was used, as it was asked for or chosen. ``loss``, ``grad_norm``
-    (before clipping) and ``seconds_per_step`` have one number per step; the lists after them one
-    per rank. ``flops_per_step`` counts two operations for each multiply-add of a matrix product.
-    ``samples_seen`` are those of the whole run, over all replicas. ``stopped_by`` names the signal
-    that ended the training early.
+    ``layout`` is the mesh that was used, as it was asked for or chosen, ``dtype`` the arithmetic,
+    and ``parameters`` their number. ``loss``, ``grad_norm`` (before clipping) and
+    ``seconds_per_step`` have one number per step; the lists after them one per rank: bytes sent and
+    read in a step, operations in a step, and the most bytes held in all and those of parameters and
+    of the optimizer's state. ``flops_per_step`` counts two operations for each multiply-add of a
+    matrix product. ``samples_seen`` are those of the whole run, over all replicas. ``checkpoint``
+    is the newest, and ``validation`` holds scores by step. ``stopped_by`` names the signal that
+    ended the training early.
     """
 
     layout: Layout
@@ -59,7 +62,7 @@ class TrainResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """The result that ``to_json`` put into an object of JSON.
+        """The result from the object of JSON that ``to_json`` made.
 
         Raises KeyError, TypeError or ValueError where it is something else.
         """
@@ -79,7 +82,7 @@ class TrainResult:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what ``save`` wrote; UserError where the file is missing or damaged."""
+        """Read a result that ``save`` wrote; UserError where the file is missing or damaged."""
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -89,12 +92,12 @@ class TrainResult:
 
 
 def sizes_of(layout: Layout) -> dict[str, int]:
-    """The sizes of a mesh by the names of its axes, as settings and results have them."""
+    """The sizes of a mesh by the names of its axes: ``data``, ``domain`` and ``tensor``."""
     return {"data": layout.data, "domain": layout.domain, "tensor": layout.tensor}
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The largest memory held so far: of the accelerator, or of the process where there is none."""
+    """The most bytes held so far: of the accelerator, or of the process where there is none."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     kibibytes = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in

@@ -25,7 +25,12 @@ from weathermixer.training.optimizer import build_optimizer, optimizer_tensors, 
 
 @dataclass
 class TrainingState:
-    """Weights, Adam's averages, optimizer steps taken, and samples that all ranks consumed."""
+    """All that a training is made of: a network on a mesh, its optimizer, and how far it has come.
+
+    ``model`` is this rank's part of the network, and ``replicas`` average its gradients over
+    ``data``. ``step`` counts the optimizer steps taken, ``samples`` those that all ranks have
+    consumed.
+    """
 
     model: WeatherMixer
     replicas: Replicas
@@ -37,12 +42,15 @@ class TrainingState:
     def initial(
         cls, model: WeatherMixer, mesh: Mesh, training: Training, *, shard_optimizer: bool
     ) -> TrainingState:
-        """The state before the first step of a model that has its initial weights."""
+        """The state before the first step of a model that has its initial weights.
+
+        ``shard_optimizer`` divides Adam's averages among the replicas.
+        """
         replicas = Replicas(model, mesh, sharded=shard_optimizer)
         return cls(model, replicas, build_optimizer(replicas.parameters(), training))
 
     def save(self, run: Run, *, keep: int, notices: Notices) -> Path:
-        """Write a checkpoint, then remove all but the newest ``keep``; its path.
+        """Write a checkpoint, then remove all but the newest ``keep``; returns its path.
 
         Every rank calls this. Raises UserError where the checkpoint cannot be written; that old
         ones cannot be removed is only said.
@@ -53,7 +61,7 @@ class TrainingState:
             try:
                 checkpoint.remove_old(run.checkpoints, keep)
             except OSError as error:
-                notices.trouble(
+                notices.say_once(
                     "old checkpoints",
                     f"old checkpoints in {run.checkpoints} cannot be removed ({reason(error)}): "
                     "training goes on; remove them yourself, or make the folder writable",
@@ -61,7 +69,7 @@ class TrainingState:
         return path
 
     def load(self, path: Path) -> None:
-        """Become what was saved, on any mesh; UserError where it is damaged or does not fit."""
+        """Take over what was saved, on any mesh; UserError where it is damaged or does not fit."""
         tensors = self._tensors()
         checkpoint.load(path, tensors)
         step, samples = tensors["progress.step"], tensors["progress.samples"]

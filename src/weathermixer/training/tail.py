@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def replace_tail(path: Path, start: int, content: bytes) -> None:
-    """Have ``content`` follow the first ``start`` bytes of a file, to its end.
+    """Replace all that follows the first ``start`` bytes of a file by ``content``.
 
     The file is made where there is none, and opened anew each time, so that one whose folder was
     removed is noticed. Raises OSError, with the file as it was, where the disk is full or may not

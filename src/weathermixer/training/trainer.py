@@ -9,7 +9,7 @@ from rich.console import Console
 
 from weathermixer.config import Config
 from weathermixer.training.loop import TrainingLoop
-from weathermixer.training.progress import written_to
+from weathermixer.training.progress import notices_on
 from weathermixer.training.result import TrainResult
 from weathermixer.training.watching import Watch
 
@@ -35,7 +35,7 @@ def train(
     or the network.
     """
     console = console or Console(stderr=True)
-    notices = written_to(console)
+    notices = notices_on(console)
     resume = resume or config.checkpoint.resume
     with TrainingLoop.begin(config, out, resume=resume, device=device, notices=notices) as loop:
         every, steps = config.checkpoint.every, config.training.steps
@@ -56,5 +56,5 @@ def train(
                 f"continue from {loop.checkpoint} with --resume"
             )
         result = loop.result(stopped_by=stopped_by)
-        watch.keep(result)
+        watch.save_result(result)
         return result

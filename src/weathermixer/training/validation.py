@@ -26,8 +26,9 @@ from weathermixer.training.loss import rollout_loss
 class Validation:
     """Scores over the validation samples.
 
-    ``relative_rmse`` is, for each channel, the area-weighted root mean square error at the last
-    step of the rollout, divided by that of persistence; channels that do not change have none.
+    ``loss`` is the mean loss over all samples. ``relative_rmse`` is, for each channel, the
+    area-weighted root mean square error at the last step of the rollout, divided by that of
+    persistence; channels that do not change have none.
     """
 
     loss: float
@@ -40,7 +41,7 @@ class Validation:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The scores in an object of JSON that has this class's fields."""
+        """The scores from an object of JSON that has this class's fields."""
         return cls(float(values["loss"]), dict(values["relative_rmse"]))
 
 
@@ -54,7 +55,7 @@ def validate(
     part: Part,
     mesh: Mesh,
 ) -> Validation:
-    """Loss and errors of a network in eval mode; it is left in the mode that it was in.
+    """Compute loss and errors of a network in eval mode; it is left in the mode that it was in.
 
     ``static (static_channel, latitude, longitude)``; ``weights`` as ``rollout_loss`` takes them.
     These and the batches hold this rank's ``part`` of what ``normalisation`` describes; replicas
@@ -76,7 +77,7 @@ def validate(
     channels = len(normalisation.channels)
     sums = torch.zeros(2 * channels + 3, dtype=torch.float64, device=static.device)
     error, persistence = sums[:channels][part.channels], sums[channels:-3][part.channels]
-    reading = _Reading(batches, mesh, static.device)
+    reading = _InstanceBatches(batches, mesh, static.device)
     was_training = model.training
     model.eval()
     try:
@@ -106,7 +107,7 @@ def validate(
     return Validation(loss / samples, relative)
 
 
-class _Reading:
+class _InstanceBatches:
     """The batches that all ranks of this instance have read; ``problem`` is what ended this rank's.
 
     The network exchanges as it computes, so the ranks of an instance compute on a batch together or

@@ -22,7 +22,7 @@ from weathermixer.training.schedule import learning_rate
 
 
 class Watch:
-    """Watches a loop on every rank; the first one records and says what there is.
+    """Watches a training loop on every rank; the first one records steps and says what there is.
 
     Steps are recorded before they are saved, and validated after it. A record of a validation that
     was cut off, or could not be made, is made up for when the run is continued.
@@ -82,15 +82,15 @@ class Watch:
         if step.stopped_by is None and self._is_due(step.number):
             self._validate()
 
-    def keep(self, result: TrainResult) -> None:
-        """Leave the result of the training in the folder of its run."""
+    def save_result(self, result: TrainResult) -> None:
+        """Write the result of the training into the folder of its run, on the first rank."""
         if not is_first_rank():
             return
         path = self._loop.run.training_result
         try:
             result.save(path)
         except OSError as error:
-            self._loop.notices.trouble(
+            self._loop.notices.say_once(
                 "result",
                 f"the result {path} cannot be written ({reason(error)}): the checkpoint "
                 f"{result.checkpoint} is whole; free some space or make the folder writable",
@@ -106,7 +106,7 @@ class Watch:
         try:
             scores = self._loop.validate()
         except UserError as error:
-            notices.trouble(
+            notices.say_once(
                 "validation",
                 f"the validation of step {number} is left out ({error}): training goes on, and "
                 "will try again at the next",

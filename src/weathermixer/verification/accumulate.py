@@ -58,12 +58,12 @@ def sum_up(
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> Sums:
-    """Sums over all pairs, in up to ``processes`` processes: by default, as many as are of use.
+    """Add up statistics and spectra over all pairs, in up to ``processes`` processes.
 
-    Statistics are those of the metrics, of which none may need a climatology where the truth has
-    none. Candidates are the forecasts, persistence and, where there is one, climatology; sources of
-    spectra are the forecasts and the truth. Raises UserError where a process is killed, or cannot
-    be given the metrics.
+    By default there are as many as are of use. Statistics are those of the metrics, of which none
+    may need a climatology where the truth has none. Candidates are the forecasts, persistence and,
+    where there is one, climatology; sources of spectra are the forecasts and the truth. Raises
+    UserError where a process is killed, or cannot be given the metrics.
     """
     groups = list(_groups(comparison))
     batches = [list(_batches(comparison, channels)) for channels in groups]
@@ -92,16 +92,16 @@ def sum_up(
             reduce(Sums.merge, (_load(Path(folder), next(numbers)) for _ in group))
             for group in batches
         ]
-    return reduce(Sums.beside, by_group)
+    return reduce(Sums.join_channels, by_group)
 
 
 def sum_batch(
     comparison: Comparison, metrics: Sequence[Metric], batch: PairBatch, tick: Tick
 ) -> Sums:
-    """The sums over the pairs of one batch; calls ``tick()`` once for each pair."""
+    """Add up statistics and spectra over the pairs of one batch, calling ``tick()`` for each."""
     regions = Regions.of(comparison.grid)
     spectrum = ZonalSpectrum.of(comparison.grid, regions)
-    truth = comparison.truth.of(batch.channels)
+    truth = comparison.truth.for_channels(batch.channels)
     statistics = statistics_of(metrics)
     truth_spectrum = lru_cache(_SPECTRA_KEPT)(lambda time: spectrum(truth.at(time)))
     num_forecasts, num_channels = len(comparison.forecasts), len(batch.channels)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from weathermixer.data.archives.forecasts import Forecast
 from weathermixer.data.grid import Grid, common_grid
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, TRUTH
 from weathermixer.verification.truth import State, Truth
@@ -48,7 +49,11 @@ class Comparison:
         beside: Sequence[str] = (),
         climatology: str | None = None,
     ) -> Comparison:
-        """Raises UserError where grids, channels or times do not fit together."""
+        """Open a forecast, others ``beside`` it and the truth, and find what they have in common.
+
+        ``climatology`` is an archive in the place of the truth's own. Raises UserError where grids,
+        channels or times do not fit together.
+        """
         forecasts = {MODEL: Forecast.open(forecast)}
         for path in beside:
             forecasts[_name_of(path, forecasts)] = Forecast.open(path)
@@ -67,22 +72,23 @@ class Comparison:
                 f"run from {initial_times.min()} to {initial_times.max()}: verify against a store "
                 "that covers them"
             )
-        reality = reality.of(channels, grid)
+        reality = reality.for_channels(channels, grid)
         return cls(forecasts, reality, grid, tuple(channels), initial_times, lead_times, pairs)
 
     @property
     def forecast(self) -> Forecast:
-        """The model's."""
+        """The forecast of the model."""
         return self.forecasts[MODEL]
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Names of the other forecasts."""
+        """Names of the forecasts put beside the model's."""
         return tuple(name for name in self.forecasts if name != MODEL)
 
     @property
     def lead_hours(self) -> tuple[float, ...]:
-        return tuple((self.lead_times / np.timedelta64(1, "h")).tolist())
+        """The lead times in hours."""
+        return tuple(to_hours(self.lead_times).tolist())
 
     @property
     def times(self) -> NDArray[np.intp]:
@@ -90,20 +96,22 @@ class Comparison:
         return np.flatnonzero(self.pairs.any(axis=1))
 
     def valid_time(self, time: int, lead: int) -> np.datetime64:
+        """The time that a forecast is for, by the indices of its initial and its lead time."""
         valid: np.datetime64 = self.initial_times[time] + self.lead_times[lead]
         return valid
 
     def states(
         self, times: NDArray[np.intp], channels: Sequence[str]
     ) -> Iterator[tuple[int, int, list[State]]]:
-        """What can be scored: time, lead, and each forecast's state ``(channel, row, column)``.
+        """Read what can be scored: indices of time and lead, and the state of each forecast.
 
-        No more is held than a block of ``BLOCK_BYTES``, or one state, of each forecast.
+        States are ``(channel, latitude, longitude)``. No more is held than a block of
+        ``BLOCK_BYTES``, or one state, of each forecast.
         """
         state_bytes = 4 * len(channels) * self.grid.shape[0] * self.grid.shape[1]
         most = max(1, BLOCK_BYTES // state_bytes)
         by_time, by_lead = (
-            max(one.chunk(name, channels) for one in self.forecasts.values())
+            max(one.chunk_length(name, channels) for one in self.forecasts.values())
             for name in ("time", "prediction_timedelta")
         )
         # Whole chunks where they fit, since a part of one costs as much to read.
@@ -121,9 +129,11 @@ class Comparison:
                         yield int(time), int(some_leads[j]), [each[i, j] for each in states]
 
     def fields(self, time: int, lead: int, channel: str) -> tuple[State, State]:
-        """One channel ``(latitude, longitude)`` of the model's forecast, and of the truth."""
+        """Read a channel ``(latitude, longitude)`` of the model's forecast, and of the truth."""
         forecast = self._read(self.forecast, np.array([time]), np.array([lead]), [channel])
-        return forecast[0, 0, 0], self.truth.of([channel]).at(self.valid_time(time, lead))[0]
+        return forecast[0, 0, 0], self.truth.for_channels([channel]).at(
+            self.valid_time(time, lead)
+        )[0]
 
     def _read(
         self,
@@ -149,7 +159,7 @@ def _name_of(path: str, taken: Mapping[str, Any]) -> str:
 
 
 def _common(forecasts: Sequence[Forecast], what: str, values: Sequence[Any]) -> Any:
-    """What all have, in the order of the first."""
+    """The values that all forecasts have, in the order of the first."""
     first, *others = (np.asarray(one) for one in values)
     shared = reduce(lambda kept, other: kept[np.isin(kept, other)], others, first)
     if not len(shared):
@@ -163,7 +173,7 @@ def _common(forecasts: Sequence[Forecast], what: str, values: Sequence[Any]) -> 
 
 
 def _positions(own: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.intp]:
-    """Where each of the wanted values stands; all of them are there."""
+    """The index of each of the wanted values, all of which are there."""
     order = np.argsort(own)
     return order[np.searchsorted(own, wanted, sorter=order)]
 

@@ -31,13 +31,13 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def headline_channels(channels: Sequence[str]) -> list[str]:
-    """At most eight channels: the usual ones where there are any, else the first."""
+    """Choose at most eight channels to show: the usual ones where there are any, else the first."""
     present = [name for name in CHANNELS if name in channels]
     return present or list(channels[: len(CHANNELS)])
 
 
 def headline_leads(lead_hours: Sequence[float], usual: Sequence[float]) -> list[int]:
-    """Indices of the usual lead times; where fewer than two are present, of evenly spread ones."""
+    """Choose lead times to show, by index: the usual ones, or evenly spread ones if under two."""
     present = [index for index, hours in enumerate(lead_hours) if hours in usual]
     if len(present) >= 2:
         return present

@@ -38,9 +38,10 @@ _VALUES_PER_BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class TrueState:
-    """What happened, and what the climate expects then: ``(channel, latitude, longitude)`` each.
+    """What happened, ``field``, and what the climate expects then, ``climatology``.
 
-    Without a climatology, its ``climatology``, and what is computed from it, must not be asked for.
+    Both are ``(channel, latitude, longitude)``; means are taken over ``regions``. Without a
+    climatology, its ``climatology``, and what is computed from it, must not be asked for.
     """
 
     field: Values
@@ -49,7 +50,7 @@ class TrueState:
 
     @cached_property
     def anomaly(self) -> Values:
-        """The truth minus the climatology."""
+        """The truth minus the climatology, ``(channel, latitude, longitude)``."""
         assert self.climatology is not None
         return self.field - self.climatology
 
@@ -61,7 +62,7 @@ class TrueState:
 
 @dataclass(frozen=True)
 class StatePair:
-    """One forecast state beside the true one, and what several statistics compute from them.
+    """A ``forecast`` state beside the ``truth``, and what several statistics compute from them.
 
     Fields are ``(channel, latitude, longitude)`` in float64 and SI units; ``mean(field)`` and
     ``mean_product(a, b)`` take area means ``(region, channel)``.
@@ -72,12 +73,12 @@ class StatePair:
 
     @cached_property
     def error(self) -> Values:
-        """The forecast minus the truth."""
+        """The forecast minus the truth, ``(channel, latitude, longitude)``."""
         return self.forecast - self.truth.field
 
     @cached_property
     def anomaly(self) -> Values:
-        """The forecast minus the climatology."""
+        """The forecast minus the climatology, ``(channel, latitude, longitude)``."""
         assert self.truth.climatology is not None
         return self.forecast - self.truth.climatology
 
@@ -100,7 +101,8 @@ class Statistic:
     """A number ``(region, channel)`` of each pair of states, whose mean over pairs is taken.
 
     ``of_pair`` computes it; worker processes import it by its name, so it has to be a function at
-    the top of a module. NaN stands for a number that is not defined.
+    the top of a module. NaN stands for a number that is not defined. ``needs_climatology`` where it
+    is computed from anomalies.
     """
 
     name: str
@@ -112,9 +114,9 @@ class Statistic:
 class Metric:
     """A score: a function of the mean statistics that it needs, over initial times.
 
-    ``of_means`` takes as many arrays as there are ``statistics``, in their order, and gives one of
-    the same shape. ``units`` are the channel's, or none. ``title`` is what figures and tables call
-    the metric.
+    ``name`` is its key in results, and ``title`` what figures and tables call it. ``of_means``
+    takes as many arrays as there are ``statistics``, in their order, and gives one of the same
+    shape. ``units`` are the channel's, or none.
     """
 
     name: str
@@ -162,13 +164,13 @@ ACTIVITY = Metric("activity", "Activity", (SQUARED_ANOMALY,), np.sqrt)
 METRICS = (RMSE, ACC, BIAS, ACTIVITY)
 
 
-def usable(metrics: Sequence[Metric], *, has_climatology: bool) -> tuple[Metric, ...]:
-    """Those of some metrics that can be computed with a climatology, or without one."""
+def usable_metrics(metrics: Sequence[Metric], *, has_climatology: bool) -> tuple[Metric, ...]:
+    """The metrics that can be computed with a climatology, or without one."""
     return tuple(m for m in metrics if has_climatology or not m.needs_climatology)
 
 
 def statistics_of(metrics: Sequence[Metric]) -> tuple[Statistic, ...]:
-    """All statistics that some metrics need, each once, in the order of their first mention.
+    """The statistics that some metrics need, each once, in the order of their first mention.
 
     Raises ValueError where two different statistics, or two metrics, have one name.
     """
@@ -184,7 +186,7 @@ def statistics_of(metrics: Sequence[Metric]) -> tuple[Statistic, ...]:
 
 
 def score(metric: Metric, statistics: Sequence[Statistic], means: Values) -> Values:
-    """A metric ``(..., channel)`` of mean statistics ``(..., statistic, channel)``."""
+    """Compute a metric ``(..., channel)`` from mean statistics ``(..., statistic, channel)``."""
     names = [statistic.name for statistic in statistics]
     return metric.of_means(
         *(means[..., names.index(needed.name), :] for needed in metric.statistics)

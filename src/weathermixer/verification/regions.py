@@ -49,7 +49,7 @@ class Regions:
 
     @classmethod
     def of(cls, grid: Grid) -> Regions:
-        """The globe and those of its parts that have any row; or the part that the grid covers."""
+        """The regions of a grid: the globe and its parts with rows, or what the grid covers."""
         south, north = grid.latitude_extent
         areas = cell_area_weights(grid.latitude, south=south, north=north)
         column_shares = None if grid.has_equal_columns else grid.column_shares
@@ -91,7 +91,7 @@ def region_title(name: str) -> str:
     return _POINT.sub(r"\1°\2", words)
 
 
-def over(name: str) -> str:
+def over_region(name: str) -> str:
     """A region with its preposition: ``over the globe``, ``over 30°S to 30°N``."""
     title = region_title(name)
     return f"over the {title[0].lower()}{title[1:]}" if name in _TITLES else f"over {title}"

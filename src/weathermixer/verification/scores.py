@@ -28,7 +28,8 @@ class Scores:
 
     They are in the channel's SI units where the metric has any, and NaN where a score is not
     defined. Sources are the model, the forecasts put beside it, and the baselines that could be
-    scored. ``pairs (lead,)`` is how many forecasts each mean over initial times is of.
+    scored. ``lead_hours (lead,)`` are the lead times in hours, and ``pairs (lead,)`` is how many
+    forecasts each mean over initial times is of.
     """
 
     channels: tuple[str, ...]
@@ -59,7 +60,7 @@ class Scores:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The scores that ``to_json`` made an object of.
+        """The scores of the whole region from the object of JSON that ``to_json`` made.
 
         Raises KeyError, TypeError, ValueError or AttributeError where it is something else.
         """
@@ -87,7 +88,7 @@ class Scores:
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """Which of persistence and climatology were scored."""
+        """Names of the baselines that were scored, of persistence and climatology."""
         return tuple(source for source in self.values if source in (PERSISTENCE, CLIMATOLOGY))
 
     @property
@@ -96,7 +97,7 @@ class Scores:
         return tuple(s for s in self.values if s not in (MODEL, PERSISTENCE, CLIMATOLOGY))
 
     def series(self, source: str, metric: str, channel: str) -> Values:
-        """One score against lead time, ``(lead,)``."""
+        """A score of a source in a channel by lead time, ``(lead,)``."""
         series: Values = self.values[source][metric][:, self.channels.index(channel)]
         return series
 

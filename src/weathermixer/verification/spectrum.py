@@ -36,9 +36,10 @@ _VALUES_PER_BLOCK = 1 << 18
 
 @dataclass(frozen=True)
 class ZonalSpectrum:
-    """Computes spectra on one grid.
+    """Computes the energy by zonal wavenumber of states on one grid, averaged over ``regions``.
 
-    There are no wavenumbers unless its columns go all round the globe in equal steps.
+    ``circumference_m (latitude,)`` is the length of each circle of latitude in metres. There are no
+    wavenumbers, and no ``num_columns``, unless columns go all round the globe in equal steps.
     """
 
     regions: Regions
@@ -47,7 +48,7 @@ class ZonalSpectrum:
 
     @classmethod
     def of(cls, grid: Grid, regions: Regions) -> ZonalSpectrum:
-        """The spectra of fields on a grid, averaged over regions of it."""
+        """The spectrum of states on a grid, averaged over regions of it."""
         circumference = 2.0 * np.pi * EARTH_RADIUS_M * np.cos(np.deg2rad(grid.latitude))
         return cls(regions, circumference, grid.shape[1] if grid.has_even_columns else 0)
 
@@ -80,7 +81,8 @@ class Spectra:
     """Mean spectra: ``values[source]`` is ``(lead, region, wavenumber, channel)``.
 
     Sources are the forecasts, by name, and the truth; the unit is m times the square of the
-    channel's.
+    channel's. ``lead_hours (lead,)`` are the lead times in hours, ``regions`` and ``channels``
+    names.
     """
 
     channels: tuple[str, ...]
@@ -94,7 +96,7 @@ class Spectra:
         return next(iter(self.values.values())).shape[2]
 
     def series(self, source: str, region: str, channel: str) -> Values:
-        """One channel's spectra, ``(lead, wavenumber)``."""
+        """The spectra of a source in a region and a channel, ``(lead, wavenumber)``."""
         place = self.regions.index(region), slice(None), self.channels.index(channel)
         series: Values = self.values[source][:, *place]
         return series
@@ -115,7 +117,7 @@ class Spectra:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any] | None, region: str, scores: Scores) -> Self:
-        """The spectra that ``to_json`` made an object of, those of one region.
+        """The spectra of one region from the object of JSON that ``to_json`` made.
 
         Without a record there are no wavenumbers, for the channels and lead times of ``scores``.
         Raises KeyError, TypeError, ValueError, AttributeError or IndexError where the record is
@@ -153,7 +155,7 @@ class Spectra:
         }
 
     def write(self, path: Path) -> None:
-        """Write every number as NetCDF."""
+        """Write all spectra to a NetCDF file; OSError where that is impossible."""
         xr.Dataset(
             {
                 "energy": (

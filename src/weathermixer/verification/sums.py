@@ -25,7 +25,7 @@ class Sums:
 
     @classmethod
     def zero(cls, num_leads: int, statistics: tuple[int, ...], spectra: tuple[int, ...]) -> Self:
-        """The sums over no pairs, by the shapes of one pair's statistics and spectra."""
+        """The sums over no pairs, for statistics and spectra of a pair of these shapes."""
         return cls(
             np.zeros((num_leads, *statistics)),
             np.zeros((num_leads, *spectra)),
@@ -33,19 +33,19 @@ class Sums:
         )
 
     def add(self, lead: int, statistics: Values, spectra: Values) -> None:
-        """Take in one pair."""
+        """Add the statistics and spectra of one pair at a lead time, by its index."""
         self.values[lead] += statistics
         self.energy[lead] += spectra
         self.counts[lead] += 1
 
     def merge(self, other: Sums) -> Sums:
-        """The sums over both sets of pairs."""
+        """The sums over these pairs and the others'."""
         return Sums(
             self.values + other.values, self.energy + other.energy, self.counts + other.counts
         )
 
-    def beside(self, other: Sums) -> Sums:
-        """The sums over the same pairs of these channels and of others."""
+    def join_channels(self, other: Sums) -> Sums:
+        """The sums of these channels and of the others', over the same pairs."""
         return Sums(
             np.concatenate([self.values, other.values], axis=-1),
             np.concatenate([self.energy, other.energy], axis=-1),

@@ -25,7 +25,7 @@ _NARROWEST = 100
 
 
 def render(scores: Scores, title: str) -> str:
-    """A table of RMSE and ACC under a title, as text.
+    """Render RMSE and ACC as a table under a title, as text for a terminal.
 
     Its rows are headline channels, the model and other sources; its columns a few lead times.
     """
@@ -64,7 +64,7 @@ def render(scores: Scores, title: str) -> str:
 
 
 def _number(value: float) -> str:
-    """To three significant digits, without an exponent where it can be read without one."""
+    """A number to three significant digits, with an exponent where it needs one."""
     if not math.isfinite(value):
         return "-"
     if value != 0.0 and not 1e-2 <= abs(value) < 1e6:

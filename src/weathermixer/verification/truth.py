@@ -19,8 +19,8 @@ from weathermixer.data.archives.climatologies import (
     StoreClimatology,
     open_climatology,
 )
-from weathermixer.data.archives.contents import LeftOut, reasons_in_words
 from weathermixer.data.archives.formats import local_path
+from weathermixer.data.archives.left_out import LeftOut, reasons_in_words
 from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import names, parse_channel
 from weathermixer.data.grid import Grid, common_grid
@@ -29,12 +29,12 @@ from weathermixer.errors import UserError
 
 State = NDArray[np.float32]
 
-# Of states, and as much again of the climatology.
 CACHE_BYTES = 256 * 1024 * 1024
+"""Memory for states of the truth; as much again is for the climatology's."""
 
 
 class Truth:
-    """States and climatology ``(channel, latitude, longitude)`` of some channels.
+    """What happened, and the climatology: states ``(channel, latitude, longitude)`` by time.
 
     ``at(time)`` and ``climatology_at(time)`` read them, on the truth's own grid or on ``grid``.
     The climatology is that of the archive ``climatology``, or else the truth's own where it has
@@ -73,18 +73,20 @@ class Truth:
 
     @property
     def latitude(self) -> NDArray[np.float64]:
+        """Latitudes ``(latitude,)`` of the grid's rows, degrees north."""
         return self.grid.latitude
 
     @property
     def longitude(self) -> NDArray[np.float64]:
+        """Longitudes ``(longitude,)`` of the grid's columns, degrees east."""
         return self.grid.longitude
 
-    def of(self, channels: Sequence[str], grid: Grid | None = None) -> Truth:
-        """The same of other channels or on another grid, with nothing kept yet."""
+    def for_channels(self, channels: Sequence[str], grid: Grid | None = None) -> Truth:
+        """The truth of other channels, or on another grid, with nothing in memory yet."""
         return Truth(self.path, channels, climatology=self._climatology, grid=grid or self.grid)
 
     def has(self, times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
-        """At which of some times there is a state."""
+        """Whether there is a state at each of some times, in the shape of ``times``."""
         return np.isin(times, self._times)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from weathermixer.errors import UserError
 from weathermixer.verification.metrics import METRICS, Metric, Units
-from weathermixer.verification.regions import GLOBAL, over
+from weathermixer.verification.regions import GLOBAL, over_region
 from weathermixer.verification.scores import MODEL, Scores
 from weathermixer.verification.spectrum import Spectra
 from weathermixer.verification.tables import render
@@ -25,7 +25,7 @@ SCORES_FILE = "scores.json"
 
 @dataclass(frozen=True)
 class MetricLabel:
-    """What a metric is called, and whether it has the channel's units or none."""
+    """The ``title`` of a metric, and whether it has the channel's ``units`` or none."""
 
     title: str
     units: Units
@@ -41,10 +41,10 @@ class Verification:
     """Scores of a forecast beside others and baselines, by region, and its spectra.
 
     The first of ``regions`` is all that was compared: the globe, or the part of it that the data
-    cover. ``initial_times (time,)`` are those of which at least one lead time was scored;
-    ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the paths by name, the
-    model's first; they and ``truth`` are unknown in some older records. ``warnings`` are sentences
-    for the user.
+    cover. ``metric_labels`` are by name. ``initial_times (time,)`` are those of which at least one
+    lead time was scored; ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the
+    paths by name, the model's first; they and ``truth`` are unknown in some older records.
+    ``warnings`` are sentences for the user.
     """
 
     regions: Mapping[str, Scores]
@@ -87,7 +87,7 @@ class Verification:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The verification that ``to_json`` made an object of, now or in version 0.1.
+        """The verification from the object of JSON that ``to_json`` made, now or in version 0.1.
 
         Raises KeyError, TypeError, ValueError, AttributeError or IndexError where it is something
         else.
@@ -151,7 +151,7 @@ class Verification:
         times = self.initial_times
         title = f"{len(times)} initial times, {times[0]} to {times[-1]}"
         if self.region != GLOBAL:
-            title += f", {over(self.region)}"
+            title += f", {over_region(self.region)}"
         notes = [f"Note: {warning}." for warning in self.warnings]
         return "\n".join([render(self.scores, title), *notes])
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from weathermixer.console import Progress
 from weathermixer.data.grid import area_name
-from weathermixer.data.store.store import write_error
+from weathermixer.data.partial_files import write_error
 from weathermixer.errors import UserError
 from weathermixer.verification.accumulate import sum_up
 from weathermixer.verification.comparison import Comparison
 from weathermixer.verification.figures.attempt import attempt
-from weathermixer.verification.metrics import METRICS, RMSE, Metric, statistics_of, usable
+from weathermixer.verification.metrics import METRICS, RMSE, Metric, statistics_of, usable_metrics
 from weathermixer.verification.regions import Regions
 from weathermixer.verification.scores import (
     CLIMATOLOGY,
@@ -54,7 +54,7 @@ def verify(
     if RMSE not in metrics:
         raise UserError("tables and figures show the metric rmse: keep RMSE among the metrics")
     comparison = Comparison.open(forecast, truth, beside=beside, climatology=climatology)
-    metrics = usable(metrics, has_climatology=comparison.truth.has_climatology)
+    metrics = usable_metrics(metrics, has_climatology=comparison.truth.has_climatology)
     statistics_of(metrics)  # raises where two of a kind have one name
     if out is not None:
         _make_folder(Path(out))  # before the work: it may be impossible

@@ -173,7 +173,7 @@ def test_only_times_with_every_channel_are_kept_and_the_others_counted(
     surface = saved(whole[["2m_temperature"]].isel(time=[2, 3, 5, 8]), "surface.zarr")
     sources = open_sources([aloft, surface])
     np.testing.assert_array_equal(sources.times, whole.time.values[[2, 3, 5]])
-    assert sources.incomplete_times == 5
+    assert sources.num_incomplete_times == 5
     np.testing.assert_array_equal(sources.read(0, 3)[:, 0], whole.temperature.values[[2, 3, 5], 0])
     np.testing.assert_array_equal(sources.read(1, 3)[:, -1], whole["2m_temperature"].values[[3, 5]])
 

@@ -11,7 +11,8 @@ import pytest
 from support.waves import CHANNELS, LATITUDE, LONGITUDE, START, state, write_waves
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.store.store import Store
-from weathermixer.data.store.store_writer import Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import StoreWriter
 from weathermixer.errors import UserError
 
 
@@ -59,7 +60,7 @@ def test_a_static_field_without_variation_becomes_zero(tmp_path: Path) -> None:
     times = START + np.arange(4) * np.timedelta64(6, "h")
     writer = StoreWriter.create(
         tmp_path / "s.zarr",
-        Description(CHANNELS, times, LATITUDE, LONGITUDE, 6.0, ("soil_type",), flat),
+        StoreDescription(CHANNELS, times, LATITUDE, LONGITUDE, 6.0, ("soil_type",), flat),
     )
     list(writer.write_block(writer.missing_blocks()[0], state))
     writer.finish((times[0], times[-1]))
@@ -72,7 +73,7 @@ def test_a_static_field_without_variation_becomes_zero(tmp_path: Path) -> None:
 def test_a_channel_without_variation_keeps_its_units(tmp_path: Path) -> None:
     times = START + np.arange(4) * np.timedelta64(6, "h")
     writer = StoreWriter.create(
-        tmp_path / "s.zarr", Description(CHANNELS, times, LATITUDE, LONGITUDE, 6.0)
+        tmp_path / "s.zarr", StoreDescription(CHANNELS, times, LATITUDE, LONGITUDE, 6.0)
     )
     constant = np.full((2, 8, 16), 273.15, dtype=np.float32)
     list(writer.write_block(writer.missing_blocks()[0], lambda _: constant))
@@ -154,7 +155,9 @@ def test_another_grid_is_refused(
     def other(latitude: np.ndarray, longitude: np.ndarray) -> Store:
         path = tmp_path / f"{len(latitude)}-{latitude[0]}-{longitude[0]}.zarr"
         times = START + np.arange(4) * np.timedelta64(6, "h")
-        writer = StoreWriter.create(path, Description(CHANNELS, times, latitude, longitude, 6.0))
+        writer = StoreWriter.create(
+            path, StoreDescription(CHANNELS, times, latitude, longitude, 6.0)
+        )
         shape = (2, len(latitude), len(longitude))
         list(writer.write_block(writer.missing_blocks()[0], lambda _: np.zeros(shape, np.float32)))
         writer.finish((times[0], times[-1]))

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-import weathermixer.data
 from weathermixer.data.channels import implausibility, parse_channel
-from weathermixer.data.making import planet, vertical
+from weathermixer.data.making import planet, planet_simulation, vertical
 from weathermixer.data.making.planet import grid_coordinates, simulate, static_fields, write_planet
 from weathermixer.data.statistics import cell_area_weights
 from weathermixer.data.store.store_writer import TIMES_PER_BLOCK
@@ -156,8 +155,8 @@ def test_members_share_the_days_but_no_time_and_no_block(days: int, processes: i
 
 
 def test_without_jcm_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "weathermixer.data.making.planet_model", raising=False)
-    monkeypatch.delattr(weathermixer.data, "planet_model", raising=False)
+    for module in ("planet_model", "planet_boundary"):
+        monkeypatch.delitem(sys.modules, f"weathermixer.data.making.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "jax", None)
     with pytest.raises(UserError, match=r"pip install 'weathermixer\[planet\]'"):
         static_fields(GRID)
@@ -195,7 +194,7 @@ def test_states_come_every_six_hours_and_are_plausible(days: list[Any]) -> None:
     for _, state in days:
         assert state.shape == (69, *GRID)
         assert state.dtype == np.float32
-        for name, field in zip(planet.CHANNELS, state, strict=True):
+        for name, field in zip(planet_simulation.CHANNELS, state, strict=True):
             problem = implausibility(parse_channel(name), field)
             # A start from rest knows no storms yet, so low levels are smoother than any analysis.
             assert problem is None or "standard deviation" in problem, f"{name}: {problem}"
@@ -203,12 +202,12 @@ def test_states_come_every_six_hours_and_are_plausible(days: list[Any]) -> None:
 
 def test_sea_level_pressure_has_the_earths_mean(days: list[Any]) -> None:
     weights = cell_area_weights(grid_coordinates(GRID)[0])[:, None] / GRID[1]
-    pressure = days[-1][1][planet.CHANNELS.index("mean_sea_level_pressure")]
+    pressure = days[-1][1][planet_simulation.CHANNELS.index("mean_sea_level_pressure")]
     assert (pressure * weights).sum() == pytest.approx(101150.0, abs=500.0)
 
 
 def test_humidity_is_negative_only_as_a_truncated_series_ripples(days: list[Any]) -> None:
-    for name, field in zip(planet.CHANNELS, days[-1][1], strict=True):
+    for name, field in zip(planet_simulation.CHANNELS, days[-1][1], strict=True):
         if name.startswith("specific_humidity"):
             assert field.min() > -3e-4, name
 
@@ -217,10 +216,10 @@ def test_winds_aloft_blow_with_the_geopotential(days: list[Any]) -> None:
     """Geostrophic balance in the middle latitudes: u = −(∂Φ/∂φ)/(f a)."""
     state = days[-1][1]
     latitude = np.deg2rad(grid_coordinates(GRID)[0])
-    geopotential = state[planet.CHANNELS.index("geopotential_500")].mean(axis=-1)
+    geopotential = state[planet_simulation.CHANNELS.index("geopotential_500")].mean(axis=-1)
     slope = np.gradient(geopotential.astype(np.float64), latitude)
     balanced = -slope / (2 * 7.292e-5 * np.sin(latitude) * 6.371e6)
-    wind = state[planet.CHANNELS.index("u_component_of_wind_500")].mean(axis=-1)
+    wind = state[planet_simulation.CHANNELS.index("u_component_of_wind_500")].mean(axis=-1)
     rows = (np.abs(np.rad2deg(latitude)) > 30) & (np.abs(np.rad2deg(latitude)) < 65)
     assert np.abs(balanced[rows]).max() > 3.0
     assert np.corrcoef(balanced[rows], wind[rows])[0, 1] > 0.9
@@ -255,7 +254,7 @@ def test_a_store_that_was_interrupted_is_continued_to_the_same_states(
     seen, stop = [], -1
     store = write()
     assert (40, 40) in seen
-    assert store.channels == planet.CHANNELS
+    assert store.channels == planet_simulation.CHANNELS
     assert store.static_channels == planet.STATIC_CHANNELS
     assert (store.times == np.array([time for time, _ in days])).all()
     for index, (_, state) in enumerate(days):

@@ -25,7 +25,8 @@ from oracles.store_statistics import area_weights, increments, mean_and_std
 from weathermixer.config import Config
 from weathermixer.data.making.preparation import prepare
 from weathermixer.data.making.synthetic import write_synthetic
-from weathermixer.data.store.store import Store, partial_path
+from weathermixer.data.partial_files import partial_path
+from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.worker_processes import default_processes
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from weathermixer.config import Config
 from weathermixer.data.making.preparation import prepare
-from weathermixer.data.store.chunks import Planned, choose_chunk
+from weathermixer.data.store.chunks import PlannedMeshes, choose_chunk
 from weathermixer.jigsaw.layout import Dimension, shard
 
 Archive = Callable[..., xr.Dataset]
@@ -37,7 +37,7 @@ def test_on_every_planned_mesh_no_rank_reads_over_two_percent_too_much(
     channels: int, rows: int, columns: int, patch: int, ways: int
 ) -> None:
     grid = (rows, columns * patch)
-    chunk = choose_chunk(channels, grid, Planned(ways, patch))
+    chunk = choose_chunk(channels, grid, PlannedMeshes(ways, patch))
     for domain in (d for d in range(1, ways + 1) if ways % d == 0):
         for tensor in (t for t in range(1, ways // domain + 1) if ways // domain % t == 0):
             for i in range(domain):
@@ -53,8 +53,8 @@ def test_on_every_planned_mesh_no_rank_reads_over_two_percent_too_much(
 
 def test_a_single_mesh_needs_chunks_for_no_other() -> None:
     # Three ranks cut 69 channels into blocks of 23, and 16 columns of patches 6 : 5 : 5.
-    assert choose_chunk(69, (32, 64), Planned((1, 3), 4)) == (23, 64)
-    assert choose_chunk(69, (32, 64), Planned((3, 1), 4))[1] == 4
+    assert choose_chunk(69, (32, 64), PlannedMeshes((1, 3), 4)) == (23, 64)
+    assert choose_chunk(69, (32, 64), PlannedMeshes((3, 1), 4))[1] == 4
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_without_a_plan_chunks_suit_as_many_ranks_as_their_size_allows(
 ) -> None:
     channels, longitudes = choose_chunk(69, grid)
     assert 100_000 <= 4 * channels * grid[0] * longitudes <= 1_000_000
-    for domain, tensor in Planned(ways).meshes():
+    for domain, tensor in PlannedMeshes(ways).meshes():
         for i in range(domain):
             part = shard(grid[1], domain, i)
             assert touched(grid[1], longitudes, part) == len(part)

@@ -16,7 +16,8 @@ from oracles.store_statistics import climatology as oracle
 from weathermixer.data.store import climatology as module
 from weathermixer.data.store.climatology import days_kept, default_hours, write_climatology
 from weathermixer.data.store.store import Store
-from weathermixer.data.store.store_writer import Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import StoreWriter
 from weathermixer.errors import UserError
 
 CHANNELS = ("2m_temperature", "temperature_850", "temperature_500")
@@ -34,7 +35,7 @@ def make(
     states = 280 + cycle[:, None, None, None] + random.standard_normal((len(times), *SHAPE))
     states = states.astype(np.float32)
     latitude, longitude = np.linspace(60, -60, SHAPE[1]), np.arange(float(SHAPE[2])) * 45.0
-    writer = StoreWriter.create(path, Description(CHANNELS, times, latitude, longitude, 60.0))
+    writer = StoreWriter.create(path, StoreDescription(CHANNELS, times, latitude, longitude, 60.0))
     for block in writer.missing_blocks():
         for _ in writer.write_block(block, lambda index: states[index]):
             pass
@@ -167,7 +168,7 @@ def test_changed_period_is_not_continued_but_begun_anew(tmp_path: Path) -> None:
     writer_period = training(times)
     store, states = make(tmp_path / "reference.zarr", times, hours=(0,))
     writer = StoreWriter.create(
-        path, Description(CHANNELS, times, store.latitude, store.longitude, 60.0)
+        path, StoreDescription(CHANNELS, times, store.latitude, store.longitude, 60.0)
     )
     for block in writer.missing_blocks():
         for _ in writer.write_block(block, store.read):
@@ -183,7 +184,7 @@ def test_store_without_climatology_says_so(tmp_path: Path) -> None:
     times = sparse(10)
     writer = StoreWriter.create(
         tmp_path / "store.zarr",
-        Description(
+        StoreDescription(
             ("2m_temperature",), times, np.array([45.0, -45.0]), np.arange(2.0) * 180.0, 60.0
         ),
     )

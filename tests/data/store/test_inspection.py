@@ -12,8 +12,8 @@ import xarray as xr
 
 from weathermixer.data.making.preparation import prepare
 from weathermixer.data.making.synthetic import write_synthetic
+from weathermixer.data.partial_files import partial_path
 from weathermixer.data.store.inspection import inspect_store
-from weathermixer.data.store.store import partial_path
 from weathermixer.errors import UserError
 
 Archive = Callable[..., xr.Dataset]

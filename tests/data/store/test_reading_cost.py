@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import StateReader
-from weathermixer.data.store.chunks import Planned
+from weathermixer.data.store.chunks import PlannedMeshes
 from weathermixer.data.store.reading_cost import chunks_cost
 from weathermixer.data.store.store import Store
-from weathermixer.data.store.store_writer import Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import StoreWriter
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
@@ -63,15 +64,15 @@ def test_every_chunk_that_holds_a_wanted_element_counts_whole(
     assert (cost.wanted_bytes, cost.touched_bytes) == (4 * chosen.sum(), 4 * touched.sum())
 
 
-def noise_store(path: Path, planned: Planned) -> Store:
+def noise_store(path: Path, planned: PlannedMeshes) -> Store:
     """States that hardly compress, so that bytes of storage are in proportion to values."""
-    description = Description(
+    description = StoreDescription(
         channels=tuple(f"temperature_{level}" for level in LEVELS),
         times=TIMES,
         latitude=LATITUDE,
         longitude=LONGITUDE,
         step_hours=6.0,
-        planned=planned,
+        planned_meshes=planned,
     )
     writer = StoreWriter.create(path, description)
     rng = np.random.default_rng(0)
@@ -93,9 +94,11 @@ def bytes_read_by_this_process() -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's counters are Linux's")
-@pytest.mark.parametrize("planned", [Planned(6, PATCH), Planned((5, 1), PATCH)], ids=str)
+@pytest.mark.parametrize(
+    "planned", [PlannedMeshes(6, PATCH), PlannedMeshes((5, 1), PATCH)], ids=str
+)
 def test_each_rank_reads_its_share_by_its_own_count_and_the_kernels(
-    tmp_path: Path, planned: Planned
+    tmp_path: Path, planned: PlannedMeshes
 ) -> None:
     store = noise_store(tmp_path / "s.zarr", planned)
     whole = Normalisation.from_store(store, store.channels, (), (TIMES[0], TIMES[-1]))
@@ -138,7 +141,7 @@ def test_each_rank_reads_its_share_by_its_own_count_and_the_kernels(
 
 
 def test_a_store_tells_what_a_part_of_it_costs(tmp_path: Path) -> None:
-    store = noise_store(tmp_path / "s.zarr", Planned((1, 2)))
+    store = noise_store(tmp_path / "s.zarr", PlannedMeshes((1, 2)))
     # Chunks of 7 channels by all longitudes, for ranks of 7 and 6 channels.
     assert store.reading_cost(slice(0, 7), slice(0, 96)).amplification == 1.0
     assert store.reading_cost(slice(0, 7), slice(0, 48)).amplification == 2.0

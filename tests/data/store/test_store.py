@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weathermixer.config import Reader
-from weathermixer.data.store.store import Store, partial_path
-from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
+from weathermixer.data.partial_files import partial_path
+from weathermixer.data.store.store import Store
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, StoreWriter
 from weathermixer.errors import UserError
 
 CHANNELS = ("temperature_500", "temperature_850", "2m_temperature", "mean_sea_level_pressure")
@@ -22,9 +24,9 @@ HOUR = np.timedelta64(1, "h")
 TIMES = np.datetime64("2020-01-01", "s") + np.arange(40) * 6 * HOUR
 
 
-def describe(times: Any = TIMES, **changes: Any) -> Description:
+def describe(times: Any = TIMES, **changes: Any) -> StoreDescription:
     settings = {"step_hours": 6.0, **changes}
-    return Description(CHANNELS, times, LATITUDE, LONGITUDE, **settings)
+    return StoreDescription(CHANNELS, times, LATITUDE, LONGITUDE, **settings)
 
 
 def states(times: Any = TIMES) -> np.ndarray:
@@ -33,7 +35,7 @@ def states(times: Any = TIMES) -> np.ndarray:
     return random.standard_normal(shape).astype(np.float32)
 
 
-def write(path: Path, description: Description, values: np.ndarray) -> StoreWriter:
+def write(path: Path, description: StoreDescription, values: np.ndarray) -> StoreWriter:
     writer = StoreWriter.create(path, description)
     for block in writer.missing_blocks():
         assert list(writer.write_block(block, lambda index: values[index])) == list(block)
@@ -159,7 +161,7 @@ def test_states_are_read_no_oftener_than_needed(tmp_path: Path, step_hours: floa
 
 def test_increments_across_blocks_are_those_within(tmp_path: Path) -> None:
     writer = write(tmp_path / "store.zarr", describe(), states())
-    moments = writer.unfinished().array("moments")
+    moments = writer.partial_store().array("moments")
     assert np.isnan(moments[0, 2:]).all()
     assert np.isfinite(moments[1:]).all()
     assert np.isfinite(moments[TIMES_PER_BLOCK, 2:]).all()
@@ -168,7 +170,7 @@ def test_increments_across_blocks_are_those_within(tmp_path: Path) -> None:
 def test_uneven_times_have_increments_only_where_exact(tmp_path: Path) -> None:
     times = TIMES[0] + np.array([0, 6, 13, 19, 20, 26]) * HOUR
     writer = write(tmp_path / "store.zarr", describe(times), states(times))
-    moments = writer.unfinished().array("moments")
+    moments = writer.partial_store().array("moments")
     assert np.isfinite(moments[:, 2, 0]).tolist() == [False, True, False, True, False, True]
 
 
@@ -247,5 +249,5 @@ def test_something_else_is_not_taken_for_a_store(tmp_path: Path) -> None:
 def test_unknown_channel_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="channel 'rain'"):
         StoreWriter.create(
-            tmp_path / "store.zarr", Description(("rain",), TIMES, LATITUDE, LONGITUDE, 6.0)
+            tmp_path / "store.zarr", StoreDescription(("rain",), TIMES, LATITUDE, LONGITUDE, 6.0)
         )

@@ -15,9 +15,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from weathermixer.data.archives.contents import ANALYSIS, LeftOut, read_contents
-from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup, consecutive
+from weathermixer.data.archives.contents import ANALYSIS, read_contents
+from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup, slice_if_consecutive
 from weathermixer.data.archives.formats import local_path
+from weathermixer.data.archives.left_out import LeftOut
 from weathermixer.data.archives.names import LATITUDE, LEVEL, LONGITUDE, TIME
 from weathermixer.data.channels import Channel, names, parse_channel
 from weathermixer.data.grid import Grid, Placement
@@ -54,20 +55,21 @@ class Analysis(Protocol):
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
-        """``(time, channel, latitude, longitude)`` of times ``start`` to ``stop``, exclusive.
+        """Read states ``(time, channel, latitude, longitude)`` from ``start`` up to ``stop``.
 
-        ``longitudes`` are some of the placement's columns. Raises UserError where anything was
-        never written or cannot be read.
+        Both are time indices, the last exclusive. States are in SI units, on the grid of the
+        placement; ``longitudes`` are some of its columns. Raises UserError where anything was never
+        written or cannot be read.
         """
 
     def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
-        """``(latitude, longitude)``."""
+        """Read a static field ``(latitude, longitude)`` in SI units, on a placement's grid."""
 
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
-        """How many times are read about as fast as one."""
+        """How many consecutive times of some channels are read about as fast as one."""
 
-    def written(self, channels: Sequence[Channel], within: range) -> range:
-        """Of some times, by index, those from the first to the last at which anything was written.
+    def written_range(self, channels: Sequence[Channel], within: range) -> range:
+        """Narrow a range of time indices to the first and last at which anything was written.
 
         An axis of times may go on where the data have ended, in all channels: where only some are
         missing, the archive is damaged. The storage is asked, and a field is read at either end:
@@ -76,9 +78,10 @@ class Analysis(Protocol):
 
 
 def open_analyses(source: str, member: int | None) -> list[Analysis]:
-    """What is at a path or address: a prepared store, or the parts of an archive.
+    """Open what is at a path or address: a prepared store, or the groups of an archive's fields.
 
-    Raises UserError where nothing is there, or nothing that can be used.
+    ``member`` is the member of an ensemble to read. Raises UserError where nothing is there, or
+    nothing that can be used.
     """
     if is_store(source):
         return [StoreAnalysis(Store.open(local_path(source)))]
@@ -126,17 +129,21 @@ class ArchiveAnalysis:
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
-        index = {TIME: consecutive(self._order[start:stop])}
+        """Read states ``(time, channel, latitude, longitude)`` from ``start`` up to ``stop``."""
+        index = {TIME: slice_if_consecutive(self._order[start:stop])}
         return self._group.read_channels(channels, index, placement, longitudes)
 
     def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
+        """Read a static field ``(latitude, longitude)`` in SI units, on a placement's grid."""
         return self._group.read(variable, [None], {}, placement)[0]
 
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
-        return self._group.chunk(TIME, channels)
+        """How many consecutive times of some channels are read about as fast as one."""
+        return self._group.chunk_length(TIME, channels)
 
-    def written(self, channels: Sequence[Channel], within: range) -> range:
-        whole = Placement.of(self.grid)
+    def written_range(self, channels: Sequence[Channel], within: range) -> range:
+        """Narrow a range of time indices to the first and last at which anything was written."""
+        whole = Placement.identity(self.grid)
 
         def is_written(channel: Channel, index: int) -> bool:
             archived = self._group.variables[channel.variable]
@@ -164,21 +171,21 @@ class ArchiveAnalysis:
         placement: Placement,
         longitudes: slice,
     ) -> ReadingCost:
-        """The cost of reading this part of a variable at one time."""
+        """The cost of reading levels and longitudes of a variable at one time."""
         archived = self._group.variables[variable]
         wanted = archived.selection(
             {
                 TIME: slice(0, 1),
-                LEVEL: consecutive([archived.levels.index(level) for level in levels]),
-                LATITUDE: consecutive(np.sort(placement.rows)),
-                LONGITUDE: consecutive(placement.columns[longitudes]),
+                LEVEL: slice_if_consecutive([archived.levels.index(level) for level in levels]),
+                LATITUDE: slice_if_consecutive(np.sort(placement.rows)),
+                LONGITUDE: slice_if_consecutive(placement.columns[longitudes]),
             }
         )
         return chunks_cost(archived.array.shape, _chunks(archived, self.is_partial), wanted)
 
 
 class StoreAnalysis:
-    """A prepared store, from which another one takes fields."""
+    """A prepared store as an analysis, from which another store takes fields."""
 
     is_partial = is_checked = True
     licence: str | None = None
@@ -200,17 +207,21 @@ class StoreAnalysis:
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
+        """Read states ``(time, channel, latitude, longitude)`` from ``start`` up to ``stop``."""
         indices = self._store.channel_indices(names(channels))
         placed = Placement(placement.rows, placement.columns[longitudes])
         return np.stack([placed(self._store.read(time, indices)) for time in range(start, stop)])
 
     def read_static(self, variable: str, placement: Placement) -> NDArray[np.float32]:
+        """Read a static field ``(latitude, longitude)`` in SI units, on a placement's grid."""
         return placement(self._store.read_static([variable]))[0]
 
     def times_per_chunk(self, channels: Sequence[Channel]) -> int:
+        """How many consecutive times of some channels are read about as fast as one."""
         return 1
 
-    def written(self, channels: Sequence[Channel], within: range) -> range:
+    def written_range(self, channels: Sequence[Channel], within: range) -> range:
+        """Narrow a range of time indices to the first and last at which anything was written."""
         return within
 
 
@@ -224,10 +235,10 @@ def is_store(source: str) -> bool:
 
 
 def _span(is_written: Callable[[int], bool], within: range) -> range:
-    """From the first to the last index that is written, if what is written lies side by side.
+    """The range from the first to the last written index, if written ones lie side by side.
 
-    Where both ends are written, as usual, nothing else is asked. All of them where none of those
-    that were tried is.
+    Where both ends are written, as usual, nothing else is asked. The whole range where none of the
+    indices that were tried is written.
     """
     if not within:
         return within
@@ -245,7 +256,7 @@ def _span(is_written: Callable[[int], bool], within: range) -> range:
 
 
 def _spread(within: range) -> Iterator[int]:
-    """Indices from all over, the middle first."""
+    """Yield indices from all over a range, the middle first."""
     parts = 2
     while parts <= min(len(within), _PROBES):
         yield from (within[len(within) * part // parts] for part in range(1, parts, 2))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Period
 from weathermixer.console import Progress
-from weathermixer.data.archives.fields import consecutive
+from weathermixer.data.archives.fields import slice_if_consecutive
 from weathermixer.data.grid import Grid, Placement, find_placement
 from weathermixer.data.states import Indices, States
 from weathermixer.data.statistics import Statistics
@@ -18,14 +18,14 @@ from weathermixer.errors import UserError
 
 
 class ArrangedStates:
-    """States of a store or an archive in the order of a wanted grid.
+    """States of a store or an archive, put into the order of a wanted grid.
 
     ``longitudes`` of a read are those of the wanted grid; only theirs are read.
     """
 
     def __init__(self, states: States, grid: Grid, placement: Placement) -> None:
         self._states, self._placement = states, placement
-        self._rows = consecutive(placement.rows)
+        self._rows = slice_if_consecutive(placement.rows)
         self.path, self.remarks = states.path, states.remarks
         self.channels, self.static_channels = states.channels, states.static_channels
         self.times, self.step = states.times, states.step
@@ -34,7 +34,7 @@ class ArrangedStates:
 
     @classmethod
     def on(cls, grid: Grid, states: States) -> States:
-        """States on a wanted grid: themselves, where they are on it already.
+        """Put states on a wanted grid; the states themselves, where they are on it already.
 
         Raises UserError where they are on another grid in more than its order.
         """
@@ -53,12 +53,15 @@ class ArrangedStates:
         return cls(states, grid, placement)
 
     def fingerprint(self) -> str:
+        """A short text that is equal for two of these where they hold the same states."""
         return self._states.fingerprint()
 
     def channel_indices(self, wanted: Sequence[str]) -> Indices:
+        """Indices of the wanted channels in a state; UserError naming those that are lacking."""
         return self._states.channel_indices(wanted)
 
     def index_of(self, time: np.datetime64) -> int:
+        """The index of exactly this time; UserError, naming the nearest one, where it is absent."""
         return self._states.index_of(time)
 
     def read(
@@ -74,9 +77,11 @@ class ArrangedStates:
         return values[..., np.argsort(np.argsort(columns))]
 
     def read_static(self, wanted: Sequence[str]) -> NDArray[np.float32]:
+        """Static fields ``(static_channel, latitude, longitude)`` under the wanted names."""
         return self._placement(self._states.read_static(wanted))
 
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
+        """The cost of reading these channels and longitudes of one state."""
         runs = _runs(np.sort(self._placement.columns[longitudes]))
         costs = (
             self._states.reading_cost(channels, slice(int(run[0]), int(run[-1]) + 1))
@@ -85,6 +90,7 @@ class ArrangedStates:
         return sum(costs, ReadingCost(0, 0))
 
     def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+        """Statistics of a period (inclusive) of every one of ``channels``."""
         return self._states.statistics_over(period, progress)
 
 

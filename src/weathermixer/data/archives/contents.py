@@ -7,7 +7,7 @@ reason, and spoils nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from weathermixer.data.archives.coordinates import grid_of, levels_of, refuse_repeated
 from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup
 from weathermixer.data.archives.formats import OpenedDataset, naming_errors, open_datasets
+from weathermixer.data.archives.left_out import LeftOut, nothing_usable
 from weathermixer.data.archives.names import (
     DAY_OF_YEAR,
     HOUR,
@@ -41,25 +42,13 @@ FORECAST = (TIME, LEAD)
 CLIMATOLOGY = (HOUR, DAY_OF_YEAR)
 STATIC = ()
 _KINDS = {ANALYSIS: "analysis", FORECAST: "forecast", CLIMATOLOGY: "climatology"}
-_SHOWN_NAMES = 5
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A variable of an archive that is not used, under the archive's own name, and the reason.
-
-    ``is_known`` tells a variable that this project knows, but cannot use as it is, from others.
-    """
-
-    name: str
-    reason: str
-    is_known: bool
 
 
 @dataclass(frozen=True)
 class Contents:
     """The groups of an archive's fields; an analysis has groups of static fields besides.
 
+    ``source`` is the archive's path or address, and ``left_out`` what of it cannot be used.
     ``attributes`` are the archive's words about itself; ``is_partial`` tells whether parts of its
     fields can be read without the rest.
     """
@@ -74,8 +63,9 @@ class Contents:
 def read_contents(source: str, leading: tuple[str, ...], *, member: int | None = None) -> Contents:
     """Open a path or address and find its fields with the dimensions ``leading``.
 
-    ``member`` is the member of an ensemble to read. Raises UserError where nothing is there, or
-    nothing that can be used, with the reasons.
+    ``leading`` are those of an ``ANALYSIS``, a ``FORECAST`` or a ``CLIMATOLOGY``. ``member`` is the
+    member of an ensemble to read. Raises UserError where nothing is there, or nothing that can be
+    used, with the reasons.
     """
     groups: list[FieldGroup] = []
     left_out: list[LeftOut] = []
@@ -86,7 +76,7 @@ def read_contents(source: str, leading: tuple[str, ...], *, member: int | None =
     if leading != ANALYSIS:
         groups = [group for group in groups if group.leading == leading]
     if not groups:
-        raise UserError(_nothing_usable(source, leading, left_out))
+        raise UserError(nothing_usable(source, _KINDS[leading], left_out))
     return Contents(
         source,
         tuple(groups),
@@ -107,7 +97,7 @@ class _Sorting:
         self._whole: set[Hashable] = set()  # coordinates
 
     def into(self, groups: list[FieldGroup], left_out: list[LeftOut]) -> None:
-        """Add the groups, and what is left out."""
+        """Add the data set's groups to ``groups``, and what cannot be used to ``left_out``."""
         by_coordinates: dict[tuple[Any, ...], dict[str, ArchivedVariable]] = {}
         for name in sorted(map(str, self._dataset.data_vars), key=self._canonical_first):
             if canonical_name(name) is None and self._is_no_field(name):
@@ -124,7 +114,9 @@ class _Sorting:
             )
             group = by_coordinates.setdefault((leading, *places, times), {})
             if variable in group:
-                reason = f"is {variable} once more, which is read from {group[variable].own_name}"
+                reason = (
+                    f"is {variable} once more, which is read from {group[variable].name_in_archive}"
+                )
                 left_out.append(LeftOut(name, reason, is_known=True))
             else:
                 group[variable] = archived
@@ -134,7 +126,8 @@ class _Sorting:
             except UserError as error:
                 reason = str(error).removeprefix(self._source).lstrip(": ")
                 left_out += [
-                    LeftOut(each.own_name, reason, is_known=True) for each in variables.values()
+                    LeftOut(each.name_in_archive, reason, is_known=True)
+                    for each in variables.values()
                 ]
 
     @staticmethod
@@ -150,7 +143,7 @@ class _Sorting:
         return self._leading if variable in PROGNOSTIC_VARIABLES else STATIC
 
     def _variable(self, name: str) -> tuple[str, ArchivedVariable]:
-        """A variable under its name here; Unusable where it cannot be used."""
+        """A variable under its canonical name; Unusable where it cannot be used."""
         array = self._dataset[name]
         scalars = [own for own in array.coords if array.coords[own].ndim == 0]
         roles = {
@@ -160,7 +153,7 @@ class _Sorting:
         }
         for own in scalars:
             if roles.get(own) == MEMBER:
-                self._member_place(own, 1)
+                self._member_index(own, 1)
         for own in roles:
             self._refuse_unwritten_coordinate(own)
         meaning = meaning_of(name, array, roles)
@@ -215,8 +208,8 @@ class _Sorting:
                 role = None
             if role == LEVEL and not VARIABLES[variable].on_levels:
                 role = None
-            if roles.get(own) == MEMBER and (place := self._member_place(own, size)) is not None:
-                fixed[own] = place
+            if roles.get(own) == MEMBER and (index := self._member_index(own, size)) is not None:
+                fixed[own] = index
             elif role in (*leading, LEVEL, LATITUDE, LONGITUDE) and role not in dimensions:
                 assert role is not None
                 dimensions[role] = own
@@ -257,8 +250,8 @@ class _Sorting:
                     by_dimension.setdefault(own, role)
         return by_dimension
 
-    def _member_place(self, own: Hashable, size: int) -> int | None:
-        """Where the wanted member stands; None where there is one alone, and not another's."""
+    def _member_index(self, own: Hashable, size: int) -> int | None:
+        """The index of the wanted member; None where there is one alone, and not another's."""
         values = np.atleast_1d(self._dataset[own].values).tolist()
         if self._member in values:
             return int(values.index(self._member))
@@ -312,45 +305,3 @@ class _Sorting:
         if own is None:
             raise UserError(f"{self._source} lacks the coordinate {role}: add it")
         return self._coordinate(own)
-
-
-def left_out_in_words(source: str, left_out: Sequence[LeftOut]) -> str | None:
-    """One line about what is left out of an archive, with the reasons; None where nothing is.
-
-    Such as ``a.grib: left out z (has no level …); tp, sp (WeatherMixer does not use it)``.
-    """
-    return f"{source}: left out {_in_words(left_out)}" if left_out else None
-
-
-def reasons_in_words(source: str, left_out: Sequence[LeftOut]) -> str:
-    """What is left out of an archive though it is known, in brackets after a space, or nothing.
-
-    It is said where something is missed.
-    """
-    said = left_out_in_words(source, [each for each in left_out if each.is_known])
-    return f" ({said})" if said else ""
-
-
-def _in_words(left_out: Iterable[LeftOut]) -> str:
-    reasons: dict[str, list[str]] = {}
-    for each in left_out:
-        reasons.setdefault(each.reason, []).append(each.name)
-    return "; ".join(f"{_listed(names)} ({reason})" for reason, names in reasons.items())
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN_NAMES
-    return ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _nothing_usable(source: str, leading: tuple[str, ...], left_out: Sequence[LeftOut]) -> str:
-    known = [each for each in left_out if each.is_known]
-    if not known:
-        return (
-            f"{source} holds none of the variables that WeatherMixer knows; it has "
-            f"{_listed([each.name for each in left_out]) or 'none at all'}: choose another source"
-        )
-    reasons = list(dict.fromkeys(each.reason for each in known))
-    if len(reasons) == 1 and len(known) > 1:
-        return f"{source} {reasons[0]}"
-    return f"{source} holds no {_KINDS[leading]} that can be used: {_in_words(known)}"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from weathermixer.data.archives.names import Unusable
 from weathermixer.data.archives.units import conversion
 from weathermixer.data.grid import Grid
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
 # Of ERA5's and CMIP's pressure levels, hPa: what levels must be among where no unit is stated.
@@ -42,7 +43,7 @@ _LARGEST_RADIANS = 1.5708
 
 
 def whole_seconds(times: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
-    """Times to the nearest second.
+    """Round times to the nearest second.
 
     Decoded fractions of days or hours are a few microseconds off; cutting them to seconds would
     make 00:59:59 of one o'clock.
@@ -52,7 +53,7 @@ def whole_seconds(times: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
 
 
 def exact_times(coordinate: xr.DataArray, source: str) -> xr.DataArray:
-    """A coordinate of times, of any shape, to the second.
+    """A coordinate of times, of any shape, as exact times to the second.
 
     Raises UserError where times are missing, of another calendar, or kept so coarsely that hours
     cannot be told.
@@ -69,7 +70,10 @@ def exact_times(coordinate: xr.DataArray, source: str) -> xr.DataArray:
 
 
 def exact_lead_times(coordinate: xr.DataArray, source: str) -> xr.DataArray:
-    """A coordinate of lead times, of any shape, to the second; UserError where it has no unit."""
+    """A coordinate of lead times, of any shape, to the second.
+
+    Raises UserError where it has no unit of time, or where values are missing.
+    """
     values = coordinate.values
     if values.dtype.kind == "m":
         seconds = values.astype("timedelta64[us]").astype(np.float64) * 1e-6
@@ -95,13 +99,13 @@ def refuse_repeated(instants: NDArray[Any], source: str) -> None:
         return
     what = str(repeated[0])
     if repeated.dtype.kind == "m":
-        what = f"lead time {repeated[0] / np.timedelta64(1, 'h'):g} h"
+        what = f"lead time {to_hours(repeated[0]):g} h"
     more = f" (and {len(repeated) - 1} other repeated times)" if len(repeated) > 1 else ""
     raise UserError(f"{source} holds {what} more than once{more}: drop the duplicates first")
 
 
 def levels_of(coordinate: xr.DataArray) -> tuple[int | None, ...]:
-    """Each level in hPa, None where it is not whole, as that of no channel is.
+    """The levels of a coordinate in whole hPa; None for one that is not whole, as no channel's is.
 
     Where no unit is stated, levels are known only if all of them are usual pressure levels, in hPa
     or in Pa. Raises Unusable where they are not known.
@@ -137,7 +141,7 @@ def levels_of(coordinate: xr.DataArray) -> tuple[int | None, ...]:
 
 
 def grid_of(latitude: xr.DataArray, longitude: xr.DataArray, source: str) -> Grid:
-    """The grid ``(latitude, longitude)`` in degrees, in the order of the archive.
+    """The grid of two coordinates, in degrees and in the order of the archive.
 
     Raises UserError where coordinates are not plausible as degrees, repeated or out of order.
     """
@@ -180,7 +184,7 @@ def grid_of(latitude: xr.DataArray, longitude: xr.DataArray, source: str) -> Gri
 
 
 def covers_globe(grid: Grid) -> bool:
-    """Whether columns go round in even steps, and rows reach the poles but for one spacing."""
+    """Whether columns go round in even steps, and rows reach both poles but for one spacing."""
     columns, rows = np.sort(_from_zero(grid.longitude)), grid.latitude
     if len(rows) < 2:
         return False
@@ -190,7 +194,7 @@ def covers_globe(grid: Grid) -> bool:
 
 
 def global_grid(grid: Grid, source: str) -> Grid:
-    """A grid as stores keep it: longitudes from 0 eastward, rows to be shared evenly.
+    """The grid as stores keep it: longitudes from 0 eastward, rows to be shared evenly.
 
     Rows keep their direction; of an odd number that reaches both poles, the one at the south pole
     is dropped. Raises UserError where the grid does not cover the whole globe.
@@ -212,7 +216,7 @@ def _reach(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _from_zero(longitude: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same longitudes from 0 to 360, exclusive."""
+    """Longitudes wrapped to 0 to 360 degrees, exclusive."""
     eastward = longitude % 360.0
     eastward[eastward > 360.0 - 1e-6] = 0.0
     return eastward

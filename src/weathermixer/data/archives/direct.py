@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from weathermixer.config import Data, Period
 from weathermixer.console import Progress
 from weathermixer.data.archives.analyses import ArchiveAnalysis, open_analyses
-from weathermixer.data.archives.merging import MergedAnalyses, summary
+from weathermixer.data.archives.choosing import channels_in_words
+from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import (
     PROGNOSTIC_VARIABLES,
     STATIC_VARIABLES,
@@ -33,9 +34,11 @@ from weathermixer.data.statistics import (
     merge_moments,
 )
 from weathermixer.data.store.reading_cost import ReadingCost
+from weathermixer.data.time_steps import to_timedelta
 from weathermixer.errors import UserError
 
-PAIRS = 128  # of states one step apart, from which statistics are estimated
+PAIRS = 128
+"""How many pairs of states one step apart statistics are estimated from, at most."""
 
 
 class DirectStates:
@@ -71,7 +74,7 @@ class DirectStates:
 
     @classmethod
     def open(cls, source: str, data: Data) -> DirectStates:
-        """The archive at a path or address; UserError where there is none that can be used."""
+        """Open the archive at a path or address; UserError where there is none that can be used."""
         analyses = open_analyses(source, None)
         return cls([each for each in analyses if isinstance(each, ArchiveAnalysis)], data)
 
@@ -82,25 +85,26 @@ class DirectStates:
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Numbers of latitudes and longitudes."""
         return self._merged.grid
 
     @property
     def step(self) -> np.timedelta64:
-        """The step that was configured; an archive has none of its own."""
-        return np.timedelta64(round(self._step_hours * 3600), "s")
+        """The interval over which increments are measured: the configured step."""
+        return to_timedelta(self._step_hours)
 
     def fingerprint(self) -> str:
         """A short text that two archives share when they describe the same states."""
         return digest(self)
 
     def channel_indices(self, wanted: Sequence[str]) -> Indices:
-        """Where the wanted channels stand; UserError naming those that the archive lacks."""
+        """Indices of the wanted channels in a state; UserError naming those that are lacking."""
         lacking = [name for name in wanted if name not in self.channels]
         if lacking:
             raise UserError(
                 f"{self.path} lacks {', '.join(lacking)}: it offers "
-                f"{summary(self._offered)}{self._merged.reasons}; choose another archive, or "
-                "leave them out of data.variables and data.levels"
+                f"{channels_in_words(self._offered)}{self._merged.left_out_reasons}; "
+                "choose another archive, or leave them out of data.variables and data.levels"
             )
         return [self.channels.index(name) for name in wanted]
 
@@ -126,15 +130,15 @@ class DirectStates:
         lacking = [name for name in wanted if name not in self.static_channels]
         if lacking:
             raise UserError(
-                f"{self.path} lacks the static fields {', '.join(lacking)}{self._merged.reasons}: "
-                "leave them out of data.static, or prepare a store from it and a source that has "
-                "them"
+                f"{self.path} lacks the static fields {', '.join(lacking)}"
+                f"{self._merged.left_out_reasons}: leave them out of data.static, or "
+                "prepare a store from it and a source that has them"
             )
         places = np.array([self.static_channels.index(name) for name in wanted], dtype=np.intp)
         return self._merged.read_static()[places]
 
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
-        """The cost of reading this part of one state; a chunk of several times is read whole."""
+        """The cost of reading a part of one state; a chunk of several times is read whole."""
         by_variable: dict[str, list[int | None]] = {}
         for place in np.arange(len(self._channels))[channels]:
             channel = self._channels[place]
@@ -156,8 +160,8 @@ class DirectStates:
 
         Raises UserError where the period holds no pair, or a state that cannot be read.
         """
-        found = require_windows(self, self._step_hours, 1, period, key="data.train")
-        pairs = evenly_spaced(found, PAIRS)
+        windows = require_windows(self, self._step_hours, 1, period, key="data.train")
+        pairs = evenly_spaced(windows, PAIRS)
         weights = cell_area_weights(self.latitude)
         moments: dict[int, NDArray[np.float64]] = {}
         held: dict[int, NDArray[np.float32]] = {}

@@ -22,21 +22,25 @@ from weathermixer.data.archives.storage import Storage
 from weathermixer.data.archives.units import Conversion
 from weathermixer.data.channels import VARIABLES, Channel, implausibility
 from weathermixer.data.grid import Grid, Placement
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
 Part = slice | NDArray[np.intp]
+"""What is selected along one dimension."""
 
 
 @dataclass(frozen=True)
 class ArchivedVariable:
-    """One variable as an archive keeps it.
+    """A variable as an archive keeps it.
 
-    ``dimensions`` are the array's own names of canonical dimensions; along its other dimensions
-    ``fixed`` says where it is read. ``levels`` are in hPa, None where no channel is at that level.
-    Where the archive does not state units, ``has_units`` is false.
+    ``name_in_archive`` is the variable's name there, and ``dimensions`` are the array's names of
+    canonical dimensions; along its other dimensions ``fixed`` is the index that is read. ``array``
+    is read lazily, and ``storage`` knows what of it was written. ``levels`` are in hPa, None where
+    no channel is at that level. ``conversion`` is the one to SI units; where the archive does not
+    state units, ``has_units`` is false.
     """
 
-    own_name: str
+    name_in_archive: str
     array: xr.DataArray
     storage: Storage
     dimensions: Mapping[str, Hashable]
@@ -48,28 +52,32 @@ class ArchivedVariable:
     def read(
         self, wanted: Mapping[str, Part], order: Sequence[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-        """A selection, its dimensions as in ``order``, and where of it nothing was ever written.
+        """Read a selection, and where of it nothing was ever written (None where all was).
 
-        Dimensions that the array lacks have one element.
+        Both have the canonical dimensions of ``order``, of which those that the array lacks have
+        one element. Values are in SI units.
         """
         selection = self.selection(wanted)
         values = self.array.isel(dict(zip(self.array.dims, selection, strict=True))).values
-        unwritten = self.storage.unwritten(self.own_name, selection, values)
+        unwritten = self.storage.unwritten(self.name_in_archive, selection, values)
         return (
             self.conversion(self._arranged(values, order)),
             None if unwritten is None else self._arranged(unwritten, order),
         )
 
-    def has_chunk(self, place: Mapping[str, int]) -> bool:
-        """Whether there are bytes for a place along canonical dimensions, the first by default."""
+    def has_chunk(self, index: Mapping[str, int]) -> bool:
+        """Whether there are bytes for an element, by its indices along canonical dimensions.
+
+        They are 0 by default.
+        """
         own = [
-            self.fixed[dim] if dim in self.fixed else place.get(self._canonical[dim], 0)
+            self.fixed[dim] if dim in self.fixed else index.get(self._canonical[dim], 0)
             for dim in self.array.dims
         ]
-        return self.storage.has_chunk(self.own_name, own)
+        return self.storage.has_chunk(self.name_in_archive, own)
 
     def selection(self, wanted: Mapping[str, Part]) -> list[Part]:
-        """A selection along canonical dimensions as one along the array's own."""
+        """Translate a selection along canonical dimensions into one along the array's, in order."""
         return [
             slice(self.fixed[dim], self.fixed[dim] + 1)
             if dim in self.fixed
@@ -94,6 +102,7 @@ class ArchivedVariable:
 class FieldGroup:
     """Variables of an archive that share their coordinates.
 
+    ``source`` is the archive's path or address, and ``variables`` are by canonical name.
     ``coordinates`` are those of the ``leading`` dimensions, in the archive's order: times and lead
     times to the second, or hours and days of the year. ``grid`` too is in the archive's order.
     """
@@ -114,8 +123,8 @@ class FieldGroup:
             for channel in self._channels_of(name)
         )
 
-    def chunk(self, dimension: str, channels: Sequence[Channel]) -> int:
-        """How many of a leading dimension share a chunk in any variable of these channels."""
+    def chunk_length(self, dimension: str, channels: Sequence[Channel]) -> int:
+        """The longest chunk along a leading dimension among the variables of some channels."""
         sizes = []
         for variable in {channel.variable for channel in channels}:
             archived = self.variables[variable]
@@ -130,7 +139,7 @@ class FieldGroup:
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
-        """Fields ``(*leading, channel, latitude, longitude)``; see ``read``."""
+        """Read fields ``(*leading, channel, latitude, longitude)``; raises what ``read`` does."""
         sizes = [len(self.coordinates[name][index[name]]) for name in self.leading]
         shape = (len(placement.rows), len(placement.columns[longitudes]))
         fields = np.empty((*sizes, len(channels), *shape), np.float32)
@@ -148,7 +157,7 @@ class FieldGroup:
         placement: Placement,
         longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
-        """Fields ``(*leading, level, latitude, longitude)`` on the grid of a placement.
+        """Read fields ``(*leading, level, latitude, longitude)`` on the grid of a placement.
 
         ``index`` selects along each leading dimension; ``longitudes``, of the placement's columns.
         Raises UserError, naming the archive, the variable and the first time, where values were
@@ -159,13 +168,13 @@ class FieldGroup:
         is_whole = len(columns) == len(self.grid.longitude)
         wanted: dict[str, Part] = {
             **index,
-            LEVEL: consecutive([archived.levels.index(level) for level in levels]),
+            LEVEL: slice_if_consecutive([archived.levels.index(level) for level in levels]),
             LATITUDE: slice(0, len(self.grid.latitude)),
             # Readers handle whole rows best: these are put in order afterwards.
-            LONGITUDE: slice(0, len(columns)) if is_whole else consecutive(columns),
+            LONGITUDE: slice(0, len(columns)) if is_whole else slice_if_consecutive(columns),
         }
         order = (*self.leading, LEVEL, LATITUDE, LONGITUDE)
-        with naming_errors(self.source, f"read: {variable} {self.where(index)}"):
+        with naming_errors(self.source, f"read: {variable} {self.describe(index)}"):
             values, unwritten = archived.read(wanted, order)
         if unwritten is not None:
             self._refuse_unwritten(variable, levels, index, unwritten)
@@ -173,10 +182,7 @@ class FieldGroup:
         return values[..., _permuted(columns)] if is_whole else values
 
     def check_unstated_units(self) -> None:
-        """Where units are not stated, the first field has to be plausible in SI units.
-
-        Raises UserError, naming the variable, where it is not.
-        """
+        """Raise UserError where units are unstated and a first field is implausible in SI units."""
         index: dict[str, Part] = {name: slice(0, 1) for name in self.leading}
         for channel in self.channels:
             archived = self.variables[channel.variable]
@@ -184,7 +190,7 @@ class FieldGroup:
             if archived.has_units or (levels and channel.level_hpa != levels[0]):
                 continue
             fields = self.read(
-                channel.variable, [channel.level_hpa], index, Placement.of(self.grid)
+                channel.variable, [channel.level_hpa], index, Placement.identity(self.grid)
             )
             field = fields.reshape(self.grid.shape)
             wrong = implausibility(channel, field, is_global=covers_globe(self.grid))
@@ -194,16 +200,19 @@ class FieldGroup:
                     f"{wrong}"
                 )
 
-    def where(self, index: Mapping[str, Part], place: Sequence[int] | None = None) -> str:
-        """The first place of a selection, or one of it, in words: ``at 2020-01-01T06:00:00``."""
+    def describe(self, index: Mapping[str, Part], position: Sequence[int] | None = None) -> str:
+        """Where a selection begins, in words: ``at 2020-01-01T06:00:00``.
+
+        ``position`` is an element of it along the leading dimensions, in the place of the first.
+        """
         words = []
         for axis, name in enumerate(self.leading):
             values = self.coordinates[name][index[name]]
-            value = values[0 if place is None else place[axis]]
+            value = values[0 if position is None else position[axis]]
             if name == TIME:
                 words.append(f"{'from' if LEAD in self.leading else 'at'} {value}")
             elif name == LEAD:
-                words.append(f"at lead {value / np.timedelta64(1, 'h'):g} h")
+                words.append(f"at lead {to_hours(value):g} h")
             else:
                 words.append(f"of {name} {value}")
         return " ".join(words)
@@ -225,17 +234,17 @@ class FieldGroup:
         if not self.leading and not unwritten.all():
             # Writers leave out chunks that hold the fill value alone: sea, in a mask of land.
             return
-        *place, level = np.argwhere(by_field)[0]
+        *position, level = np.argwhere(by_field)[0]
         name = Channel(variable, levels[level]).name
-        where = f" {self.where(index, place)}" if self.leading else ""
+        where = f" {self.describe(index, position)}" if self.leading else ""
         raise UserError(
             f"{self.source}: {name}{where} was never written: the archive holds no data for it, so "
             "fetch it again, or choose times that it has"
         )
 
 
-def consecutive(indices: Sequence[int] | NDArray[np.intp]) -> Part:
-    """The same selection as a slice where indices follow each other: readers are faster then."""
+def slice_if_consecutive(indices: Sequence[int] | NDArray[np.intp]) -> Part:
+    """Indices as a slice where each follows the one before, which readers handle faster."""
     array = np.asarray(indices, np.intp)
     if len(array) and np.all(np.diff(array) == 1):
         return slice(int(array[0]), int(array[-1]) + 1)
@@ -243,9 +252,9 @@ def consecutive(indices: Sequence[int] | NDArray[np.intp]) -> Part:
 
 
 def _permuted(indices: NDArray[np.intp]) -> Part:
-    """A way to put elements in order that makes no copy where it need not."""
-    part = consecutive(indices)
-    reverse = consecutive(indices[::-1])
+    """Indices as a slice, forward or backward, where they are one: indexing then makes no copy."""
+    part = slice_if_consecutive(indices)
+    reverse = slice_if_consecutive(indices[::-1])
     if isinstance(part, np.ndarray) and isinstance(reverse, slice):
         start, stop = reverse.stop - 1, reverse.start - 1
         return slice(start, None if stop < 0 else stop, -1)

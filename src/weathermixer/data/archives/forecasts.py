@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.data.archives.analyses import is_store
-from weathermixer.data.archives.contents import FORECAST, left_out_in_words, read_contents
-from weathermixer.data.archives.fields import FieldGroup, consecutive
+from weathermixer.data.archives.contents import FORECAST, read_contents
+from weathermixer.data.archives.fields import FieldGroup, slice_if_consecutive
+from weathermixer.data.archives.left_out import left_out_in_words
 from weathermixer.data.archives.names import LEAD, TIME
 from weathermixer.data.channels import (
     PROGNOSTIC_VARIABLES,
@@ -20,6 +21,7 @@ from weathermixer.data.channels import (
     parse_channel,
 )
 from weathermixer.data.grid import Grid, find_placement
+from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
 
@@ -27,8 +29,8 @@ from weathermixer.errors import UserError
 class Forecast:
     """An open forecast: ``initial_times (time,)``, ``lead_times (lead,)``, and its fields.
 
-    Where a file holds several data sets, all of them are of these times. ``remark`` is a line about
-    what is left out, where anything is.
+    ``path`` may be an address. Where a file holds several data sets, each is one of ``groups``, and
+    all of them are of these times. ``remark`` is a line about what is left out, where anything is.
     """
 
     path: str
@@ -70,23 +72,28 @@ class Forecast:
 
     @property
     def grid(self) -> Grid:
+        """The grid of the first data set, in the forecast's order."""
         return self.groups[0].grid
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names in canonical order, by increasing level."""
+        """Names of all channels, in canonical order, by increasing level."""
         held = {channel for group in self.groups for channel in group.channels}
         order = list(PROGNOSTIC_VARIABLES)
         return names(sorted(held, key=lambda c: (order.index(c.variable), c.level_hpa or 0)))
 
     @property
     def lead_hours(self) -> tuple[float, ...]:
-        return tuple((self.lead_times / np.timedelta64(1, "h")).tolist())
+        """The lead times in hours."""
+        return tuple(to_hours(self.lead_times).tolist())
 
-    def chunk(self, dimension: str, channels: Sequence[str]) -> int:
-        """How many initial times or lead times share a chunk in any of these channels."""
+    def chunk_length(self, dimension: str, channels: Sequence[str]) -> int:
+        """The longest chunk, in initial times or lead times, in any of some channels.
+
+        ``dimension`` is ``time`` or ``prediction_timedelta``.
+        """
         return max(
-            group.chunk(dimension, own)
+            group.chunk_length(dimension, own)
             for group, places in self._owners(channels)
             if (own := [parse_channel(channels[place]) for place in places])
         )
@@ -98,12 +105,13 @@ class Forecast:
         leads: NDArray[np.intp],
         grid: Grid,
     ) -> NDArray[np.float32]:
-        """Fields ``(time, lead, channel, latitude, longitude)`` in SI units, on a grid.
+        """Read fields ``(time, lead, channel, latitude, longitude)`` in SI units, on ``grid``.
 
-        ``times`` and ``leads`` are indices. Raises UserError, naming what, where values are NaN or
-        infinite, were never written, or cannot be read.
+        ``times`` and ``leads`` are indices; ``grid`` differs from the forecast's in its order
+        alone. Raises UserError, naming what, where values are NaN or infinite, were never written,
+        or cannot be read.
         """
-        index = {TIME: consecutive(times), LEAD: consecutive(leads)}
+        index = {TIME: slice_if_consecutive(times), LEAD: slice_if_consecutive(leads)}
         fields = np.empty((len(times), len(leads), len(channels), *grid.shape), np.float32)
         for group, places in self._owners(channels):
             if places:
@@ -115,7 +123,7 @@ class Forecast:
         return fields
 
     def _owners(self, channels: Sequence[str]) -> list[tuple[FieldGroup, list[int]]]:
-        """For each group, where its channels stand among the wanted ones."""
+        """For each group, the indices of its channels among the wanted ones."""
         return [
             (
                 group,
@@ -130,9 +138,9 @@ class Forecast:
         # One addition per value finds NaN and infinity more cheaply than a mask.
         if np.isfinite(fields.sum(dtype=np.float64)):
             return
-        *place, channel = np.argwhere(~np.isfinite(fields).all(axis=(-2, -1)))[0]
+        *position, channel = np.argwhere(~np.isfinite(fields).all(axis=(-2, -1)))[0]
         raise UserError(
-            f"{self.path}: the state {self.groups[0].where(index, place)} has NaN or infinite "
-            f"values, first in {channels[channel]}: copy or make it again, or leave that time or "
-            "channel out"
+            f"{self.path}: the state {self.groups[0].describe(index, position)} has NaN or "
+            f"infinite values, first in {channels[channel]}: copy or make it again, or leave that "
+            "time or channel out"
         )

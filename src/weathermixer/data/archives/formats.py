@@ -26,7 +26,7 @@ from weathermixer.data.archives.storage import (
     Storage,
     ZarrStorage,
 )
-from weathermixer.data.store.store import partial_path
+from weathermixer.data.partial_files import partial_path
 from weathermixer.errors import UserError
 
 _ZARR_MARKERS = ("zarr.json", ".zmetadata", ".zgroup")
@@ -44,7 +44,7 @@ _READ_ERRORS = (
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """A data set, read lazily, and the storage that can be asked what it was given.
+    """A ``dataset``, read lazily, and the ``storage`` that can be asked what it was given.
 
     ``is_partial`` tells whether parts of a field can be read without the rest of it.
     """
@@ -55,7 +55,7 @@ class OpenedDataset:
 
 
 def open_datasets(source: str) -> list[OpenedDataset]:
-    """What is at a path or address: one data set, or several where GRIB mixes kinds of level.
+    """Open a path or address: one data set, or several where GRIB mixes kinds of level.
 
     Raises UserError where nothing is there, something unfinished, or what is in no format that can
     be read.
@@ -83,7 +83,7 @@ def open_datasets(source: str) -> list[OpenedDataset]:
 
 
 def local_path(source: str) -> str:
-    """The path that an address of a local file is of; any other source as it is."""
+    """The path in an address ``file://...``; any other source as it is."""
     if source.startswith("file://"):
         return unquote(source.removeprefix("file://"))
     return source
@@ -91,7 +91,10 @@ def local_path(source: str) -> str:
 
 @contextmanager
 def naming_errors(name: str, doing: str) -> Iterator[None]:
-    """Turns what decoders and downloads raise into one sentence that names the source."""
+    """While entered, turn what decoders and downloads raise into a UserError that names ``name``.
+
+    ``doing`` completes its sentence, as in ``cannot be opened``.
+    """
     try:
         # Reading is often, and has its own progress.
         with waiting_for(f"{name} to be opened") if "opened" in doing else nullcontext():
@@ -205,7 +208,7 @@ def _is_filled_with_zeros(variable: xr.Variable) -> bool:
 
 
 def _without_undecodable_units(raw: xr.Dataset) -> xr.Dataset:
-    """The same without units of times in which xarray finds no time, such as ``day as %Y%m%d``."""
+    """Drop units of times in which xarray finds no time, such as ``day as %Y%m%d``."""
     for name in raw.variables:
         try:
             xr.decode_cf(raw[[name]].drop_vars(set(raw.coords) - {name}), decode_timedelta=False)

@@ -72,7 +72,7 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class Meaning:
-    """Which variable an array holds, and the way to its SI units.
+    """Which variable an array holds, and the conversion to its SI units.
 
     Where the file states no units, ``has_units`` is false: its values have to be plausible.
     """
@@ -83,12 +83,12 @@ class Meaning:
 
 
 def canonical_name(name: str) -> str | None:
-    """The name here of a variable under an archive's own; None of a variable that is not known."""
+    """The canonical name of an archive's variable; None of a variable that is not known."""
     return _CANONICAL_NAMES.get(name.lower())
 
 
 def role_of(name: Hashable, dataset: xr.Dataset) -> str | None:
-    """What a dimension or coordinate is, such as ``latitude``; None where nothing says so.
+    """The canonical name of a dimension or coordinate, such as ``latitude``; None if untold.
 
     Its name tells, or else its attributes after the CF conventions.
     """
@@ -114,9 +114,9 @@ def role_of(name: Hashable, dataset: xr.Dataset) -> str | None:
 
 
 def meaning_of(name: str, array: xr.DataArray, roles: Mapping[Hashable, str]) -> Meaning:
-    """What an array of an archive is; Unusable where that cannot be told.
+    """The variable and the units that an array of an archive holds.
 
-    ``roles`` are those of its dimensions and coordinates.
+    ``roles`` are those of its dimensions and coordinates. Raises Unusable where it cannot be told.
     """
     variable = canonical_name(name)
     if variable is None:

@@ -8,13 +8,14 @@ from functools import partial
 from typing import Any
 
 from weathermixer.data.archives.analyses import open_analyses
+from weathermixer.data.archives.choosing import channels_in_words
 from weathermixer.data.archives.coordinates import covers_globe
-from weathermixer.data.archives.merging import MergedAnalyses, summary
+from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import LEVELS_HPA, PROGNOSTIC_VARIABLES, channels_of, names
 from weathermixer.data.store.inspection import (
     Gap,
+    collect_errors,
     damage_in_words,
-    errors_of,
     gaps_in_words,
     spacing_of,
 )
@@ -24,9 +25,11 @@ from weathermixer.data.store.inspection import (
 class ArchiveOverview:
     """What can be used of an archive that others wrote, as ``data prepare`` would take it.
 
-    ``usual_spacing_hours`` is the commonest interval between neighbouring times; ``remarks`` are
-    sentences about what is left out. ``damaged`` names what could not be read; None where it was
-    not looked for.
+    ``grid`` is the numbers of latitudes and longitudes, ``latitude`` and ``longitude`` are the
+    first and last of each in degrees, and ``dropped_row`` names a row that is left out.
+    ``variables`` are the ``channels`` in words. ``usual_spacing_hours`` is the commonest interval
+    between neighbouring times, and ``gaps`` are where it is longer; ``remarks`` are sentences about
+    what is left out. ``damaged`` names what could not be read; None where it was not looked for.
     """
 
     path: str
@@ -46,10 +49,11 @@ class ArchiveOverview:
     damaged: tuple[str, ...] | None
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as an object of JSON."""
         return asdict(self)
 
     def render(self) -> str:
-        """A few lines of plain text."""
+        """The overview as a few lines of plain text for a terminal."""
         rows, columns = self.grid
         spacing = self.usual_spacing_hours
         usual = "" if spacing is None else f", mostly {spacing:g} h apart"
@@ -69,7 +73,7 @@ class ArchiveOverview:
         return "\n".join([*lines, *self.remarks])
 
 
-def look_over(
+def inspect_archive(
     source: str,
     *,
     member: int | None = None,
@@ -106,8 +110,8 @@ def look_over(
         usual_spacing_hours=usual,
         gaps=gaps,
         channels=names(merged.channels),
-        variables=summary(set(merged.channels)),
+        variables=channels_in_words(set(merged.channels)),
         static_channels=merged.static_channels,
         remarks=merged.remarks,
-        damaged=errors_of([*reads, merged.read_static], progress) if full else None,
+        damaged=collect_errors([*reads, merged.read_static], progress) if full else None,
     )

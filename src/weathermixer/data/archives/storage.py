@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 Selection = Sequence[slice | NDArray[np.intp]]
+"""What is selected along each dimension of an array."""
 
 
 class Storage(Protocol):
-    """The arrays of one data set, by the names that they have in it."""
+    """What can be asked of the storage of a data set's arrays, by their names in it."""
 
-    def has_chunk(self, name: str, place: Sequence[int]) -> bool:
-        """Whether there are bytes for the chunk that holds an element; true where unknown.
+    def has_chunk(self, name: str, index: Sequence[int]) -> bool:
+        """Whether there are bytes for the chunk with the element at ``index``; true if unknown.
 
         The storage is asked whether a file exists; of a shard, one chunk is read.
         """
@@ -37,7 +38,7 @@ class Storage(Protocol):
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
-        """Where a selection of an array, along each of its dimensions, was never written.
+        """Where a selection of an array was never written, as a mask of the selection's shape.
 
         ``values`` are those that were read of it, decoded; only where some are like the fill value
         is the storage asked. None where all was written, or where it cannot be told.
@@ -47,15 +48,18 @@ class Storage(Protocol):
 class OpaqueStorage:
     """Storage that keeps whole fields, of which none can be missing unnoticed."""
 
-    def has_chunk(self, name: str, place: Sequence[int]) -> bool:
+    def has_chunk(self, name: str, index: Sequence[int]) -> bool:
+        """Whether there are bytes for the chunk with the element at ``index``; true if unknown."""
         return True
 
     def is_whole(self, name: str) -> bool:
+        """Whether all of a small array was written; true where unknown."""
         return True
 
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
+        """Where a selection of an array was never written, as a mask of the selection's shape."""
         return None
 
 
@@ -69,18 +73,20 @@ class ZarrStorage:
     def _group(self) -> zarr.Group:
         return zarr.open_group(self._store, mode="r")
 
-    def has_chunk(self, name: str, place: Sequence[int]) -> bool:
+    def has_chunk(self, name: str, index: Sequence[int]) -> bool:
+        """Whether there are bytes for the chunk with the element at ``index``; true if unknown."""
         array = self._array(name)
         if array.shards is not None:  # a file of many chunks, of which some may be missing
-            element = tuple(slice(index, index + 1) for index in place)
+            element = tuple(slice(i, i + 1) for i in index)
             return not self._follows_fill_value(array, element).any()
-        chunk = tuple(index // size for index, size in zip(place, array.chunks, strict=True))
+        chunk = tuple(i // size for i, size in zip(index, array.chunks, strict=True))
         key = f"{array.path}/{array.metadata.encode_chunk_key(chunk)}".lstrip("/")
         return bool(zarr.core.sync.sync(array.store.exists(key)))
 
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
+        """Where a selection of an array was never written, as a mask of the selection's shape."""
         array = self._array(name)
         if not _resemble(values, array.fill_value, array.attrs):
             return None
@@ -88,6 +94,7 @@ class ZarrStorage:
         return result if result.any() else None
 
     def is_whole(self, name: str) -> bool:
+        """Whether all of a small array was written; true where unknown."""
         array = self._array(name)
         everything = tuple(slice(0, size) for size in array.shape)
         return (
@@ -122,13 +129,15 @@ class Hdf5Storage:
     def _opened(self) -> h5py.File:
         return h5py.File(self._file, "r")
 
-    def has_chunk(self, name: str, place: Sequence[int]) -> bool:
+    def has_chunk(self, name: str, index: Sequence[int]) -> bool:
+        """Whether there are bytes for the chunk with the element at ``index``; true if unknown."""
         dataset = self._opened[name]
-        return not _is_unwritten(dataset, tuple(place))
+        return not _is_unwritten(dataset, tuple(index))
 
     def unwritten(
         self, name: str, selection: Selection, values: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
+        """Where a selection of an array was never written, as a mask of the selection's shape."""
         dataset = self._opened[name]
         if not _resemble(values, dataset.fillvalue, dataset.attrs):
             return None
@@ -136,6 +145,7 @@ class Hdf5Storage:
         return result if result.any() else None
 
     def is_whole(self, name: str) -> bool:
+        """Whether all of a small array was written; true where unknown."""
         dataset = self._opened[name]
         return not self._never_allocated(dataset, [slice(None)] * dataset.ndim).any()
 
@@ -159,10 +169,10 @@ class Hdf5Storage:
         return result
 
 
-def _is_unwritten(dataset: Any, place: tuple[int, ...]) -> bool:
+def _is_unwritten(dataset: Any, index: tuple[int, ...]) -> bool:
     if dataset.chunks is None:
         return bool(dataset.id.get_storage_size() == 0)
-    return dataset.id.get_chunk_info_by_coord(place).byte_offset is None
+    return dataset.id.get_chunk_info_by_coord(index).byte_offset is None
 
 
 def _resemble(values: NDArray[Any], fill: Any, attributes: Any) -> bool:

@@ -28,8 +28,9 @@ _ZERO = np.timedelta64(0, "s")
 class TimeAxes:
     """The coordinates that tell an array's times; None for those that it does not have.
 
-    ``is_unclear`` where a file calls its ``time`` the valid one by its attributes, as many call
-    any, and has lead times but no initial time that would confirm it.
+    ``source`` names the archive in messages. ``is_unclear`` where a file calls its ``time`` the
+    valid one by its attributes, as many call any, and has lead times but no initial time that would
+    confirm it.
     """
 
     source: str
@@ -40,7 +41,7 @@ class TimeAxes:
 
     @classmethod
     def of(cls, array: xr.DataArray, dataset: xr.Dataset, source: str) -> TimeAxes:
-        """The times of an array of a data set."""
+        """Find the coordinates that tell the times of an array of a data set."""
         by_kind: dict[str, xr.DataArray] = {}
         for name in dict.fromkeys((*array.dims, *array.coords)):
             kind = _kind(name, dataset)
@@ -79,7 +80,10 @@ class TimeAxes:
         return self._flat(times, along)
 
     def initial_times(self, along: Hashable | None) -> NDArray[np.datetime64]:
-        """Initial times ``(time,)`` of forecasts along one of the array's dimensions."""
+        """Initial times ``(time,)`` of forecasts along one of the array's dimensions.
+
+        Raises UserError where they cannot be told.
+        """
         if self.initial is not None:
             return self._flat(exact_times(self.initial, self.source), along)
         assert self.valid is not None
@@ -88,7 +92,10 @@ class TimeAxes:
         return self._flat(exact_times(self.valid, self.source) - leads, along)
 
     def lead_times(self, along: Hashable | None) -> NDArray[np.timedelta64]:
-        """Lead times ``(lead,)`` of forecasts along one of the array's dimensions."""
+        """Lead times ``(lead,)`` of forecasts along one of the array's dimensions.
+
+        Raises UserError where they cannot be told.
+        """
         if self.lead is not None:
             return self._flat(exact_lead_times(self.lead, self.source), along)
         assert self.valid is not None
@@ -97,7 +104,7 @@ class TimeAxes:
         return self._flat(exact_times(self.valid, self.source) - initials, along)
 
     def dimensions(self, role: str, *, is_forecast: bool) -> tuple[Hashable, ...]:
-        """Along which dimensions valid times, or a forecast's initial or lead times, vary.
+        """Dimensions along which valid times, or a forecast's initial or lead times, vary.
 
         Raises Unusable where a forecast's cannot be told.
         """
@@ -115,7 +122,7 @@ class TimeAxes:
 
     @staticmethod
     def _flat(instants: xr.DataArray, along: Hashable | None) -> NDArray[Any]:
-        """One-dimensional values; the first along every other dimension, which has one element."""
+        """Values along one dimension; the others have one element each."""
         first = instants.isel({dim: 0 for dim in instants.dims if dim != along})
         return np.atleast_1d(first.values)
 
@@ -123,7 +130,7 @@ class TimeAxes:
 def shared_dimension(
     role: str, varying: tuple[Hashable, ...], sizes: dict[Hashable, int]
 ) -> Hashable | None:
-    """The one of several dimensions along which times of a role vary; None where none does.
+    """Choose of several dimensions the one along which times of a role vary; None if none is.
 
     Raises Unusable where more than one has several elements.
     """

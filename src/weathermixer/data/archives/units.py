@@ -59,20 +59,20 @@ _FACTOR = re.compile(r"(?P<symbol>[^\d\s*/^.+\-]+)(?:\*\*|\^)?(?P<power>[+-]?\d+
 
 @dataclass(frozen=True)
 class Conversion:
-    """Values in SI units are ``factor · values + offset``."""
+    """A linear conversion of units: ``factor · values + offset``."""
 
     factor: float = 1.0
     offset: float = 0.0
 
     def __call__(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Values in float32; the same bits where there is nothing to convert."""
+        """Convert values, into float32; their bits stay where there is nothing to convert."""
         if self == Conversion():
             return np.asarray(values, np.float32)
         return (values * np.float64(self.factor) + self.offset).astype(np.float32)
 
 
 def conversion(units: str, to: str) -> Conversion | None:
-    """The way from one unit to another; None where it is unknown or measures something else.
+    """The conversion from ``units`` to others; None where one is unknown or they do not match.
 
     >>> [conversion(text, "m s-1") for text in ("m/s", "m s**-1", "km h-1", "K")]
     [Conversion(factor=1.0, offset=0.0), Conversion(factor=1.0, offset=0.0), \

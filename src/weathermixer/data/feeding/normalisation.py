@@ -50,7 +50,7 @@ class Normalisation:
         period: tuple[np.datetime64, np.datetime64],
         progress: Progress | None = None,
     ) -> Normalisation:
-        """Statistics of some channels over a period (inclusive), and normalised static fields.
+        """Make one from the statistics of some channels over a period, both of its ends inclusive.
 
         ``progress(done, total)`` is called where states must be read for them. Raises UserError
         where the store lacks a channel or a static field, or where the period holds too few times.
@@ -76,10 +76,11 @@ class Normalisation:
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Numbers of latitudes and longitudes."""
         return len(self.latitude), len(self.longitude)
 
     def part(self, channels: slice, static: slice, longitudes: slice) -> Normalisation:
-        """The same for some of the channels, static fields and longitudes."""
+        """The normalisation of some channels, static fields and longitudes, such as a rank's."""
         return Normalisation(
             channels=self.channels[channels],
             mean=self.mean[channels],
@@ -93,13 +94,13 @@ class Normalisation:
 
     @property
     def increment_scale(self) -> NDArray[np.float64]:
-        """The standard deviation of the change over one step of a normalised state, (channel,)."""
+        """Standard deviation ``(channel,)`` of the change of a normalised state over one step."""
         return self.step_std / self.std
 
     def normalise(self, state: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """``(state − mean) / std`` of ``(..., channel, latitude, longitude)``.
+        """Normalise ``state (..., channel, latitude, longitude)``: ``(state − mean) / std``.
 
-        It is computed in the type of ``out``, and put there, or of the state itself.
+        It is computed in the type of ``out``, and written there, or else in that of ``state``.
         """
         mean, std = self._aligned(state.dtype if out is None else out.dtype)
         result: NDArray[Any] = np.subtract(state, mean, out=out)
@@ -131,7 +132,7 @@ class Normalisation:
                 )
 
     def save(self, path: Path) -> None:
-        """Write to a ``.npz`` file."""
+        """Write the normalisation to an ``.npz`` file; OSError where that is impossible."""
         with path.open("wb") as file:
             np.savez(
                 file,

@@ -8,11 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Period
+from weathermixer.config.dates import periods_overlap
 from weathermixer.errors import UserError
 
 
 class Periods(NamedTuple):
-    """Three spans of time, inclusive; the later ones are None where no time is left for them."""
+    """Three periods, inclusive: ``train`` to learn from, ``validation``, and ``test``.
+
+    The last two are None where no time is left for them.
+    """
 
     train: Period
     validation: Period | None
@@ -37,7 +41,7 @@ def periods(
         None,
     )
     one_is_default = (train is None) != (validation is None)
-    if one_is_default and chosen.validation and _overlap(chosen.train, chosen.validation):
+    if one_is_default and chosen.validation and periods_overlap(chosen.train, chosen.validation):
         raise UserError(
             f"the training period {_text(chosen.train)} and the validation period "
             f"{_text(chosen.validation)} overlap: set both data.train and data.validation"
@@ -51,10 +55,6 @@ def periods(
 
 def _span(times: NDArray[np.datetime64]) -> Period | None:
     return (times[0], times[-1]) if len(times) else None
-
-
-def _overlap(one: Period, other: Period) -> bool:
-    return bool(one[0] <= other[1] and other[0] <= one[1])
 
 
 def _text(period: Period) -> str:

@@ -96,7 +96,7 @@ def read_ahead(
     ahead: int = AHEAD,
     threads: int = THREADS,
 ) -> Generator[Batch, None, None]:
-    """The batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
+    """Yield the batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
 
     While one batch is used, ``ahead`` others are being read, or wait. Close the generator
     (``contextlib.closing``) to stop early; errors of the threads are raised in their batch's turn.
@@ -109,7 +109,7 @@ def read_ahead(
 
 
 def buffer_bytes(batch_bytes: int, state_bytes: int) -> int:
-    """The most that reading ahead holds: batches, and what its threads are reading.
+    """The most bytes that reading ahead holds: of batches, and of what its threads are reading.
 
     Another batch is begun while the last one is still used. ``state_bytes`` are those of one state
     of a batch, which a thread holds compressed, as chunks and put together.
@@ -118,13 +118,15 @@ def buffer_bytes(batch_bytes: int, state_bytes: int) -> int:
 
 
 def kept_states_bytes(ranks: int) -> int:
-    """Memory for states that were read, of each of so many ranks that share this machine's."""
+    """Bytes in which each of the ``ranks`` of this machine may keep states that it has read."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return memory // _MEMORY_SHARE // ranks
 
 
 @dataclass(frozen=True)
-class _Pending:
+class _PendingBatch:
+    """A batch whose states are being read into its tensor."""
+
     states: Tensor
     indices: NDArray[np.int64]
     reads: list[Future[int]]
@@ -133,7 +135,9 @@ class _Pending:
         return Batch(self.states, self.indices, sum(read.result() for read in self.reads))
 
 
-def _submit(pool: ThreadPoolExecutor, reader: StateReader, indices: NDArray[np.int64]) -> _Pending:
+def _submit(
+    pool: ThreadPoolExecutor, reader: StateReader, indices: NDArray[np.int64]
+) -> _PendingBatch:
     channels, grid = len(reader.normalisation.channels), reader.normalisation.grid
     # Allocated by torch: NumPy aligns to 16 bytes only, and vectorised sums may depend on that.
     states = torch.empty((*indices.shape, channels, *grid), dtype=reader.dtype)
@@ -142,11 +146,11 @@ def _submit(pool: ThreadPoolExecutor, reader: StateReader, indices: NDArray[np.i
         pool.submit(reader.fill, slot, int(index))
         for slot, index in zip(slots, indices.ravel(), strict=True)
     ]
-    return _Pending(states, indices, reads)
+    return _PendingBatch(states, indices, reads)
 
 
-def _in_order(batches: Iterator[_Pending], ahead: int) -> Iterator[Batch]:
-    waiting: deque[_Pending] = deque()
+def _in_order(batches: Iterator[_PendingBatch], ahead: int) -> Iterator[Batch]:
+    waiting: deque[_PendingBatch] = deque()
     for pending in batches:
         waiting.append(pending)
         if len(waiting) > ahead:

@@ -15,29 +15,32 @@ from numpy.typing import NDArray
 from weathermixer.config import Data, Period, parse_period
 from weathermixer.data.feeding.periods import Periods, periods
 from weathermixer.data.states import States
+from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 
 
 def training_period(data: Data, store: States) -> Period:
-    """``data.train``, or by default the first four fifths of the store's times."""
+    """The period ``data.train``, or by default the first four fifths of the store's times."""
     return _periods(data, store).train
 
 
 def validation_period(data: Data, store: States) -> Period | None:
-    """``data.validation``, or by default a tenth of the store's times, where it has enough."""
+    """The period ``data.validation``, or by default a tenth of the store's times, if it has any."""
     return _periods(data, store).validation
 
 
 def windows(
     times: NDArray[np.datetime64], step_hours: float, length: int, period: Period
 ) -> NDArray[np.int64]:
-    """Every run of times exactly one step apart, as time indices ``(window, length + 1)``.
+    """Find the windows: every run of times exactly one step apart.
+
+    They are time indices ``(window, length + 1)``, in the order of their first time.
 
     ``times`` increase, at any spacing: a step may span several of them. All of a window's times lie
-    in the period (inclusive). Windows are in the order of their first time.
+    in the period (inclusive).
     """
-    step = _step(step_hours)
+    step = to_timedelta(step_hours)
     following = np.searchsorted(times, times + step)
     following[following == len(times)] = 0
     whole = times[following] == times + step
@@ -53,9 +56,10 @@ def windows(
 def require_windows(
     store: States, step_hours: float, length: int, period: Period, *, key: str
 ) -> NDArray[np.int64]:
-    """``windows`` of a store; UserError, with what its times are like, where there are none.
+    """Find the ``windows`` of a store, at least one.
 
-    ``key`` is the setting that chose the period, such as ``data.train``.
+    ``key`` is the setting that chose the period, such as ``data.train``. Raises UserError, with
+    what the store's times are like, where there are none.
     """
     found = windows(store.times, step_hours, length, period)
     if len(found):
@@ -65,7 +69,7 @@ def require_windows(
     spacing = "it has no two times"
     if len(times) > 1:
         intervals, counts = np.unique(np.diff(times), return_counts=True)
-        hours = intervals[np.argmax(counts)] / np.timedelta64(1, "h")
+        hours = to_hours(intervals[np.argmax(counts)])
         spacing = f"its times are mostly {hours:g} h apart"
     raise UserError(
         f"{key} ({period[0]} to {period[1]}) holds {len(times)} of the store's times but no "
@@ -74,21 +78,22 @@ def require_windows(
     )
 
 
-def evenly_spaced(found: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """At most ``count`` of the windows, evenly spaced and from the first to the last."""
-    if len(found) <= count:
-        return found
-    return found[np.linspace(0, len(found) - 1, count).round().astype(np.int64)]
+def evenly_spaced(samples: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Choose at most ``count`` of the samples, evenly spaced, from the first to the last."""
+    if len(samples) <= count:
+        return samples
+    return samples[np.linspace(0, len(samples) - 1, count).round().astype(np.int64)]
 
 
 def sample_numbers(
     num_windows: int, seed: int, first: int, batch: int, layout: Layout
 ) -> NDArray[np.int64]:
-    """The windows of one step on this rank, ``(batch,)``, when ``first`` samples were consumed.
+    """Numbers ``(batch,)`` of the windows of one step on this rank.
 
-    Each epoch visits every window once, in an order of its own; a batch may span two epochs.
-    Samples are divided over ``data`` alone: the ranks of one model instance see the same sample,
-    because each of them holds a part of it.
+    ``first`` samples were consumed before the step, by all replicas together. Each epoch visits
+    every window once, in an order of its own; a batch may span two epochs. Samples are divided over
+    ``data`` alone: the ranks of one model instance see the same sample, because each of them holds
+    a part of it.
     """
     number = first + layout.coordinates.data * batch + np.arange(batch)
     epochs, positions = np.divmod(number, num_windows)
@@ -102,7 +107,7 @@ def sample_numbers(
 
 
 def training_plan(
-    found: NDArray[np.int64],
+    all_windows: NDArray[np.int64],
     *,
     seed: int,
     batch: int,
@@ -111,13 +116,14 @@ def training_plan(
     samples: int,
     rollout_at: Callable[[int], int],
 ) -> Iterator[NDArray[np.int64]]:
-    """The time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
+    """Yield the time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
 
-    ``samples`` were consumed before the first of ``steps``. Windows are as long as the longest
-    rollout and cut to the one of each step, so that a growing rollout leaves the order alone.
+    They are chosen from ``all_windows (window, longest rollout + 1)``. ``samples`` were consumed
+    before the first of ``steps``. Windows are as long as the longest rollout and cut to the one of
+    each step, so that a growing rollout leaves the order alone.
     """
     for step in steps:
-        chosen = found[sample_numbers(len(found), seed, samples, batch, layout)]
+        chosen = all_windows[sample_numbers(len(all_windows), seed, samples, batch, layout)]
         yield chosen[:, : rollout_at(step) + 1]
         samples += batch * layout.data
 
@@ -135,7 +141,3 @@ def _periods(data: Data, store: States) -> Periods:
         None if data.train is None else parse_period(data.train),
         None if data.validation is None else parse_period(data.validation),
     )
-
-
-def _step(step_hours: float) -> np.timedelta64:
-    return np.timedelta64(round(step_hours * 3600), "s")

@@ -3,43 +3,41 @@
 SPEEDY (F. Molteni 2003, Climate Dynamics 20, 175–191) is a physics package of intermediate
 complexity: convection, clouds, radiation with seasons but without hours, surface fluxes over
 prescribed, monthly sea and land surface temperatures. ``jcm`` has it in JAX, on the primitive
-equations of ``dinosaur``. This is the only module that imports them; it needs the extra ``planet``.
+equations of ``dinosaur``. This module and ``planet_boundary.py`` alone import them, and need the
+extra ``planet``.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import resources
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax_datetime as jdt  # type: ignore[import-untyped]
 import numpy as np
-import xarray as xr
 from dinosaur import spherical_harmonic
-from dinosaur.coordinate_systems import CoordinateSystem
-from dinosaur.primitive_equations import truncated_modal_orography
-from jcm.data.bc import interpolate as boundary
 from jcm.date import DateData, to_datetime
 from jcm.diffusion import DiffusionFilter
 from jcm.dycore.dinosaur.dycore import DinosaurDycore
-from jcm.forcing import ForcingData
 from jcm.model import Model
-from jcm.physics.speedy.speedy_coords import get_speedy_coords
 from jcm.physics.speedy.speedy_terms import speedy_physics
 from jcm.physics_interface import compute_physics_step_gridpoint
-from jcm.terrain import TerrainData, get_terrain
 from numpy.typing import NDArray
 
 from weathermixer.data.channels import LEVELS_HPA
 from weathermixer.data.making import vertical
+from weathermixer.data.making.planet_boundary import (
+    forcing_on,
+    gaussian_grid,
+    land_fraction,
+    planet_coordinates,
+    surface_geopotential,
+    terrain_on,
+)
 
-Carry = Any  # everything that the simulation goes on from, a pytree of arrays
+Carry = Any
+"""Everything that the simulation goes on from: a pytree of arrays."""
 
-TRUNCATION = 21
 OUTPUT_HOURS = 6
 
 # Physics at steps of an hour kicks gravity waves of 3 to 6 hours, which nobody could forecast at
@@ -77,17 +75,17 @@ class PlanetModel:
     def __init__(self, grid: tuple[int, int], outputs_per_call: int) -> None:
         """Build the planet seen on ``grid`` (rows × columns); it is compiled when first advanced.
 
-        Any call advances it by ``outputs_per_call`` times 6 hours.
+        A call of ``advance`` simulates ``outputs_per_call`` times 6 hours.
         """
-        coords = get_speedy_coords(layers=8, spectral_truncation=TRUNCATION)
+        coords = planet_coordinates()
         diffusion = DiffusionFilter(
             *(_DIFFUSION_SECONDS, _DIFFUSION_ORDER) * 3,  # vorticity, temperature, divergence
         )
-        self._terrain = _terrain(coords)
+        self._terrain = terrain_on(coords)
         self._dycore = DinosaurDycore(coords, self._terrain, _STEP_SECONDS, diffusion=diffusion)
         # Checkpoints are for derivatives; nothing here is differentiated.
         self._model = Model(self._dycore, physics=speedy_physics(checkpoint_terms=False))
-        self._forcing = _forcing(coords)
+        self._forcing = forcing_on(coords)
         self._grid = gaussian_grid(grid)
         self._land = land_fraction(self._grid)
         self._surface = surface_geopotential(self._grid, self._terrain, coords)
@@ -96,17 +94,17 @@ class PlanetModel:
         )
 
     def start(self, time: np.datetime64, seed: int) -> Carry:
-        """At ``time``, an isothermal atmosphere at rest, with a bump in pressure, by ``seed``."""
+        """Begin at ``time``: isothermal air at rest, with a bump in pressure by ``seed``."""
         # Compiled in one piece: operation by operation, JAX would take several seconds.
         state, memory = jax.jit(self._rest, static_argnums=0)(seed)
         clock = to_datetime(str(time.astype("datetime64[s]") + _HALF_WINDOW))
         carry = state, memory, clock, jnp.int32(0)
         # Python's numbers among the leaves would be of another type than those that come back from
         # the compiled function, which would then be compiled again.
-        return self.rebuilt(carry, self.leaves(carry))
+        return self.rebuild(carry, self.leaves(carry))
 
     def _rest(self, seed: int) -> tuple[Any, Any]:
-        """A spectral state, and what the physics remembers between steps.
+        """The spectral state at the start, and what the physics remembers between steps.
 
         The air has the Earth's mass: pressure falls up the mountains as in the standard atmosphere.
         jcm's own start has sea level pressure on top of them, 18 hPa too much in all.
@@ -123,23 +121,24 @@ class PlanetModel:
         return state, self._model.initial_physics_carry()
 
     def advance(self, carry: Carry) -> tuple[Carry, NDArray[np.float32]]:
-        """The carry after ``outputs_per_call`` times 6 hours, and the states at those times.
+        """Simulate ``outputs_per_call`` times 6 hours: the carry at their end, and the states.
 
-        ``(output, channel, latitude, longitude)``, the first 6 hours after the carry's own time.
+        States are ``(output, channel, latitude, longitude)`` in SI units, one every 6 hours, the
+        first 6 hours after the carry's own time.
         """
         carry, states = self._advance(carry)
         return carry, np.asarray(states)
 
     def leaves(self, carry: Carry) -> list[NDArray[Any]]:
-        """The arrays of a carry, in a fixed order, to be kept."""
+        """The arrays of a carry, in a fixed order, to be written to a file."""
         return [np.asarray(leaf) for leaf in jax.tree.leaves(carry)]
 
-    def rebuilt(self, like: Carry, leaves: list[NDArray[Any]]) -> Carry:
-        """A carry of kept arrays, in the structure of another one."""
+    def rebuild(self, like: Carry, leaves: list[NDArray[Any]]) -> Carry:
+        """A carry with the arrays that ``leaves`` gave, in the structure of the carry ``like``."""
         return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf) for leaf in leaves])
 
     def _output(self, carry: Carry, _: None) -> tuple[Carry, jax.Array]:
-        """Six hours, and the mean state around their end."""
+        """Simulate six hours: the carry at their end, and channels of the mean state around it."""
 
         def one_step(carry: tuple[Carry, Any], weight: jax.Array) -> tuple[tuple[Carry, Any], None]:
             going, mean = carry
@@ -154,7 +153,7 @@ class PlanetModel:
         return carry, self._channels(mean)
 
     def _step(self, carry: Carry) -> Carry:
-        """One time step: physics in the columns, then dynamics from there (Lie splitting)."""
+        """Take a time step: physics in the columns, then dynamics from there (Lie splitting)."""
         state, memory, clock, count = carry
         columns = self._dycore.to_physics_state(state)
         tendency, memory = compute_physics_step_gridpoint(
@@ -229,84 +228,8 @@ class PlanetModel:
 
 
 def _humidity_repair(humidity: jax.Array) -> jax.Array:
-    """A tendency for ``humidity (layer, longitude, latitude)``, kg kg⁻¹ s⁻¹; see above."""
+    """A tendency that repairs ``humidity (layer, longitude, latitude)``, kg kg⁻¹ s⁻¹; see above."""
     filled = jnp.maximum(humidity, 0.0)
     repair = (filled - humidity) / _STEP_SECONDS
     drying = (_STRATOSPHERE_HUMIDITY - filled[:_STRATOSPHERE_LAYERS]) / _DRYING_SECONDS
     return repair.at[:_STRATOSPHERE_LAYERS].add(drying)
-
-
-def gaussian_grid(grid: tuple[int, int]) -> spherical_harmonic.Grid:
-    """The Gaussian grid of ``rows × columns``, south to north, on which to see the harmonics."""
-    return spherical_harmonic.Grid(
-        longitude_wavenumbers=TRUNCATION + 1,
-        total_wavenumbers=TRUNCATION + 2,
-        longitude_nodes=grid[1],
-        latitude_nodes=grid[0],
-        radius=get_speedy_coords(spectral_truncation=TRUNCATION).horizontal.radius,
-    )
-
-
-def static_fields(grid: tuple[int, int]) -> NDArray[np.float32]:
-    """Land-sea mask, soil type and geopotential at the surface, ``(field, latitude, longitude)``.
-
-    The soil type is no texture, which the model lacks, but its annual mean availability of soil
-    water, in five classes from dry to wet (1 to 5), and 0 at sea.
-    """
-    seen = gaussian_grid(grid)
-    coords = get_speedy_coords(layers=8, spectral_truncation=TRUNCATION)
-    surface = surface_geopotential(seen, _terrain(coords), coords)
-    land = np.asarray(land_fraction(seen))
-    with xr.open_dataset(_boundary_file("forcing.nc")) as forcing:
-        wet = _regrid(boundary.upsample_forcings_ds, forcing, seen)["soilw_am"].mean("time")
-    soil = np.where(land >= 0.5, np.clip(np.ceil(5.0 * wet.values), 1.0, 5.0), 0.0)
-    fields = np.stack([land, soil, np.asarray(surface)]).astype(np.float32)
-    return np.ascontiguousarray(np.swapaxes(fields, -1, -2))
-
-
-def land_fraction(grid: spherical_harmonic.Grid) -> jax.Array:
-    """0 to 1, ``(longitude, latitude)``, rounded at its ends as jcm does for the model."""
-    with xr.open_dataset(_boundary_file("terrain.nc")) as terrain:
-        land = _regrid(boundary.upsample_terrain_ds, terrain, grid)["lsm"].values
-    _, rounded = get_terrain(fmask=jnp.asarray(land, jnp.float32))
-    return rounded
-
-
-def surface_geopotential(
-    grid: spherical_harmonic.Grid, terrain: TerrainData, coords: CoordinateSystem
-) -> jax.Array:
-    """Of the orography as the dynamics have it, a truncated series that ripples at sea, m² s⁻²."""
-    height = truncated_modal_orography(terrain.orog, coords, wavenumbers_to_clip=2)
-    return vertical.GRAVITY * grid.to_nodal(height)
-
-
-def _terrain(coords: CoordinateSystem) -> TerrainData:
-    with _quiet():
-        return TerrainData.from_file(_boundary_file("terrain.nc"), coords)
-
-
-def _forcing(coords: CoordinateSystem) -> ForcingData:
-    """The monthly climatology of sea and land surfaces, every day of any year."""
-    with xr.open_dataset(_boundary_file("forcing.nc")) as monthly:
-        # Regridded by month: jcm would do it for every day of the year, thirty times slower.
-        regridded = _regrid(boundary.upsample_forcings_ds, monthly, coords.horizontal)
-    with _quiet():
-        return ForcingData.from_dataset(regridded, coords, align_mode="wrap_year")
-
-
-def _boundary_file(name: str) -> Any:
-    return resources.files("jcm.data.bc") / "t30" / "clim" / name
-
-
-def _regrid(function: Any, fields: xr.Dataset, grid: spherical_harmonic.Grid) -> xr.Dataset:
-    with _quiet():
-        return function(fields, grid)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without xarray's warnings of what jcm will have to change."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)  # and pandas'
-        yield

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weathermixer.config import Config, Period, parse_period
+from weathermixer.config import Config, Data, Period, parse_period
 from weathermixer.console import Progress, say
 from weathermixer.data.archives.merging import MergedAnalyses, open_sources
 from weathermixer.data.channels import Channel, channels_of, names
 from weathermixer.data.feeding.periods import periods
-from weathermixer.data.store.chunks import Planned
+from weathermixer.data.store.chunks import PlannedMeshes
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store
-from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import TIMES_PER_BLOCK, StoreWriter
+from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
@@ -52,8 +54,8 @@ class _Choice:
             period=self.period,
         )
 
-    def of(self, opened: MergedAnalyses) -> _Choice:
-        """The same times and channels again."""
+    def narrowed_to(self, opened: MergedAnalyses) -> _Choice:
+        """The choice of exactly the channels and times that ``opened`` has."""
         period = (opened.times[0], opened.times[-1])
         return replace(self, channels=opened.channels, period=period)
 
@@ -71,7 +73,7 @@ def prepare(
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Make a store of archives.
+    """Make a store of archives, at paths or addresses.
 
     Variables, levels, static fields, step and training period come from ``config.data``; without
     it, all variables that the sources have, on the usual 13 levels, all static fields, and the
@@ -84,14 +86,15 @@ def prepare(
     Raises UserError for sources that cannot be merged or read, implausible values, a store that
     exists, and a disk that is full.
     """
-    choice = _choice(sources, config, member, period)
+    choice = _choice(sources, config.data if config else None, member, period)
     _opened.cache_clear()  # files may have changed since an earlier call
     opened = choice.open()
     for remark in opened.remarks:
         say(remark)
     if step_hours is None:
         step_hours = config.data.step_hours if config else DEFAULT_STEP_HOURS
-    training = _training_period(opened.times, step_hours, config)
+    given = parse_period(config.data.train) if config and config.data.train else None
+    training = _training_period(opened.times, step_hours, given)
     description = _describe(opened, choice, step_hours, _planned(config, ways))
     writer = StoreWriter.create(out, description)
     state_bytes = 4 * len(opened.channels) * opened.grid[0] * opened.grid[1]
@@ -101,7 +104,7 @@ def prepare(
 
     blocks = writer.missing_blocks()
     for_each(
-        partial(_write_block, out, choice.of(opened)),
+        partial(_write_block, out, choice.narrowed_to(opened)),
         blocks,
         processes=processes,
         ticks=sum(map(len, blocks)),
@@ -116,30 +119,29 @@ def prepare(
 
 
 def _choice(
-    sources: Sequence[str], config: Config | None, member: int | None, period: Period | None
+    sources: Sequence[str], data: Data | None, member: int | None, period: Period | None
 ) -> _Choice:
-    if config is None:
+    if data is None:
         return _Choice(tuple(sources), None, None, member, period)
-    channels = channels_of(config.data.variables, config.data.levels)
-    return _Choice(tuple(sources), channels, config.data.static, member, period)
+    channels = channels_of(data.variables, data.levels)
+    return _Choice(tuple(sources), channels, data.static, member, period)
 
 
 def _training_period(
-    times: NDArray[np.datetime64], step_hours: float, config: Config | None
+    times: NDArray[np.datetime64], step_hours: float, given: Period | None
 ) -> Period | None:
-    """The period of the statistics; None for a single time, which has none.
+    """The period of the statistics, as given or by default; None for a single time.
 
     Raises UserError, before anything is written, where no increments could be measured.
     """
-    given = parse_period(config.data.train) if config and config.data.train else None
     if len(times) == 1 and given is None:
         return None
     training = periods(times, given).train
     inside = times[(times >= training[0]) & (times <= training[1])]
-    step = np.timedelta64(round(step_hours * 3600), "s")
+    step = to_timedelta(step_hours)
     if not np.isin(inside + step, inside).any():
         spacings, counts = np.unique(np.diff(inside), return_counts=True)
-        usual = spacings[np.argmax(counts)] / np.timedelta64(1, "h") if len(spacings) else None
+        usual = to_hours(spacings[np.argmax(counts)]) if len(spacings) else None
         remedy = "choose a longer training period" if usual is None else f"try {usual:g} h"
         raise UserError(
             f"no two of the {len(inside)} times from {training[0]} to {training[1]} are exactly "
@@ -149,19 +151,19 @@ def _training_period(
     return training
 
 
-def _planned(config: Config | None, ways: int | None) -> Planned | None:
+def _planned(config: Config | None, ways: int | None) -> PlannedMeshes | None:
     """The meshes to make chunks for, where anything is known of them."""
     patch = config.model.patch[1] if config else 1
     if ways is not None:
-        return Planned(ways, patch)
+        return PlannedMeshes(ways, patch)
     if config and config.parallel.domain and config.parallel.tensor:
-        return Planned((config.parallel.domain, config.parallel.tensor), patch)
+        return PlannedMeshes((config.parallel.domain, config.parallel.tensor), patch)
     return None
 
 
 def _describe(
-    opened: MergedAnalyses, choice: _Choice, step_hours: float, planned: Planned | None
-) -> Description:
+    opened: MergedAnalyses, choice: _Choice, step_hours: float, planned: PlannedMeshes | None
+) -> StoreDescription:
     attributes: dict[str, Any] = {"sources": list(choice.sources)}
     if opened.licences:
         attributes["source_licences"] = opened.licences
@@ -169,9 +171,9 @@ def _describe(
         attributes["member"] = choice.member
     if opened.dropped_row:
         attributes["dropped_row"] = "latitude -90"
-    if opened.incomplete_times:
-        attributes["times_left_out_as_incomplete"] = opened.incomplete_times
-    return Description(
+    if opened.num_incomplete_times:
+        attributes["times_left_out_as_incomplete"] = opened.num_incomplete_times
+    return StoreDescription(
         channels=names(opened.channels),
         times=opened.times,
         latitude=opened.latitude,
@@ -180,7 +182,7 @@ def _describe(
         static_channels=opened.static_channels,
         static=opened.read_static(),
         attributes=attributes,
-        planned=planned,
+        planned_meshes=planned,
     )
 
 
@@ -192,7 +194,7 @@ def _write_block(out: Path, choice: _Choice, block: range, tick: Tick) -> None:
 
 @lru_cache(maxsize=1)
 def _opened(choice: _Choice) -> MergedAnalyses:
-    """Opened once in a process, for all of its blocks."""
+    """The chosen archives, opened once in a process for all of its blocks."""
     return choice.open()
 
 

@@ -34,8 +34,10 @@ from weathermixer.data.channels import (
 from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.climatology import write_climatology
 from weathermixer.data.store.store import Store
-from weathermixer.data.store.store_writer import Description, StoreWriter
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.store.store_writer import StoreWriter
 from weathermixer.data.store.typical import typical
+from weathermixer.data.time_steps import to_timedelta
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
 EARTH_ROTATION = 7.292e-5  # Ω, rad s⁻¹
@@ -54,7 +56,8 @@ _WORTH_A_PROCESS_BYTES = 256 * 1024**2
 class EvenGrid(NamedTuple):
     """Evenly spaced rows from north to south and columns from 0 eastward, in degrees.
 
-    ``dropped_row`` tells whether the row at the south pole was left out, as of real data.
+    They are ``latitude (row,)`` and ``longitude (column,)``. ``dropped_row`` tells whether the row
+    at the south pole was left out, as of real data.
     """
 
     latitude: NDArray[np.float64]
@@ -63,7 +66,7 @@ class EvenGrid(NamedTuple):
 
 
 def grid_coordinates(grid: tuple[int, int]) -> EvenGrid:
-    """Coordinates of ``rows × columns``.
+    """Coordinates, in degrees, of an even ``grid`` of rows × columns.
 
     An odd number of rows has one at each pole, as ERA5's 181 and 721; the south pole's is dropped.
     An even number has none there.
@@ -83,12 +86,15 @@ def exact_state(
     longitude: NDArray[np.float64],
     seed: int = 0,
 ) -> NDArray[np.float32]:
-    """The state ``(channel, latitude, longitude)`` at any time, past or future."""
+    """The state ``(channel, latitude, longitude)`` in SI units at any time, past or future.
+
+    It is what ``write_synthetic`` writes for the same seed, channels and coordinates in degrees.
+    """
     return _State(channels, latitude, longitude, seed).at(time)
 
 
 def angular_speed(degree: int) -> float:
-    """Of a Rossby–Haurwitz wave of degree ``n``, eastward, rad s⁻¹."""
+    """Eastward angular speed of a Rossby–Haurwitz wave of degree ``n``, rad s⁻¹."""
     return SUPERROTATION - 2 * (EARTH_ROTATION + SUPERROTATION) / (degree * (degree + 1))
 
 
@@ -106,17 +112,19 @@ def write_synthetic(
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> Store:
-    """Make a store of ``times`` states, one step apart, with their climatology.
+    """Make a store of ``times`` states, one step apart from ``start`` on, with their climatology.
+
+    ``progress(done, total)`` counts times, then the times of the climatology.
 
     Raises UserError where ``out`` exists or cannot be written.
     """
-    step = np.timedelta64(round(step_hours * 3600), "s")
+    step = to_timedelta(step_hours)
     made = grid_coordinates(grid)
     attributes: dict[str, Any] = {"sources": ["synthetic Rossby–Haurwitz waves"], "seed": seed}
     if made.dropped_row:
         attributes["dropped_row"] = "latitude -90"
     channels = names(channels_of(variables, levels))
-    description = Description(
+    description = StoreDescription(
         channels=channels,
         times=start.astype("datetime64[s]") + np.arange(times) * step,
         latitude=made.latitude,
@@ -157,8 +165,8 @@ def _write_block(out: Path, seed: int, block: range, tick: Tick) -> None:
 
 @lru_cache(maxsize=1)
 def _state_of(out: Path, seed: int) -> tuple[_State, NDArray[np.datetime64]]:
-    """Of a store being written, and its times; made once in a process for all of its blocks."""
-    store = StoreWriter(out).unfinished()
+    """The waves and times of a store being written, made once in a process for all its blocks."""
+    store = StoreWriter(out).partial_store()
     return _State(store.channels, store.latitude, store.longitude, seed), store.times
 
 
@@ -217,18 +225,18 @@ class _Mix:
         )
 
     def after(self, seconds: float) -> NDArray[np.float64]:
-        """``(latitude, longitude)``: each harmonic turned by its own speed."""
+        """The sum ``(latitude, longitude)`` of the harmonics, each moved for ``seconds``."""
         crests = self._phases + seconds * self._speeds
         turned: NDArray[np.float64] = self._rows @ np.cos(self._orders * (self._longitude - crests))
         return turned
 
 
 def normalised_legendre(degree: int, order: int, sine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Associated Legendre function of sin(latitude).
+    """Associated Legendre function of ``sine``, the sine of latitude.
 
-    So normalised that ``P cos(m λ)`` has mean square 1 over the sphere.
-    By the recurrence in degree (Holmes and Featherstone 2002, J. Geodesy 76, 279–299, eq. 11 to
-    13), without the Condon–Shortley phase.
+    It is so normalised that ``P cos(m λ)`` has mean square 1 over the sphere, and computed by the
+    recurrence in degree (Holmes and Featherstone 2002, J. Geodesy 76, 279–299, eq. 11 to 13),
+    without the Condon–Shortley phase.
     """
     cosine = np.sqrt(np.maximum(0.0, 1.0 - sine**2))
     value = np.ones_like(sine)

@@ -30,7 +30,7 @@ _LAPSE_EXPONENT = GAS_CONSTANT * LAPSE_RATE / GRAVITY
 
 
 def interpolate(field: Array, layer_x: Sequence[float], x: Array, xp: ModuleType) -> Array:
-    """``field (layer, ...)`` at ``x (level, ...)``, linear in ``x``, constant beyond the layers."""
+    """Interpolate ``field (layer, ...)`` linearly to ``x (level, ...)``; constant beyond layers."""
     result = field[0] + xp.zeros_like(x)
     for upper in range(len(layer_x) - 1):
         width = layer_x[upper + 1] - layer_x[upper]

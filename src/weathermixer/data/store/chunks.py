@@ -25,7 +25,7 @@ _WIDTH = np.dtype(np.float32).itemsize
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedMeshes:
     """The meshes that a store is made for: every ``domain × tensor`` that divides one of these.
 
     ``ways`` are ranks of a model instance, or ``(domain, tensor)`` of one mesh. Longitudes are cut
@@ -36,7 +36,7 @@ class Planned:
     patch_longitudes: int = 1
 
     def meshes(self) -> list[tuple[int, int]]:
-        """``(domain, tensor)`` of each."""
+        """The planned meshes, each as ``(domain, tensor)`` numbers of ranks."""
         if isinstance(self.ways, tuple):
             domain, tensor = self.ways
             return [(d, t) for d in _divisors(domain) for t in _divisors(tensor)]
@@ -44,25 +44,25 @@ class Planned:
 
 
 def choose_chunk(
-    channels: int, grid: tuple[int, int], planned: Planned | None = None
+    channels: int, grid: tuple[int, int], planned: PlannedMeshes | None = None
 ) -> tuple[int, int]:
-    """Channels and longitudes of a chunk; it has all latitudes.
+    """Choose how many ``(channels, longitudes)`` a chunk of states has; it has all latitudes.
 
-    Without a plan, that for 8 ranks if its chunks are not too small to be read efficiently, else
-    for 4, for 2, for 1.
+    ``grid`` is ``(latitudes, longitudes)``. Without planned meshes, those of 8 ranks are planned
+    for if their chunks are not too small to be read efficiently, else those of 4, of 2, of 1.
     """
     if planned is not None:
         return _largest_chunk(channels, grid, planned)[0]
     ways = DEFAULT_WAYS
-    chunk, size = _largest_chunk(channels, grid, Planned(ways))
+    chunk, size = _largest_chunk(channels, grid, PlannedMeshes(ways))
     while size < _SMALLEST_CHUNK_BYTES and ways > 1:
         ways //= 2
-        chunk, size = _largest_chunk(channels, grid, Planned(ways))
+        chunk, size = _largest_chunk(channels, grid, PlannedMeshes(ways))
     return chunk
 
 
 def _largest_chunk(
-    channels: int, grid: tuple[int, int], planned: Planned
+    channels: int, grid: tuple[int, int], planned: PlannedMeshes
 ) -> tuple[tuple[int, int], int]:
     """The largest chunk within the tolerance on every planned mesh, and its bytes."""
     rows, columns = grid
@@ -83,7 +83,7 @@ def _largest_chunk(
 
 
 def _amplification(dimension: Dimension, parts: int) -> NDArray[np.float64]:
-    """Of the worst of ``parts`` parts, for each chunk length from 1 to the whole dimension."""
+    """How many times its share the worst of ``parts`` parts reads, by length of a chunk, from 1."""
     lengths = np.arange(1, dimension.size + 1)
     worst = np.ones(len(lengths))
     for index in range(parts):

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from weathermixer.config import Period
 from weathermixer.console import Progress
 from weathermixer.data.annual_cycle import DAYS_IN_YEAR, day_of_year, hour_of_day
-from weathermixer.data.store.store import write_error
-from weathermixer.data.store.store_writer import StoreWriter, write_array
+from weathermixer.data.partial_files import write_error
+from weathermixer.data.store.arrays import write_array
+from weathermixer.data.store.store_writer import StoreWriter
 from weathermixer.jigsaw.layout import shard
 from weathermixer.worker_processes import Tick, for_each
 
@@ -40,7 +41,10 @@ _SUMS_BYTES = 512 * 1024**2
 
 @dataclass(frozen=True)
 class Tile:
-    """The part of a climatology that one task computes: whole chunks of the states' array."""
+    """The part of a climatology that one task computes: whole chunks of the states' array.
+
+    ``hour`` is an index of the climatology's hours; ``channels`` and ``longitudes`` are slices.
+    """
 
     hour: int
     channels: slice
@@ -60,10 +64,11 @@ def write_climatology(
     ``hours`` are the parts of the day kept, each until the next: by default those that occur, where
     they are few and equally frequent, else the whole day as one. Where the period leaves out a
     season, one mean stands for all days. What an interrupted call has written is not redone.
+    ``progress(done, total)`` counts states. Raises UserError where it cannot be written.
     """
     writer = StoreWriter(path)
     assert not writer.missing_blocks(), "a climatology is made of a complete set of states"
-    store = writer.unfinished()
+    store = writer.partial_store()
     times = store.times[(store.times >= period[0]) & (store.times <= period[1])]
     hours = default_hours(times) if hours is None else tuple(hours)
     days = days_kept(times, hours)
@@ -82,7 +87,7 @@ def write_climatology(
 
 
 def default_hours(times: NDArray[np.datetime64]) -> tuple[int, ...]:
-    """The hours of the day that occur, where they are few and about equally frequent; else 0."""
+    """The hours of the day to keep: those that occur, where these are few and alike; else 0."""
     hours, counts = np.unique(hour_of_day(times), return_counts=True)
     whole = np.all(hours == np.floor(hours))
     if len(hours) <= _MOST_HOURS and whole and counts.min() >= counts.max() / 2:
@@ -91,7 +96,7 @@ def default_hours(times: NDArray[np.datetime64]) -> tuple[int, ...]:
 
 
 def days_kept(times: NDArray[np.datetime64], hours: Sequence[int]) -> tuple[int, ...]:
-    """Every fifth day of the year, or the first alone where some day's window is all but empty."""
+    """Days of the year to keep: every fifth, or the first alone where a window is nearly empty."""
     days = tuple(range(1, DAYS_IN_YEAR + 1, DAY_SPACING))
     for hour in range(len(hours)):
         part = times[_hour_parts(times, hours) == hour]
@@ -104,7 +109,7 @@ def days_kept(times: NDArray[np.datetime64], hours: Sequence[int]) -> tuple[int,
 
 def _write_tile(path: Path, period: Period, tile: Tile, tick: Tick) -> None:
     writer = StoreWriter(path)
-    store = writer.unfinished()
+    store = writer.partial_store()
     states: Any = store.group["state"]
     array: Any = store.group["climatology"]
     hours: Any = store.group["hour"]
@@ -153,7 +158,7 @@ def _bins(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
 
 
 def _shares(times: NDArray[np.datetime64]) -> NDArray[np.float64]:
-    """In what proportion each time belongs to them, ``(time, 2)``."""
+    """Weights of each time in the kept days before and after it, ``(time, 2)``."""
     after = (_days_of_year(times) % DAY_SPACING) / DAY_SPACING
     return np.stack([1.0 - after, after], axis=1)
 
@@ -164,7 +169,7 @@ def _days_of_year(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
 
 
 def _hour_parts(times: NDArray[np.datetime64], hours: Any) -> NDArray[np.int64]:
-    """Which of ``hours`` is the last at or before each time, round the clock."""
+    """The index of the last of ``hours`` at or before each time, round the clock."""
     since = np.subtract.outer(hour_of_day(times), np.asarray(hours)) % 24
     return np.argmin(since, axis=1)
 

@@ -23,7 +23,7 @@ class ExactStore(LocalStore):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """The bytes of a file, or a range of them; None where there is no such file."""
+        """Read the bytes of a file, or a range of them; None where there is no such file."""
         if not isinstance(byte_range, RangeByteRequest):
             return await super().get(key, prototype, byte_range)
         try:

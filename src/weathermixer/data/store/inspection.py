@@ -14,6 +14,7 @@ from weathermixer.console import Progress, size_text
 from weathermixer.data.channels import parse_channel
 from weathermixer.data.store.store import Store
 from weathermixer.data.store.typical import typical
+from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 
 _SHOWN_GAPS = 3
@@ -22,9 +23,11 @@ _SHOWN_DAMAGED = 10
 
 @dataclass(frozen=True)
 class ChannelSummary:
-    """One channel: statistics of the training period, and what is typical of ERA5.
+    """A channel's statistics over the training period, and what is typical of ERA5.
 
-    Units are the channel's own. Statistics are None in a store of a single time.
+    ``mean``, ``std`` and ``step_std`` (the standard deviation of the change over a step) are in the
+    channel's ``units``, and so are ``typical_mean`` and ``typical_std``. The first three are None
+    in a store of a single time.
     """
 
     name: str
@@ -38,7 +41,10 @@ class ChannelSummary:
 
 @dataclass(frozen=True)
 class Gap:
-    """Two neighbouring times further apart than is usual in the store."""
+    """Two neighbouring times, ``after`` and ``before``, further apart than is usual in the store.
+
+    ``hours`` lie between them.
+    """
 
     after: str
     before: str
@@ -49,9 +55,15 @@ class Gap:
 class Inspection:
     """Everything worth knowing about a store.
 
-    ``usual_spacing_hours`` is the commonest interval between neighbouring times; ``step_pairs``
-    counts pairs of times exactly ``step_hours`` apart, of which training samples are made.
-    ``damaged`` names what could not be read; None where it was not looked for.
+    ``grid`` is the numbers of latitudes and longitudes, ``latitude`` and ``longitude`` are the
+    first and last of each in degrees, and ``dropped_row`` names a row that was left out.
+    ``usual_spacing_hours`` is the commonest interval between neighbouring times, and ``gaps`` are
+    where it is longer; ``step_pairs`` counts pairs of times exactly ``step_hours`` apart, of which
+    training samples are made. ``training_period`` is that of the statistics of ``channels``.
+    ``climatology`` has the numbers of its hours and days, None where there is none. ``chunks`` and
+    ``shards`` are the shapes of what is read at once and of a file of states. ``attributes`` are
+    what else the store says of itself. ``damaged`` names what could not be read; None where it was
+    not looked for.
     """
 
     path: str
@@ -77,10 +89,11 @@ class Inspection:
     damaged: tuple[str, ...] | None
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as an object of JSON."""
         return asdict(self)
 
     def render(self) -> str:
-        """A page of plain text."""
+        """The inspection as a page of plain text for a terminal."""
         rows, columns = self.grid
         spacing = self.usual_spacing_hours
         usual = "" if spacing is None else f", mostly {spacing:g} h apart"
@@ -148,7 +161,7 @@ def inspect_store(
         last_time=str(times[-1]),
         usual_spacing_hours=usual,
         gaps=gaps,
-        step_hours=store.step / np.timedelta64(1, "h"),
+        step_hours=to_hours(store.step),
         step_pairs=int(np.isin(times + store.step, times).sum()),
         training_period=_period_text(store),
         channels=_channel_summaries(store),
@@ -163,11 +176,11 @@ def inspect_store(
 
 
 def spacing_of(times: NDArray[np.datetime64]) -> tuple[float | None, tuple[Gap, ...]]:
-    """The commonest interval between neighbouring times, hours, and where they are further apart.
+    """The commonest interval between neighbouring times in hours, and the gaps that are longer.
 
-    None where there are no two times.
+    The interval is None where there are no two times.
     """
-    spacing = np.diff(times) / np.timedelta64(1, "h")
+    spacing = to_hours(np.diff(times))
     if not len(spacing):
         return None, ()
     distinct, counts = np.unique(spacing, return_counts=True)
@@ -180,7 +193,7 @@ def spacing_of(times: NDArray[np.datetime64]) -> tuple[float | None, tuple[Gap, 
 
 
 def gaps_in_words(gaps: Sequence[Gap]) -> str:
-    """How many gaps there are, with the longest."""
+    """A phrase on how many gaps there are, with the longest of them; ``none`` without any."""
     if not gaps:
         return "none"
     longest = sorted(gaps, key=lambda gap: -gap.hours)[:_SHOWN_GAPS]
@@ -190,7 +203,7 @@ def gaps_in_words(gaps: Sequence[Gap]) -> str:
 
 
 def damage_in_words(damaged: Sequence[str]) -> str:
-    """How much could not be read, with the first errors; empty where all was."""
+    """A phrase on how much could not be read, with the first errors; empty where all was."""
     if not damaged:
         return ""
     more = len(damaged) - _SHOWN_DAMAGED
@@ -198,10 +211,10 @@ def damage_in_words(damaged: Sequence[str]) -> str:
     return f"{len(damaged)} damaged: {shown}"
 
 
-def errors_of(
+def collect_errors(
     reads: Sequence[Callable[[], object]], progress: Callable[[int, int], None] | None
 ) -> tuple[str, ...]:
-    """What of many reads fails, in the words of the errors that say so."""
+    """Call all ``reads``, and collect the sentences of the UserErrors that some of them raise."""
     errors = []
     for done, read in enumerate(reads, start=1):
         try:
@@ -240,12 +253,12 @@ def _damaged(store: Store, progress: Progress | None) -> tuple[str, ...]:
         year = np.datetime64("2001-01-01", "s")  # of 365 days, as the climatology's
         reads += [
             lambda day=day, hour=hour: store.climatology_at(  # type: ignore[misc]
-                year + np.timedelta64(int(day) - 1, "D") + np.timedelta64(int(hour), "h")
+                year + np.timedelta64(int(day) - 1, "D") + to_timedelta(int(hour))
             )
             for hour in store.array("hour")
             for day in store.array("dayofyear")
         ]
-    return errors_of(reads, progress)
+    return collect_errors(reads, progress)
 
 
 def _climatology_size(store: Store) -> dict[str, int] | None:

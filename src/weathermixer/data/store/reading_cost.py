@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ReadingCost:
-    """Bytes of float32 values: those that were asked for, and those of all chunks they lie in."""
+    """Bytes of float32 values: ``wanted``, and ``touched``, of all chunks that these lie in."""
 
     wanted_bytes: int
     touched_bytes: int
 
     @property
     def amplification(self) -> float:
-        """How many times more is read than is asked for; at least 1."""
+        """Bytes read for each byte that is asked for; at least 1."""
         return self.touched_bytes / self.wanted_bytes
 
     def __add__(self, other: ReadingCost) -> ReadingCost:
@@ -32,7 +32,9 @@ def chunks_cost(
     chunks: Sequence[int],
     wanted: Sequence[slice | Sequence[int] | NDArray[np.intp]],
 ) -> ReadingCost:
-    """The cost of reading ``wanted``, along each dimension, of an array cut into ``chunks``.
+    """The cost of reading a part of an array of ``shape`` that is cut into ``chunks``.
+
+    ``wanted`` are the slices or indices of that part along each dimension.
 
     >>> chunks_cost((69, 64), (9, 32), (slice(0, 35), slice(0, 32))).amplification
     1.0285714285714285

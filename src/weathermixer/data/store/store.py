@@ -28,11 +28,13 @@ from numpy.typing import NDArray
 from weathermixer.config import Period, Reader
 from weathermixer.console import Progress
 from weathermixer.data.annual_cycle import last_hour, nearest_day
+from weathermixer.data.partial_files import partial_path
 from weathermixer.data.states import Indices, digest, find_time
 from weathermixer.data.statistics import Statistics, merge_moments
 from weathermixer.data.store.exact_store import ExactStore
 from weathermixer.data.store.reading_cost import ReadingCost, chunks_cost
 from weathermixer.data.store.tensorstore_reader import open_with_tensorstore
+from weathermixer.data.time_steps import to_timedelta
 from weathermixer.errors import UserError
 
 FORMAT = 1
@@ -40,7 +42,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Store:
-    """A whole store, open for reading. Reading is thread-safe.
+    """A whole store, open for reading: the Zarr ``group`` at ``path``. Reading is thread-safe.
 
     ``tensorstore`` is the array of states where that library shall read it, to the same bits.
     """
@@ -85,27 +87,32 @@ class Store:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """None: all that a store holds is used."""
+        """Sentences about what is left out: none, since all that a store holds is used."""
         return ()
 
     @cached_property
     def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in the order in which states hold them."""
         return tuple(str(name) for name in self.array("channel"))
 
     @cached_property
     def static_channels(self) -> tuple[str, ...]:
+        """Names of the static fields."""
         return tuple(str(name) for name in self.array("static_channel"))
 
     @cached_property
     def times(self) -> NDArray[np.datetime64]:
+        """Times ``(time,)`` of the states, UTC, to the second, increasing."""
         return read_times(self.group)
 
     @cached_property
     def latitude(self) -> NDArray[np.float64]:
+        """Latitudes ``(latitude,)`` of the rows, degrees north."""
         return self.array("latitude")
 
     @cached_property
     def longitude(self) -> NDArray[np.float64]:
+        """Longitudes ``(longitude,)`` of the columns, degrees east, from 0 to 360."""
         return self.array("longitude")
 
     @cached_property
@@ -126,10 +133,12 @@ class Store:
 
     @property
     def grid(self) -> tuple[int, int]:
+        """Numbers of latitudes and longitudes."""
         return len(self.latitude), len(self.longitude)
 
     @property
     def attributes(self) -> dict[str, Any]:
+        """Attributes of the Zarr group, such as where the data came from."""
         return dict(self.group.attrs)
 
     @property
@@ -139,17 +148,22 @@ class Store:
 
     @property
     def has_statistics(self) -> bool:
+        """Whether the store has statistics of a training period; one of a single time has none."""
         return "training_period" in self.group.attrs
 
     @property
     def training_period(self) -> Period:
-        """What the statistics were taken from, inclusive; UserError where there are none."""
+        """The period of the statistics, both ends inclusive; UserError where there are none."""
         self._require_training_period()
         start, stop = self.attributes["training_period"]
         return np.datetime64(start, "s"), np.datetime64(stop, "s")
 
     def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
-        """Statistics of any other period, merged at once from the moments of its times."""
+        """Statistics of any period (inclusive), merged from the moments of its times.
+
+        No state is read, so ``progress`` is never called. Raises UserError where the period holds
+        no two times that are one step apart.
+        """
         return merge_moments(self.array("moments"), self.times, period, self.step)
 
     @cached_property
@@ -165,12 +179,12 @@ class Store:
             )
 
     def array(self, name: str) -> Any:
-        """One of the small arrays, whole."""
+        """Read one of the group's small arrays whole, such as ``mean``, ``moments`` or ``hour``."""
         member: Any = self.group[name]
         return member[...]
 
     def channel_indices(self, wanted: Sequence[str]) -> Indices:
-        """Where the wanted channels stand; a slice where they stand side by side.
+        """Indices of the wanted channels in a state; a slice where they stand side by side.
 
         Raises UserError naming those that the store lacks.
         """
@@ -204,13 +218,16 @@ class Store:
         )
 
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
-        """The cost of reading this part of one state."""
+        """The cost of reading these channels and longitudes of one state."""
         array: Any = self.group["state"]
         wanted = (slice(0, 1), channels, slice(None), longitudes)
         return chunks_cost(array.shape, array.chunks, wanted)
 
     def read_static(self, wanted: Sequence[str]) -> NDArray[np.float32]:
-        """Static fields ``(static_channel, latitude, longitude)`` under the wanted names."""
+        """Static fields ``(static_channel, latitude, longitude)`` under the wanted names.
+
+        Raises UserError naming those that the store lacks, or where they cannot be read.
+        """
         lacking = [name for name in wanted if name not in self.static_channels]
         if lacking:
             raise UserError(
@@ -225,6 +242,7 @@ class Store:
 
     @property
     def has_climatology(self) -> bool:
+        """Whether the store has a climatology."""
         return "climatology" in self.group
 
     def climatology_at(
@@ -232,7 +250,8 @@ class Store:
     ) -> NDArray[np.float32]:
         """The climatology ``(channel, latitude, longitude)`` that applies at a time.
 
-        Of the days kept, the one nearest in the year; of the hours, the last at or before.
+        It is that of the kept day nearest in the year, and of the last kept hour at or before.
+        Raises UserError where the store has none, or where it cannot be read.
         """
         if not self.has_climatology:
             raise UserError(
@@ -268,28 +287,14 @@ class Store:
         return values
 
 
-def partial_path(path: Path) -> Path:
-    """Where a store stands while it is written."""
-    return path.with_name(path.name + ".partial")
-
-
-def write_error(path: Path, error: OSError) -> UserError:
-    """What a user can do about a failed write: a full disk, a folder that is read-only, ..."""
-    reason = error.strerror or str(error)
-    return UserError(
-        f"cannot write to {path} ({reason}): free some space or choose another place; "
-        "what was written is kept, and the same command continues it"
-    )
-
-
 def step_of(group: zarr.Group) -> np.timedelta64:
-    """The interval over which a store's increments are measured."""
+    """The interval over which the increments of the store in ``group`` are measured."""
     hours: Any = group.attrs["step_hours"]
-    return np.timedelta64(round(hours * 3600), "s")
+    return to_timedelta(hours)
 
 
 def read_times(group: zarr.Group) -> NDArray[np.datetime64]:
-    """A store's times, to the second."""
+    """The times ``(time,)`` of the store in ``group``, to the second."""
     seconds: Any = group["time"]
     times: NDArray[np.datetime64] = seconds[:].astype("datetime64[s]")
     return times

@@ -5,12 +5,9 @@ What a store holds, and how it is laid out, is said in ``store.py``.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +15,21 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.errors import UnstableSpecificationWarning
 
 from weathermixer.config import Period
 from weathermixer.data.channels import parse_channel
+from weathermixer.data.partial_files import partial_path, write_error
 from weathermixer.data.statistics import MOMENTS, cell_area_weights, field_moments, merge_moments
-from weathermixer.data.store.chunks import Planned, choose_chunk
+from weathermixer.data.store.arrays import consolidate, write_array
+from weathermixer.data.store.chunks import choose_chunk
 from weathermixer.data.store.store import (
     FORMAT,
     Store,
-    partial_path,
     read_times,
     step_of,
-    write_error,
 )
+from weathermixer.data.store.store_description import StoreDescription
+from weathermixer.data.time_steps import to_seconds
 from weathermixer.errors import UserError
 
 TIMES_PER_BLOCK = 16
@@ -39,51 +37,11 @@ _RECORD = "description.json"
 _EPOCH_UNITS = "seconds since 1970-01-01T00:00:00"
 
 Read = Callable[[int], NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a store will hold, known before its first state is written.
-
-    ``times (time,)`` are datetime64, increasing; ``latitude`` and ``longitude`` are degrees, either
-    direction; ``static (static_channel, latitude, longitude)``. ``step_hours`` is the interval over
-    which increments are measured. ``attributes`` must be JSON; say there where the data came from.
-    ``planned`` are the meshes that chunks are made for.
-    """
-
-    channels: tuple[str, ...]
-    times: NDArray[np.datetime64]
-    latitude: NDArray[np.float64]
-    longitude: NDArray[np.float64]
-    step_hours: float
-    static_channels: tuple[str, ...] = ()
-    static: NDArray[np.float32] | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
-    planned: Planned | None = None
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return len(self.latitude), len(self.longitude)
-
-    def fingerprint(self) -> str:
-        """Equal for two descriptions exactly when one may continue the other's store."""
-        return json.dumps(
-            {
-                "channels": self.channels,
-                "static_channels": self.static_channels,
-                "times": _seconds(self.times).tolist(),
-                "latitude": self.latitude.tolist(),
-                "longitude": self.longitude.tolist(),
-                "step_hours": self.step_hours,
-                "attributes": self.attributes,
-                "planned": self.planned and asdict(self.planned),
-            },
-            sort_keys=True,
-        )
+"""Gives the state ``(channel, latitude, longitude)`` at a time index."""
 
 
 class StoreWriter:
-    """Fills a store block by block, from any number of processes, and can be picked up again.
+    """Fills a store block by block, from any number of processes; a later call may continue it.
 
     A block is ``TIMES_PER_BLOCK`` consecutive times. Its chunk of ``moments`` is written last and
     so records that the block is done.
@@ -102,7 +60,7 @@ class StoreWriter:
         self._weights = cell_area_weights(latitude[:])
 
     @classmethod
-    def create(cls, path: Path, description: Description) -> StoreWriter:
+    def create(cls, path: Path, description: StoreDescription) -> StoreWriter:
         """Begin a store, or continue one that was begun with an equal description.
 
         Raises UserError where ``path`` exists, or where the begun store is of something else.
@@ -151,7 +109,7 @@ class StoreWriter:
 
         ``read(index)`` gives the state ``(channel, latitude, longitude)`` at a time index; it is
         also asked for the earlier states that lie one step before the block's own. A state is held
-        only until the one a step later has been written.
+        only until the one a step later has been written. Raises UserError where the disk is full.
         """
         later = {self.previous(index) for index in block}
         held: dict[int, NDArray[np.float32]] = {}
@@ -185,7 +143,8 @@ class StoreWriter:
         """Merge the statistics of the training period (inclusive) and give the store its name.
 
         Without a period the store has no statistics: it can be forecast from, not trained on.
-        Raises UserError where the period holds no time, or no two times one step apart.
+        Raises UserError where blocks are missing, where the period holds no time, or no two times
+        one step apart, and where it cannot be written.
         """
         missing = self.missing_blocks()
         if missing:
@@ -199,7 +158,7 @@ class StoreWriter:
                 for name in ("mean", "std", "step_std"):
                     write_array(self._group, name, getattr(statistics, name), ("channel",))
                 self._group.attrs["training_period"] = [str(edge) for edge in training]
-            consolidate(self.partial, beside=_RECORD)
+            consolidate(self.partial, ignoring=_RECORD)
             self.partial.rename(self.path)
             # Last: without it, a store that was killed here would be begun anew.
             (self.path / _RECORD).unlink()
@@ -211,12 +170,12 @@ class StoreWriter:
         if "climatology" in self._group:
             del self._group["climatology"]
 
-    def unfinished(self) -> Store:
-        """The states written so far, for what is derived from them before the store is whole."""
+    def partial_store(self) -> Store:
+        """The store as written so far, for what is derived from its states before it is whole."""
         return Store(self.path, self._group)
 
 
-def _create_arrays(partial: Path, description: Description) -> None:
+def _create_arrays(partial: Path, description: StoreDescription) -> None:
     for name in description.channels + description.static_channels:
         parse_channel(name)
     group = zarr.create_group(
@@ -232,7 +191,7 @@ def _create_arrays(partial: Path, description: Description) -> None:
     write_array(
         group,
         "time",
-        _seconds(description.times),
+        to_seconds(description.times),
         ("time",),
         units=_EPOCH_UNITS,
         calendar="proleptic_gregorian",
@@ -267,7 +226,7 @@ def _create_arrays(partial: Path, description: Description) -> None:
     write_array(group, "static", static, ("static_channel", "latitude", "longitude"))
 
     shape = (len(description.times), len(description.channels), *description.grid)
-    channels, longitudes = choose_chunk(shape[1], description.grid, description.planned)
+    channels, longitudes = choose_chunk(shape[1], description.grid, description.planned_meshes)
     group.create_array(
         "state",
         shape=shape,
@@ -294,40 +253,3 @@ def _create_arrays(partial: Path, description: Description) -> None:
         dimension_names=("time", "moment", "channel"),
         attributes={"moments": list(MOMENTS)},
     )
-
-
-def write_array(
-    group: zarr.Group, name: str, values: NDArray[Any], dimensions: tuple[str, ...], **attrs: str
-) -> None:
-    """Write a small array, whole and in one chunk, over one of the same name."""
-    dtype: Any = str if values.dtype == object else values.dtype
-    with warnings.catch_warnings():
-        # Zarr v3 has strings in every implementation, but not yet in its core document.
-        warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        array = group.create_array(
-            name,
-            shape=values.shape,
-            dtype=dtype,
-            chunks=tuple(max(size, 1) for size in values.shape),
-            dimension_names=dimensions,
-            attributes=dict(attrs),
-            overwrite=True,
-        )
-    if values.size:
-        array[...] = values
-
-
-def consolidate(path: Path, *, beside: str) -> None:
-    """Copy the metadata of all arrays into their group's, where xarray looks for them.
-
-    ``beside`` is a file or folder in the group that is none of Zarr's.
-    """
-    with warnings.catch_warnings():
-        # xarray asks for it, though Zarr v3 has yet to specify it.
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not")
-        warnings.filterwarnings("ignore", message=f"Object at {beside}")
-        zarr.consolidate_metadata(path)
-
-
-def _seconds(times: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    return times.astype("datetime64[s]").astype(np.int64)

@@ -14,7 +14,10 @@ from weathermixer.data.channels import LEVELS_HPA, Channel
 
 
 class Typical(NamedTuple):
-    """Mean and standard deviation over the globe and the years, in the channel's units."""
+    """The ``mean`` of a channel over the globe and the years, and ``std``, in the channel's units.
+
+    ``std`` is the standard deviation.
+    """
 
     mean: float
     std: float
@@ -55,7 +58,7 @@ _AT_SURFACE = {
 
 
 def typical(channel: Channel) -> Typical:
-    """What a prognostic channel is like; between the usual levels, linear in log pressure."""
+    """Typical values of a prognostic channel; between the usual levels, linear in log pressure."""
     if channel.level_hpa is None:
         return _AT_SURFACE[channel.variable]
     levels, at = np.log(LEVELS_HPA), np.log(channel.level_hpa)

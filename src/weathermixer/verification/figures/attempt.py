@@ -11,7 +11,10 @@ Drawn = TypeVar("Drawn")
 
 
 def attempt(draw: Callable[[], Drawn], what: str) -> tuple[Drawn | None, str | None]:
-    """What ``draw()`` returns, or else a sentence, without a full stop, on why ``what`` failed."""
+    """Call ``draw()``: what it returns, or else a sentence on why ``what`` could not be drawn.
+
+    The sentence has no full stop. Whatever ``draw`` raises is caught.
+    """
     try:
         return draw(), None
     except UserError as error:

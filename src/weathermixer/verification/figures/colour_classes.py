@@ -51,7 +51,7 @@ class ColourClasses:
 
 
 def classes_of_states(values: NDArray[np.floating], variable: str) -> ColourClasses:
-    """About sixteen classes between the lowest and highest values that are not rare."""
+    """About sixteen classes for states of a variable, between values that are not rare."""
     low, high = (float(bound) for bound in np.percentile(values, (0.5, 99.5)))
     is_wind = "component_of_wind" in variable
     if is_wind:
@@ -66,7 +66,7 @@ def classes_of_states(values: NDArray[np.floating], variable: str) -> ColourClas
 
 
 def classes_of_errors(errors: NDArray[np.floating]) -> ColourClasses:
-    """Classes about zero that widen outwards, so that early errors and late ones both show."""
+    """Classes for errors, about zero, that widen outwards so that small and large ones show."""
     largest = max(float(np.percentile(np.abs(errors), 99.7)), 1e-12)
     outer = [nice(largest / 1.6)]
     while len(outer) < _NUM_ERROR_CLASSES // 2:
@@ -76,7 +76,7 @@ def classes_of_errors(errors: NDArray[np.floating]) -> ColourClasses:
 
 
 def nice(value: float) -> float:
-    """The nearest of 1, 2 and 5 times a power of ten.
+    """Round a number to the nearest of 1, 2 and 5 times a power of ten.
 
     >>> [nice(value) for value in (0.9, 1.6, 37.0, 0.0052)]
     [1.0, 2.0, 50.0, 0.005]

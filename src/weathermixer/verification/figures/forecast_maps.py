@@ -25,7 +25,7 @@ from weathermixer.verification.figures.map_pictures import (
 )
 from weathermixer.verification.figures.panels import DOTS_PER_INCH
 from weathermixer.verification.headline import MAP_HOURS, headline_leads, shown_units, title_of
-from weathermixer.verification.regions import over
+from weathermixer.verification.regions import over_region
 
 _CHANNELS = ("geopotential_500", "2m_temperature")
 _PANEL_INCHES = 4.0  # the larger side
@@ -83,7 +83,7 @@ def _figure(
     date = str(initial_time.astype("datetime64[m]")).replace("T", " ")
     title = f"{title_of(pictures.channel)}, from {date} UTC"
     if not canvas.grid.is_global:
-        title += f", {over(area_name(canvas.grid))}"
+        title += f", {over_region(area_name(canvas.grid))}"
     figure.suptitle(title, fontsize=12)
     return figure
 

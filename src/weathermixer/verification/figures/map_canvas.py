@@ -49,7 +49,7 @@ class MapCanvas:
 
     @classmethod
     def of(cls, grid: Grid) -> Self:
-        """The canvas for fields on a grid whose cells have an area."""
+        """The canvas for fields on a grid, whose cells must have an area."""
         assert grid.has_area
         south, north = grid.latitude_extent
         west, east = grid.longitude_extent
@@ -85,7 +85,7 @@ class MapCanvas:
         return self.longitude.shape[0]
 
     def draw(self, field: NDArray[np.floating]) -> Values:
-        """The value of a field ``(latitude, longitude)`` at each pixel; NaN outside."""
+        """Interpolate a field ``(latitude, longitude)`` to pixels ``(row, column)``; NaN beyond."""
         grid = self.grid
         northward = np.argsort(grid.latitude)
         values = np.asarray(field, np.float64)[northward][:, grid.west_to_east]
@@ -167,7 +167,7 @@ class MapCanvas:
 
 
 def as_image(pictures: Sequence[Values], classes: ColourClasses) -> str:
-    """Pictures one above the other as one image in a ``data:`` URL, transparent outside."""
+    """Join pictures, one above the other, into a PNG in a ``data:`` URL, transparent outside."""
     stacked = np.concatenate(pictures)
     outside = np.isnan(stacked)
     indices = classes.classify(np.where(outside, 0.0, stacked))
@@ -181,7 +181,7 @@ def as_image(pictures: Sequence[Values], classes: ColourClasses) -> str:
 
 
 def as_svg_path(lines: Sequence[Values]) -> str:
-    """Polylines as the ``d`` of an SVG path, in tenths of a pixel, without details too small."""
+    """Polylines as the ``d`` of an SVG path, to a tenth of a pixel, without smaller details."""
     return "".join(map(_svg_line, lines))
 
 

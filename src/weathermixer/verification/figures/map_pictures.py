@@ -26,8 +26,9 @@ Picture = NDArray[np.float64]
 class MapPictures:
     """A channel of one forecast, the truth and the error, a picture for each lead time.
 
-    Pictures hold values in shown units at the canvas's pixels. ``rmse`` is this forecast's alone,
-    by lead time, over all that the grid covers.
+    ``forecasts``, ``truths`` and ``errors`` hold values in shown units at the canvas's pixels,
+    coloured by ``state_classes`` and ``error_classes``. ``rmse`` is this forecast's alone, by lead
+    time, over all that the grid covers.
     """
 
     channel: str
@@ -72,9 +73,9 @@ def draw_pictures(
 
 
 def fullest_initial_time(comparison: Comparison) -> tuple[int, list[int]]:
-    """The initial time of which most can be compared, the first of several, and its lead times.
+    """The initial time with the most lead times that can be compared, and those lead times.
 
-    Both are indices.
+    Both are indices; of several such initial times, it is the first.
     """
     time = int(comparison.pairs.sum(axis=1).argmax())
     return time, np.flatnonzero(comparison.pairs[time]).tolist()

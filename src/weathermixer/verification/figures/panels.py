@@ -35,7 +35,7 @@ def line_beside(number: int) -> dict[str, Any]:
 def channel_panels(
     channels: Sequence[str], xlabel: str, *, region: str
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a panel for each channel under its name; the caller adds a legend.
+    """Make a figure with a panel for each channel under its name; the caller adds a legend.
 
     It is headed by the region where that is not the globe.
     """

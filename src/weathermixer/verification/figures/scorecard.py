@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from weathermixer.data.channels import parse_channel
 from weathermixer.verification.figures.panels import DOTS_PER_INCH
 from weathermixer.verification.headline import title_of
-from weathermixer.verification.regions import GLOBAL, over
+from weathermixer.verification.regions import GLOBAL, over_region
 from weathermixer.verification.scores import MODEL, PERSISTENCE, Scores
 
 
@@ -44,7 +44,7 @@ def _scorecard(scores: Scores, region: str) -> Figure:
     panel.set_xlabel("lead time (days)", fontsize=9)
     title = "RMSE of the model, relative to persistence"
     if region != GLOBAL:
-        title += f",\n{over(region)}"
+        title += f",\n{over_region(region)}"
     panel.set_title(title, fontsize=10)
     bar = figure.colorbar(image, ax=panel, shrink=0.6, pad=0.02)
     bar.set_label("worse (+) or better (−), %", fontsize=9)

@@ -21,14 +21,14 @@ SECONDS_TO_MEET = 300.0
 SECONDS_TO_COME = 60.0  # for ranks that have not come yet when another fails
 
 
-class Companions(Protocol):
-    """The other ranks, as one of them reaches them."""
+class OtherRanks(Protocol):
+    """How a rank reaches the others: it waits for them, reports a failure, or ends in order."""
 
     def wait_for_all(self) -> None:
         """Return when every rank has come; UserError where that takes too long."""
 
     def report(self, words: LastWords, *, show_traceback: bool) -> int:
-        """Give this rank's last words; the status to exit with once the user has been told."""
+        """Give this rank's last words; returns the status to exit with, once the user is told."""
 
     def close(self) -> None:
         """End in order, when every rank has done its work."""
@@ -36,13 +36,13 @@ class Companions(Protocol):
 
 @dataclass(eq=False)
 class Connection:
-    """A socket, and what has come of a message that is not whole yet."""
+    """A connected socket that carries messages, and what has come of one that is not whole yet."""
 
     socket: socket.socket
     _partial: bytes = b""
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come, once any have; None where the other side is gone."""
+        """Wait for messages, and return those that have come; None where the other side is gone."""
         try:
             received = self.socket.recv(65_536)
         except OSError:
@@ -61,26 +61,26 @@ class Connection:
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that listens at a port, 0 for any, of all of this machine's addresses."""
+    """Listen at a port of all of this machine's addresses; 0 stands for any that is free."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", port))
 
 
 def keep_alive(connected: socket.socket) -> None:
-    """Notice within half a minute that a machine is gone, which closes no connection."""
+    """Have a connection fail within half a minute of its other machine's end, which closes none."""
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
             connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def tell(text: str) -> None:
-    """One line to the user for all ranks, also from one that is muted."""
+def tell_user(text: str) -> None:
+    """Print a line to the user for all ranks, also from one that is muted."""
     print(text, file=sys.stderr, flush=True)
 
 
-def leave(status: int) -> NoReturn:
+def exit_at_once(status: int) -> NoReturn:
     """End this process while its main thread is at work, or waits for a rank that is gone."""
     sys.stdout.flush()
     sys.stderr.flush()

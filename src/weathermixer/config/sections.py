@@ -1,0 +1,198 @@
+"""The sections of the configuration: every setting, typed, with its meaning, unit and check.
+
+The one about training is in ``training_settings.py``. Nothing here reads a file or looks at a
+store: what can only be known with data in hand is in ``check.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeGuard, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+from weathermixer.config.dates import parse_period
+from weathermixer.config.kinds import (
+    Address,
+    AsList,
+    Count,
+    Fraction,
+    Hours,
+    Multiple,
+    Ranks,
+    Reader,
+    listed,
+    refusal,
+    refuse_truth_values,
+    require_known,
+)
+from weathermixer.config.variables import (
+    LEVELS_HPA,
+    PRESSURE_LEVEL_NAMES,
+    STATIC_NAMES,
+    VARIABLE_NAMES,
+)
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_a_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuses what would be converted in silence: nothing at all, and true for a number."""
+        assert info.field_name is not None
+        kind = cls.model_fields[info.field_name].annotation
+        if (value is None and NoneType not in get_args(kind)) or value == "":
+            raise refusal("has no value", "give it one, or remove it to have the default")
+        if kind is not bool and not isinstance(value, BaseModel) and not is_section(kind):
+            refuse_truth_values(value)
+        return value
+
+
+class Model(Section):
+    """The network."""
+
+    prediction: Literal["increment", "state"] = Field(
+        "increment",
+        description="what the network returns: the change over a step, in units of its standard "
+        "deviation, or the next state through the published decoder and blend",
+    )
+    patch: Annotated[tuple[Count, Count], AsList] = Field(
+        (4, 4), description="grid points of a token, latitude × longitude"
+    )
+    channels: Count = Field(320, description="latent channels of a token")
+    blocks: Count = Field(4, description="mixer blocks")
+    token_hidden: Multiple = Field(
+        2.0, description="hidden width of token mixing, as a multiple of the number of tokens"
+    )
+    channel_hidden: Multiple = Field(
+        1.0, description="hidden width of channel mixing, as a multiple of model.channels"
+    )
+    dropout: Fraction = Field(0.0, description="probability of zeroing a hidden value in training")
+
+
+class Data(Section):
+    """Which states the network sees."""
+
+    store: Address | Path = Field(
+        union_mode="left_to_right",
+        description="the prepared store; or the path or address of a Zarr archive in WeatherBench "
+        "2's layout, which is then read as it is",
+    )
+    reader: Reader = Field(
+        "zarr", description="library that reads a prepared store; tensorstore is to be installed"
+    )
+    variables: Annotated[tuple[str, ...], AsList] = Field(
+        VARIABLE_NAMES, description="variables to predict; pressure variables on every level"
+    )
+    levels: Annotated[tuple[Count, ...], AsList] = Field(
+        LEVELS_HPA, description="pressure levels, hPa"
+    )
+    static: Annotated[tuple[str, ...], AsList] = Field(
+        STATIC_NAMES,
+        description="fields that do not change, given to the network beside the state",
+    )
+    step_hours: Hours = Field(6.0, description="lead time of one step, hours")
+    train: str | None = Field(
+        None,
+        description="training period, START/STOP in ISO 8601, inclusive; "
+        "the first four fifths of the store's times where unset",
+    )
+    validation: str | None = Field(
+        None,
+        description="validation period, START/STOP; "
+        "the tenth of the store's times after the first four fifths where unset",
+    )
+
+    @field_validator("store")
+    @classmethod
+    def _in_the_home_folder(cls, value: str | Path) -> str | Path:
+        # No shell expands it in a file, nor behind an equals sign.
+        is_home = isinstance(value, Path) and value.parts[:1] == ("~",)
+        return Path(value).expanduser() if is_home else value
+
+    @field_validator("variables", "levels", "static")
+    @classmethod
+    def _lists_nothing_twice(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        repeated = {entry: None for entry in value if value.count(entry) > 1}
+        if repeated:
+            raise refusal(f"lists {listed(repeated)} twice", "remove the repeated entry")
+        return value
+
+    @field_validator("variables")
+    @classmethod
+    def _are_variables(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise refusal("lists no variable", f"choose among {', '.join(VARIABLE_NAMES)}")
+        return require_known(value, VARIABLE_NAMES, "variable")
+
+    @field_validator("static")
+    @classmethod
+    def _are_static_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return require_known(value, STATIC_NAMES, "static field")
+
+    @field_validator("levels")
+    @classmethod
+    def _has_levels(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if not value and set(info.data.get("variables", ())) & set(PRESSURE_LEVEL_NAMES):
+            raise refusal(
+                "lists no level, and data.variables has some that lie on levels",
+                "list levels, or leave those variables out",
+            )
+        return value
+
+    @field_validator("train", "validation")
+    @classmethod
+    def _is_period(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_period(value)
+        return value
+
+
+class Parallel(Section):
+    """The mesh of ranks."""
+
+    data: Ranks = Field(1, description="replicas, each on its own samples")
+    domain: Ranks | None = Field(
+        None,
+        description="ranks that share a sample's longitudes; where it or the next is unset, what "
+        "sends the fewest bytes on the ranks that were started",
+    )
+    tensor: Ranks | None = Field(
+        None, description="ranks that share a sample's variables and the latent channels"
+    )
+    shard_optimizer: bool = Field(
+        False, description="divide the optimizer's state among the replicas"
+    )
+
+
+class Checkpoint(Section):
+    """What is kept of a run."""
+
+    every: Count = Field(500, description="steps between checkpoints; one more at the end")
+    keep: Count = Field(2, description="newest checkpoints kept")
+    resume: bool = Field(False, description="continue a run that has checkpoints; as --resume does")
+
+
+class Logging(Section):
+    """What is said while training."""
+
+    every: Count = Field(10, description="steps between lines of the log")
+    tensorboard: bool = Field(True, description="write TensorBoard events into the run")
+
+
+def is_section(kind: Any) -> TypeGuard[type[Section]]:
+    """Whether the type of a field is that of a section, rather than of a setting."""
+    return isinstance(kind, type) and issubclass(kind, Section)

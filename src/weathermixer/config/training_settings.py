@@ -1,0 +1,129 @@
+"""The section of the configuration about training: every setting with its meaning and check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from weathermixer.config.kinds import AsList, Count, Fraction, Length, Number, Seed, refusal
+from weathermixer.config.presets import fitting_schedule
+from weathermixer.config.sections import Section
+
+
+class Training(Section):
+    """How the network learns."""
+
+    steps: Count = Field(2000, description="optimizer steps")
+    seed: Seed = Field(0, description="of initial weights, data order and dropout")
+    dtype: Literal["float64", "float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic; with bfloat16, weights, encoder and state stay in float32",
+    )
+    recompute: bool = Field(
+        False,
+        description="compute a block's activations again in the backward pass instead of keeping "
+        "them: less memory, a third more operations",
+    )
+    instance_batch: Count = Field(4, description="samples per model instance and step")
+    rollout: Length | dict[Number, Length] = Field(
+        1,
+        description="steps forecast in each sample, each from the one before; "
+        "or a table {from optimizer step: length}",
+    )
+    loss: Literal["increment", "published"] = Field(
+        "increment",
+        description="squared error in units of each channel's step standard deviation, weighted by "
+        "area; or the published weighting of normalised fields",
+    )
+    optimizer: Literal["adamw", "adam"] = Field(
+        "adamw", description="with decoupled weight decay, or with decay added to the gradient"
+    )
+    learning_rate: PositiveFloat = Field(4e-3, description="the highest, after warm-up")
+    edge_learning_rate: PositiveFloat | None = Field(
+        None, description="of the encoder and decoder; training.learning_rate where unset"
+    )
+    betas: Annotated[tuple[Fraction, Fraction], AsList] = Field(
+        (0.9, 0.95), description="of Adam's two averages"
+    )
+    weight_decay: NonNegativeFloat = Field(0.05, description="of weights, not of biases and gains")
+    clip_norm: PositiveFloat = Field(1.0, description="largest norm of the whole gradient")
+    warmup_steps: Number = Field(
+        100,
+        description="steps of linear warm-up; where unset and training.steps are no more, a tenth "
+        "of those",
+    )
+    warmup_learning_rate: NonNegativeFloat = Field(
+        1e-6,
+        description="where warm-up starts; where unset, never above training.learning_rate",
+    )
+    final_learning_rate: NonNegativeFloat = Field(
+        1e-6,
+        description="where each cosine ends; where unset, never above training.learning_rate",
+    )
+    cycle_steps: Count | None = Field(
+        None,
+        description="length of one cosine after warm-up; the next starts at half the height; "
+        "where unset, one cosine lasts to the end",
+    )
+    validate_every: Count = Field(500, description="steps between validations; one more at the end")
+    validation_samples: Count = Field(32, description="samples of a validation, at most")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_give_way(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        fitted = fitting_schedule(values, defaults)
+        changed = {name: value for name, value in fitted.items() if value != defaults[name]}
+        return {**changed, **values}
+
+    @field_validator("rollout", mode="wrap")
+    @classmethod
+    def _is_a_table_of_steps(
+        cls, value: Any, validate: Callable[[Any], int | dict[int, int]]
+    ) -> int | dict[int, int]:
+        if isinstance(value, Mapping):
+            for key, length in value.items():
+                if length is None and ":" in str(key):
+                    raise refusal(
+                        f"has no space after the colon of {str(key)!r}",
+                        "write a table as {0: 1, 400: 2}",
+                    )
+        result = validate(value)
+        if isinstance(result, dict):
+            if len(result) < len(value):
+                raise refusal("lists a step twice", "remove the repeated entry")
+            if 0 not in result:
+                raise ValueError("a table of rollout lengths must say the length from step 0")
+        return result
+
+    @field_validator("warmup_steps")
+    @classmethod
+    def _ends_within_the_steps(cls, value: int, info: ValidationInfo) -> int:
+        steps = info.data.get("steps")
+        if steps is not None and value >= steps:
+            raise refusal(
+                f"({value}) must be below training.steps ({steps})", "lower it, or train for longer"
+            )
+        return value
+
+    def rollout_at(self, step: int) -> int:
+        """The number of steps forecast in each sample at an optimizer step, counted from 0."""
+        if isinstance(self.rollout, int):
+            return self.rollout
+        return self.rollout[max(start for start in self.rollout if start <= step)]
+
+    @property
+    def longest_rollout(self) -> int:
+        """The largest number of steps forecast in a sample at any optimizer step."""
+        return self.rollout if isinstance(self.rollout, int) else max(self.rollout.values())
