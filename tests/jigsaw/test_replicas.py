@@ -60,12 +60,10 @@ def train(mesh: Mesh, sharded: bool, fused: bool) -> Trained:
     network = network_on(mesh, UNEVEN, whole=whole_parameters(UNEVEN))
     replicas = Replicas(network, mesh, sharded=sharded)
     optimizer = adamw(replicas.parameters().values(), fused=fused)
-    each = SAMPLES // mesh.layout.data
-    first = mesh.layout.coordinates.data * each
     norms, gradients = [], {}
     before = mesh.counter.copy()
     for step in range(STEPS):
-        sample = samples_of(step).of_samples(first, first + each).on(mesh.layout, UNEVEN)
+        sample = samples_of(step).of_replica(mesh.layout).on(mesh.layout, UNEVEN)
         output = network(sample.state, sample.static)
         # This replica's share of the mean over all samples.
         ((output * sample.gradient).sum() / SAMPLES).backward()

@@ -220,6 +220,11 @@ class Sample:
         fields = (self.state, self.static, self.gradient)
         return Sample(*(field[:, start:stop] for field in fields))
 
+    def of_replica(self, layout: Layout) -> Sample:
+        """The samples that a replica sees."""
+        each = self.state.shape[1] // layout.data
+        return self.of_samples(first := layout.coordinates.data * each, first + each)
+
     def on(self, layout: Layout, sizes: Sizes) -> Sample:
         """The part of a rank."""
         state, static = (
