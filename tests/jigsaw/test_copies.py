@@ -110,12 +110,12 @@ def averaged(mesh: Mesh) -> tuple[dict[str, Held], dict[str, Held]]:
 
 def test_weights_are_averaged_as_those_of_a_plain_model(pool: Pool, layout: Layout) -> None:
     ranks = pool.run(averaged, layout)
-    weights, average = whole_parameters(UNEVEN), dict.fromkeys(whole_parameters(UNEVEN), 0.0)
+    weights, steps = whole_parameters(UNEVEN), []
     for _ in range(STEPS):
         gradients = gradients_alone(weights)
         weights = {name: value - RATE * gradients[name] for name, value in weights.items()}
-        average = {name: value + weights[name] / STEPS for name, value in average.items()}
-    whole = {name: torch.as_tensor(value) for name, value in average.items()}
+        steps.append(weights)
+    whole = {name: torch.stack([step[name] for step in steps]).mean(0) for name in weights}
     check(join_each([parameters for parameters, _ in ranks]), whole)
     check(join_each([gradients for _, gradients in ranks]), gradients_alone(whole))
 
