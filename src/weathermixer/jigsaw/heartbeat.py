@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +26,8 @@ from weathermixer.jigsaw.activity import ACTIVITY, Beat
 
 SECONDS_BETWEEN_BEATS = 1.0
 # After so long without a beat a rank is given up: a thread beats whatever the rank computes.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 15.0
+_SECONDS_TO_SPEAK = 3.0
 _SECONDS_TO_REACH = 10.0
 _SLOWEST_LINK = 5e6  # bytes per second: what arrives more slowly is taken for lost
 
@@ -80,8 +83,8 @@ class StoreBoard:
 class Heartbeat:
     """Beats for this rank and watches over the others, until it is stopped.
 
-    ``on_end`` is called, in a thread of its own, with the sentence that says why the job cannot go
-    on, and is expected to end the process.
+    ``on_end`` is called, in a thread of its own on each rank, with the sentence that says why the
+    job cannot go on, and whether this rank is the one to say it; it is expected to end the process.
     """
 
     def __init__(
@@ -89,13 +92,13 @@ class Heartbeat:
         board: Board,
         rank: int,
         world_size: int,
-        on_end: Callable[[str], None],
+        on_end: Callable[[str, bool], None],
         *,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._board, self._rank, self._world_size = board, rank, world_size
         self._on_end, self._patience = on_end, patience
-        self._host, self._count = socket.gethostname(), 0
+        self._process, self._count = _Process.own(), 0
         self._stopped = threading.Event()
         watched = range(1, world_size) if rank == 0 else range(1)
         now = time.monotonic()
@@ -115,72 +118,126 @@ class Heartbeat:
             if now - last > self._patience / 2:
                 # This process itself stood still, as on a laptop that slept.
                 self._heard = {rank: _Heard(now) for rank in self._heard}
+                reached = now
             last = now
             try:
                 verdict = self._beat()
                 reached = time.monotonic()
             except (OSError, RuntimeError) as error:
-                verdict = None
                 if self._stopped.is_set():
                     return
-                if time.monotonic() - reached > self._patience:
-                    reason = " ".join(str(error).split())[:200]
-                    verdict = (
-                        f"rank {self._rank} on {self._host} has not reached the others for "
-                        f"{time.monotonic() - reached:.0f} s ({reason}); it was "
-                        f"{ACTIVITY.now().place()}"
-                    )
+                verdict = self._unreachable(error, time.monotonic() - reached)
             if verdict is not None:
-                self._on_end(verdict)
+                speaks = verdict.speaker in (None, self._rank)
+                if not speaks:
+                    time.sleep(_SECONDS_TO_SPEAK)  # before launchers end who speaks with the others
+                if verdict.lost is not None:
+                    verdict.lost.kill_here()
+                self._on_end(verdict.sentence, speaks)
                 return
 
-    def _beat(self) -> str | None:
+    def _beat(self) -> _Verdict | None:
         """Leave a beat, listen to the others, and say why the job has to end, where it has."""
         self._count += 1
         beat = ACTIVITY.now()
-        note = {"count": self._count, "host": self._host, "beat": asdict(beat)}
+        note = {"count": self._count, "process": asdict(self._process), "beat": asdict(beat)}
         self._board.write(f"beat-{self._rank}", json.dumps(note))
         ranks = list(self._heard)
         notes = self._board.read(["verdict", *(f"beat-{rank}" for rank in ranks)])
         if notes[0] is not None:
-            return notes[0]
+            return _Verdict.from_json(notes[0])
         now = time.monotonic()
         for rank, text in zip(ranks, notes[1:], strict=True):
             self._heard[rank].note(text, now)
-        verdict = self._missing(now) or (self._deadlock(beat, now) if self._rank == 0 else None)
+        verdict = self._missing(now) or (self._deadlock(beat) if self._rank == 0 else None)
         if verdict is not None:
-            self._board.write("verdict", verdict)
+            self._board.write("verdict", json.dumps(asdict(verdict)))
         return verdict
 
-    def _missing(self, now: float) -> str | None:
+    def _unreachable(self, error: Exception, seconds: float) -> _Verdict | None:
+        if seconds < self._patience:
+            return None
+        reason = " ".join(str(error).split())[:200]
+        return _Verdict(
+            f"rank {self._rank} on {self._process.host} has not reached the others for "
+            f"{seconds:.0f} s ({reason}); it was {ACTIVITY.now().place()}"
+        )
+
+    def _missing(self, now: float) -> _Verdict | None:
         for rank, heard in self._heard.items():
-            if heard.beat is not None and now - heard.time > self._patience:
-                return (
-                    f"rank {rank} on {heard.host} has not answered for {now - heard.time:.0f} s: "
-                    f"it was stopped, or its machine or link is gone; it was {heard.beat.place()}"
-                )
+            if heard.beat is None or heard.process is None or now - heard.time < self._patience:
+                continue
+            return _Verdict(
+                f"rank {rank} on {heard.process.host} has not answered for "
+                f"{now - heard.time:.0f} s: it was stopped, or its machine or link is gone; it was "
+                f"{heard.beat.place()}",
+                speaker=1 if rank == 0 else 0,
+                lost=heard.process,
+            )
         return None
 
-    def _deadlock(self, own: Beat, now: float) -> str | None:
+    def _deadlock(self, own: Beat) -> _Verdict | None:
         """Why nothing can go on: every rank waits, and has begun nothing for long."""
-        beats = {0: own, **{rank: heard.beat for rank, heard in self._heard.items()}}
-        known = {rank: beat for rank, beat in beats.items() if beat is not None}
-        if len(known) < self._world_size:
-            return None
-        if any(
+        beats = {0: own} | {
+            rank: heard.beat for rank, heard in self._heard.items() if heard.beat is not None
+        }
+        if len(beats) < self._world_size or any(
             beat.waited_s < self._patience + beat.num_bytes / _SLOWEST_LINK
-            for beat in known.values()
+            for beat in beats.values()
         ):
             return None
-        places = {
-            f"{beat.place()}, waiting for {beat.waits_for}": rank
-            for rank, beat in reversed(known.items())
-        }
-        said = "; ".join(f"rank {rank} {place}" for place, rank in list(places.items())[::-1][:4])
-        return (
+        by_place: dict[str, int] = {}
+        for rank, beat in beats.items():
+            by_place.setdefault(f"{beat.place()}, waiting for {beat.waits_for}", rank)
+        said = "; ".join(f"rank {rank} {place}" for place, rank in list(by_place.items())[:4])
+        return _Verdict(
             f"all ranks have waited for each other for {self._patience:.0f} s: their programs "
-            f"differ, or a link is gone; {said}"
+            f"differ, or a link is gone; {said}",
+            speaker=0,
         )
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A process on some machine; ``started`` tells it from a later one of the same number."""
+
+    host: str
+    pid: int
+    started: str
+
+    @classmethod
+    def own(cls) -> _Process:
+        return cls(socket.gethostname(), os.getpid(), _start_time(os.getpid()))
+
+    def kill_here(self) -> None:
+        """End the process, if it is on this machine: one that was stopped obeys nothing else."""
+        own = (socket.gethostname(), _start_time(self.pid))
+        if self.started and own == (self.host, self.started):
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, as Linux counts it; empty elsewhere, or where there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Why the job ends, the rank that says so (every one for itself: None), and who is lost."""
+
+    sentence: str
+    speaker: int | None = None
+    lost: _Process | None = None
+
+    @classmethod
+    def from_json(cls, text: str) -> _Verdict:
+        values = json.loads(text)
+        lost = values.pop("lost")
+        return cls(**values, lost=None if lost is None else _Process(**lost))
 
 
 @dataclass
@@ -189,7 +246,7 @@ class _Heard:
 
     time: float
     count: int = 0
-    host: str = ""
+    process: _Process | None = None
     beat: Beat | None = None
 
     def note(self, text: str | None, now: float) -> None:
@@ -198,12 +255,13 @@ class _Heard:
             return
         note = json.loads(text)
         if note["count"] != self.count:
-            self.time, self.count, self.host = now, note["count"], note["host"]
-            self.beat = Beat(**note["beat"])
+            self.time, self.count = now, note["count"]
+            self.process, self.beat = _Process(**note["process"]), Beat(**note["beat"])
 
 
-def exit_with(sentence: str) -> None:
-    """Say on standard error why the job ends, and end this process at once."""
-    sys.stderr.write(f"Error: {sentence}\n")
-    sys.stderr.flush()
+def exit_with(sentence: str, speaks: bool) -> None:
+    """End this process at once; the rank that ``speaks`` says why on standard error."""
+    if speaks:
+        sys.stderr.write(f"Error: {sentence}\n")
+        sys.stderr.flush()
     os._exit(1)

@@ -214,7 +214,8 @@ class Coordinator:
             return ""
         if self._has_given_up:  # and says so for all
             return ""
-        if speakers[0].words.interrupted or speakers[0].words.rank_lost:
+        words = speakers[0].words
+        if words.interrupted or words.rank_lost or words.is_verdict:
             return ""
         host = f" on {speakers[0].host}" if len(speakers) == 1 else ""
         return f" ({rank_names([failure.rank for failure in speakers])}{host})"

@@ -30,7 +30,8 @@ class LastWords:
 
     ``sentence`` is for the user, ``status`` the one to exit with, and ``traceback`` that of the
     error. ``rank_lost`` says that it only noticed another's end, ``interrupted`` that it obeyed a
-    signal. ``time`` is that of its machine, in seconds.
+    signal, and ``is_verdict`` that the ranks gave up one that had stopped answering, or all. ``time``
+    is that of its machine, in seconds.
     """
 
     sentence: str
@@ -39,6 +40,7 @@ class LastWords:
     interrupted: bool
     traceback: str
     time: float
+    is_verdict: bool = False
 
     @classmethod
     def of(cls, error: BaseException, sentence: str, status: int, *, rank_lost: bool) -> Self:
@@ -126,6 +128,8 @@ def _weakness(failure: Failure) -> tuple[int, float]:
     if words is None:
         # A library that loses its connection may abort.
         return (3 if failure.status == -signal.SIGABRT else 1), failure.time
+    if words.is_verdict:
+        return -1, words.time
     if words.rank_lost:
         return 4, words.time
     if words.interrupted:

@@ -6,12 +6,16 @@ Nothing heavy is imported before it is known that there are several ranks.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -70,7 +74,7 @@ def run_as_rank(remedy: str = "start the same command again") -> Iterator[RankIn
     with nullcontext() if info.is_first else muted(), waiting_for(loading):
         import torch
 
-        from weathermixer.jigsaw import mesh
+        from weathermixer.jigsaw import heartbeat, mesh
         from weathermixer.launch.meeting import meet, shared_store
 
     with ExitStack() as stack:
@@ -98,9 +102,18 @@ def run_as_rank(remedy: str = "start the same command again") -> Iterator[RankIn
                 f"rank {info.rank} of {info.world_size} did not meet the others at {info.meeting} "
                 f"({error})"
             ) from error
+        board: heartbeat.Board = (
+            heartbeat.FolderBoard(info.meeting)
+            if isinstance(info.meeting, Path)
+            else heartbeat.StoreBoard(store)
+        )
+        beating = heartbeat.Heartbeat(
+            board, info.rank, info.world_size, partial(_end_job, remedy=remedy)
+        )
         yield info
         with waiting_for("the other ranks to finish"):
             mesh.stop()
+        beating.stop()
         if _ThisProcess.others is not None:
             _ThisProcess.others.close()
             _ThisProcess.others = None
@@ -174,6 +187,40 @@ def _tell_others(words: LastWords, *, show_traceback: bool, run_by_all_ranks: bo
     if _ThisProcess.others is None:
         return None
     return _ThisProcess.others.report(words, show_traceback=show_traceback)
+
+
+def _end_job(sentence: str, speaks: bool, *, remedy: str) -> NoReturn:
+    """End this process, since a rank is lost, or all of them wait for each other.
+
+    A rank other than the first ``speaks`` where the first is lost, which speaks for all otherwise.
+    """
+    from weathermixer.launch.other_ranks import tell_user
+
+    sentence = f"Error: {sentence}, so the job was ended: {remedy}"
+    words = LastWords(
+        sentence,
+        1,
+        rank_lost=False,
+        interrupted=False,
+        traceback="",
+        time=time.time(),
+        is_verdict=True,
+    )
+    info, told = _ThisProcess.info, None
+    if info.is_first or not speaks or isinstance(info.meeting, Path):
+        told = _tell_others(words, show_traceback=False, run_by_all_ranks=False)
+    if told is None and speaks:
+        tell_user(sentence)
+    if speaks:
+        _end_step()
+    os._exit(1)
+
+
+def _end_step() -> None:
+    """End all that srun started with this process: those that are stopped obey no other signal."""
+    job, step = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID")
+    if job and step and shutil.which("scancel"):
+        subprocess.run(["scancel", "--signal=KILL", f"{job}.{step}"], check=False, timeout=10.0)
 
 
 @contextmanager
