@@ -11,7 +11,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.gradients import Destination, JigsawError, current_pass
+from weathermixer.jigsaw.gradients import (
+    Destination,
+    JigsawError,
+    current_pass,
+    refuse_autograd_grad,
+)
 from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, RMSNorm
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
@@ -143,13 +148,15 @@ def parallelize(model: M, mesh: Mesh, table: Mapping[str, Cut]) -> M:
     used: set[str] = set()
     _refuse_tied(model)
     for name, module in list(model.named_modules(remove_duplicate=False)):
-        pattern = next((each for each in table if fnmatch.fnmatchcase(name, each)), None)
+        pattern = next((each for each in table if _names(each, name)), None)
         if pattern is None and not isinstance(module, nn.Dropout):
             continue
         if pattern is not None:
             used.add(pattern)
         if module not in known:
-            known[module] = _cut_module(name, module, mesh, table[pattern] if pattern else None)
+            known[module] = _cut_module(
+                name, module, mesh, None if pattern is None else table[pattern]
+            )
         if known[module] is not module:
             model = _replace(model, name, known[module])
     unused = [pattern for pattern in table if pattern not in used]
@@ -165,6 +172,11 @@ def parallelize(model: M, mesh: Mesh, table: Mapping[str, Cut]) -> M:
     model.register_forward_pre_hook(_track_own_tensors)
     model._ddp_params_and_buffers_to_ignore = _RefusesDdp()  # type: ignore[assignment]
     return model
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether a pattern fits a module's name; the model itself, which has none, only by none."""
+    return fnmatch.fnmatchcase(name, pattern) if name else not pattern
 
 
 def _cut_module(name: str, module: nn.Module, mesh: Mesh, how: Cut | None) -> nn.Module:
@@ -234,7 +246,8 @@ def _track_own_tensors(model: nn.Module, _: Any = None) -> None:
 
 def _hand_over(parameter: nn.Parameter, destination: Destination) -> Any:
     def hook(gradient: Tensor) -> Tensor:
-        current_pass().add(parameter, gradient)
+        refuse_autograd_grad(parameter)
+        current_pass().add(parameter, destination, gradient)
         current_pass().complete(parameter, destination)
         return torch.zeros_like(gradient)  # the whole sum is added when the pass ends
 

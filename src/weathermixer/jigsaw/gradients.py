@@ -56,6 +56,7 @@ class Use(NamedTuple):
 
     parameter: nn.Parameter
     node: Tensor
+    destination: Destination
 
     @property
     def is_local(self) -> bool:
@@ -71,9 +72,20 @@ def use(parameter: nn.Parameter, destination: Destination, *, is_cut: bool = Fal
     """
     is_alone = not is_cut and not destination.axes and destination.data is None
     if is_alone or not parameter.requires_grad or not torch.is_grad_enabled():
-        return Use(parameter, parameter)
+        return Use(parameter, parameter, destination)
     node: Tensor = _Tracked.apply(parameter, destination)  # type: ignore[no-untyped-call]
-    return Use(parameter, node)
+    return Use(parameter, node, destination)
+
+
+def refuse_autograd_grad(parameter: nn.Parameter) -> None:
+    """Raise JigsawError where a pass is to return the gradient of a parameter that ranks share."""
+    try:
+        torch._C._will_engine_execute_node(get_gradient_edge(parameter).node)
+    except RuntimeError as error:
+        raise JigsawError(
+            "gradients of parameters that ranks share come from backward(), not from "
+            "torch.autograd.grad()"
+        ) from error
 
 
 class _Tracked(torch.autograd.Function):
@@ -85,27 +97,26 @@ class _Tracked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[None, None]:
-        try:
-            torch._C._will_engine_execute_node(get_gradient_edge(ctx.parameter).node)
-        except RuntimeError as error:
-            raise JigsawError(
-                "gradients of parameters that ranks share come from backward(), not from "
-                "torch.autograd.grad()"
-            ) from error
+        refuse_autograd_grad(ctx.parameter)
         current = current_pass()
         if gradient is not None:
-            current.add(ctx.parameter, gradient)
+            current.add(ctx.parameter, ctx.destination, gradient)
         current.complete(ctx.parameter, ctx.destination)
         return None, None
 
 
 @dataclass
 class _Part:
-    """The gradient of one parameter in one pass, as far as it is known."""
+    """The gradient of one parameter in one pass, as far as it is known.
 
+    ``outstanding`` counts what is computed or travels still; ``is_wanted`` once a use has been
+    passed on the way to the parameter, which a pass that is not asked for its gradient never does.
+    """
+
+    destination: Destination
     total: Tensor | None = None
-    outstanding: int = 0  # parts that are computed or travel still
-    destination: Destination | None = None  # once a use of the parameter has been passed
+    outstanding: int = 0
+    is_wanted: bool = False
     sums: list[tuple[Tensor, ReduceScatter]] = field(default_factory=list)
     gather: Gather | None = None
 
@@ -121,13 +132,19 @@ class BackwardPass:
     _travelling: list[tuple[nn.Parameter, Tensor, ReduceScatter]] = field(default_factory=list)
     _deferred: list[Callable[[], None]] = field(default_factory=list)
 
-    def defer(self, parameter: nn.Parameter, work: Callable[[], None]) -> None:
-        """Let ``work``, which adds to the gradient of a parameter, fill the next wait."""
-        self._part(parameter).outstanding += 1
+    def defer(
+        self,
+        parameter: nn.Parameter,
+        destination: Destination,
+        work: Callable[[BackwardPass], None],
+    ) -> None:
+        """Let ``work``, which adds to the gradient of a parameter in a pass, fill the next wait."""
+        part = self._part(parameter, destination)
+        part.outstanding += 1
 
         def run() -> None:
-            self._part(parameter).outstanding -= 1
-            work()
+            part.outstanding -= 1
+            work(self)
 
         self._deferred.append(run)
 
@@ -137,48 +154,53 @@ class BackwardPass:
         for run in deferred:
             run()
 
-    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+    def add(self, parameter: nn.Parameter, destination: Destination, gradient: Tensor) -> None:
         """Add to the gradient of a parameter."""
-        part = self._part(parameter)
+        part = self._part(parameter, destination)
         part.add(gradient.to(parameter.dtype))
-        self._reduce(parameter, part)
+        if part.is_wanted:
+            self._reduce(parameter, part)
 
-    def add_travelling(self, parameter: nn.Parameter, own: Tensor, sums: ReduceScatter) -> None:
+    def add_travelling(
+        self, parameter: nn.Parameter, destination: Destination, own: Tensor, sums: ReduceScatter
+    ) -> None:
         """Add this rank's part of a gradient, and what the others send for it.
 
         That is waited for when the next part has been sent, or at the end.
         """
         self._arrive()
-        self._part(parameter).outstanding += 1
+        self._part(parameter, destination).outstanding += 1
         self._travelling.append((parameter, own.to(parameter.dtype), sums))
 
     def complete(self, parameter: nn.Parameter, destination: Destination) -> None:
         """Take note that the pass has been through all uses of a parameter."""
-        part = self._part(parameter)
-        part.destination = destination
+        part = self._part(parameter, destination)
+        part.is_wanted = True
         self._reduce(parameter, part)
 
     def end(self) -> None:
-        """Give every parameter that the pass was asked for its gradient."""
+        """Give its gradient to every parameter that the pass was asked for."""
         with torch.no_grad():
             self.work()
             self._arrive()
+            for parameter, part in self._parts.items():
+                self._reduce(parameter, part)
             parts = {
                 parameter: part
                 for parameter, part in self._parts.items()
-                if part.destination is not None and (part.sums or part.total is not None)
+                if part.sums or part.total is not None
             }
-            self._share(parts)
+            self._share(list(parts.values()))
             for parameter, part in parts.items():
                 self._finish_reduce(parameter, part)
             for part in parts.values():
                 if part.gather is not None:
                     part.gather.wait()
             for parameter, part in parts.items():
-                assert part.destination is not None
-                assert part.total is not None
-                owned = part.destination.owned
-                _accumulate(parameter if owned is None else owned, part.total)
+                if part.is_wanted:
+                    assert part.total is not None
+                    owned = part.destination.owned
+                    _accumulate(parameter if owned is None else owned, part.total)
 
     def let_go(self) -> None:
         """Wait for what is on its way, of a pass that was broken off."""
@@ -188,17 +210,18 @@ class BackwardPass:
             for _, sums in part.sums:
                 sums.let_go()
 
-    def _part(self, parameter: nn.Parameter) -> _Part:
-        return self._parts.setdefault(parameter, _Part())
+    def _part(self, parameter: nn.Parameter, destination: Destination) -> _Part:
+        return self._parts.setdefault(parameter, _Part(destination))
 
     def _arrive(self) -> None:
         """Take in what the others sent for parts of gradients."""
         travelling, self._travelling = self._travelling, []
         for parameter, own, sums in travelling:
-            part = self._part(parameter)
+            part = self._parts[parameter]
             part.outstanding -= 1
             part.add(sums.finish(own))
-            self._reduce(parameter, part)
+            if part.is_wanted:
+                self._reduce(parameter, part)
 
     def _reduce(self, parameter: nn.Parameter, part: _Part) -> None:
         """Begin the sum over the replicas of what is known of a weight's gradient.
@@ -206,9 +229,7 @@ class BackwardPass:
         That is all of it where one node stands for every use of the weight.
         """
         destination = part.destination
-        if destination is None or destination.data is None:
-            return
-        if part.total is None or part.outstanding:
+        if destination.data is None or part.total is None or part.outstanding:
             return
         sums, rows = ReduceScatter(destination.data), destination.rows(parameter)
         for place in destination.data.peers()[:-1]:
@@ -222,7 +243,6 @@ class BackwardPass:
         """Sum this replica's rows, and begin to gather those of the others where all are wanted."""
         if not part.sums:
             return
-        assert part.destination is not None
         assert part.destination.data is not None
         rows = part.destination.rows(parameter)
         own = rows[part.destination.data.index]
@@ -235,11 +255,10 @@ class BackwardPass:
             part.gather = Gather(part.destination.data, mine, shapes, into=part.total)
 
     @staticmethod
-    def _share(parts: dict[nn.Parameter, _Part]) -> None:
+    def _share(parts: list[_Part]) -> None:
         """Sum small gradients over the ranks that hold the parameters alike, together."""
         by_axes: dict[tuple[Axis, ...], list[_Part]] = {}
-        for part in parts.values():
-            assert part.destination is not None
+        for part in parts:
             if part.destination.axes:
                 by_axes.setdefault(part.destination.axes, []).append(part)
         for axes, members in by_axes.items():

@@ -13,7 +13,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weathermixer.jigsaw.gradients import Destination, JigsawError, use
@@ -21,8 +20,8 @@ from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.matmul import multiply
 from weathermixer.jigsaw.mesh import Axis, Mesh
-from weathermixer.jigsaw.normalise import Channels, normalise
-from weathermixer.jigsaw.operations import all_gather, all_reduce, reduce_scatter
+from weathermixer.jigsaw.normalise import Channels, normalise, scale_by_rms
+from weathermixer.jigsaw.operations import all_gather, reduce_scatter
 from weathermixer.jigsaw.pieces import Piece, local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme
 from weathermixer.jigsaw.weights import WeightGather
@@ -171,15 +170,9 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the normalised rows, in the type of ``x``."""
-        gain, bias = (
-            use(parameter, self.pieces[name].destination).node
-            for name, parameter in (("weight", self.weight), ("bias", self.bias))
-        )
-        if self.cut.axis.size == 1:
-            return F.layer_norm(
-                x, gain.shape, gain.to(x.dtype), bias.to(x.dtype), eps=self.channels.epsilon
-            )
-        return normalise(_as_autocast(x).contiguous(), gain, bias, self.channels)
+        gain = use(self.weight, self.pieces["weight"].destination)
+        shift = use(self.bias, self.pieces["bias"].destination)
+        return normalise(_as_autocast(x).contiguous(), gain, shift, self.channels)
 
     def reset(self, seed: int, name: str) -> None:
         """Gains of one and shifts of zero."""
@@ -214,14 +207,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the scaled rows, in the type of ``x``."""
-        gain = use(self.weight, self.pieces["weight"].destination).node
-        if self.cut.axis.size == 1:
-            return F.rms_norm(x, gain.shape, gain.to(x.dtype), self.eps)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        eps = torch.finfo(wide.dtype).eps if self.eps is None else self.eps
-        squares = all_reduce(wide.square().sum(-1, keepdim=True), self.cut.axis)
-        scale = (squares / self.cut.block.shape[0] + eps).rsqrt()
-        return (wide * scale * gain.to(wide.dtype)).to(x.dtype)
+        gain = use(self.weight, self.pieces["weight"].destination)
+        x = _as_autocast(x)
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        return scale_by_rms(x, gain, Channels(self.cut.axis, self.cut.sizes, eps))
 
     def reset(self, seed: int, name: str) -> None:
         """Gains of one."""
@@ -242,8 +231,9 @@ class _Channelwise:
 
 
 def _as_autocast(x: Tensor) -> Tensor:
-    """A norm's input as ``torch.autocast`` gives it: in float32."""
-    return x.float() if torch.is_autocast_enabled(x.device.type) else x
+    """A norm's input as ``torch.autocast`` gives it: in float32, but on the processor."""
+    device = x.device.type
+    return x.float() if device != "cpu" and torch.is_autocast_enabled(device) else x
 
 
 class GatherRows(nn.Module):

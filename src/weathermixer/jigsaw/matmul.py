@@ -19,6 +19,7 @@ from torch import Tensor
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.exchange import Gather, ReduceScatter
 from weathermixer.jigsaw.gradients import (
+    BackwardPass,
     Use,
     current_pass,
     in_backward,
@@ -130,9 +131,9 @@ class _Adjoint:
         if weight.is_local:
             return self._whole_weight_gradient()
         if self._call.may_wait:
-            current_pass().defer(weight.parameter, self._send_weight_gradient)
+            current_pass().defer(weight.parameter, weight.destination, self._send_weight_gradient)
         else:
-            self._send_weight_gradient()
+            self._send_weight_gradient(current_pass())
         return None
 
     def bias_gradient(self) -> Tensor | None:
@@ -142,22 +143,22 @@ class _Adjoint:
         gradient = self._product.matrix(self._dy).sum(1, dtype=bias.parameter.dtype)
         if bias.is_local:
             return gradient
-        current_pass().add(bias.parameter, gradient)
+        current_pass().add(bias.parameter, bias.destination, gradient)
         return None
 
-    def _send_weight_gradient(self) -> None:
+    def _send_weight_gradient(self, current: BackwardPass) -> None:
         product, axis = self._product, self._product.weight_axis
-        parameter = self._call.weight.parameter
+        parameter, destination = self._call.weight.parameter, self._call.weight.destination
         whole = self._whole_weight_gradient()
         if axis.size == 1:
-            current_pass().add(parameter, whole)
+            current.add(parameter, destination, whole)
             return
         rows = offsets(product.weight_rows)
         own = whole[_slice(rows[axis.index])]
         sums = ReduceScatter(axis)
         for place in axis.peers()[:-1]:
             sums.send(whole[_slice(rows[place])], own.shape)
-        current_pass().add_travelling(parameter, own, sums)
+        current.add_travelling(parameter, destination, own, sums)
 
     def _whole_weight_gradient(self) -> Tensor:
         return _weight_gradient(self._product, self._pieces.wait(), self._x, self._call.samples)

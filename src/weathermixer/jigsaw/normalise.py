@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weathermixer.jigsaw.exchange import AllReduce, all_gather
-from weathermixer.jigsaw.gradients import current_pass
+from weathermixer.jigsaw.exchange import AllReduce, all_gather, all_reduce
+from weathermixer.jigsaw.gradients import Use, current_pass
 from weathermixer.jigsaw.mesh import Axis
 
 # Nodes of a graph that change how a tensor is seen, and not its values.
+_NORMS = ("_NormaliseBackward", "_ScaleByRmsBackward")
 _VIEWS = ("PermuteBackward", "TransposeBackward", "ViewBackward", "ReshapeAliasBackward")
 
 
@@ -37,37 +38,104 @@ class Channels:
         return sum(self.sizes)
 
 
-def normalise(x: Tensor, gain: Tensor, bias: Tensor, channels: Channels) -> Tensor:
+def normalise(x: Tensor, gain: Use, shift: Use, channels: Channels) -> Tensor:
     """The layer norm of ``x (..., channels)`` over the channels of all ranks, in the type of ``x``.
 
-    ``gain`` and ``bias (channels,)`` are those of this rank's channels.
+    ``gain`` and ``shift (channels,)`` are those of this rank's channels.
     """
-    y: Tensor = _Normalise.apply(x, gain, bias, channels)  # type: ignore[no-untyped-call]
+    y: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
+        x, gain.node, shift.node, gain, shift, channels
+    )
+    return y
+
+
+def scale_by_rms(x: Tensor, gain: Use, channels: Channels) -> Tensor:
+    """``x (..., channels)`` over its root mean square over the channels of all ranks, times a gain.
+
+    ``y = γ x r`` with ``r = 1 / √(Σ x² / N + ε)``. In the backward pass ``dx = r (γ dy − x̂ Σ γ dy x̂
+    / N)`` with ``x̂ = x r``, and ``dγ = Σ dy x̂``.
+    """
+    y: Tensor = _ScaleByRms.apply(x, gain.node, gain, channels)  # type: ignore[no-untyped-call]
     return y
 
 
 def is_normalised(x: Tensor) -> bool:
-    """Whether a tensor is what :func:`normalise` made, seen in whichever order."""
+    """Whether a tensor is what a norm of this module made, seen in whichever order."""
     node = x.grad_fn
     while node is not None and node.name().startswith(_VIEWS):
         node = node.next_functions[0][0]
-    return node is not None and node.name() == f"{_Normalise.__name__}Backward"
+    return node is not None and node.name() in _NORMS
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, bias: Tensor, channels: Channels) -> Tensor:
-        y, mean, scale = _normalised(x, gain, bias, channels)
-        ctx.save_for_backward(x, gain, mean, scale)
-        ctx.channels = channels
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, *uses_and_channels: Any
+    ) -> Tensor:
+        ctx.uses, ctx.channels = uses_and_channels[:2], uses_and_channels[2]
+        if ctx.channels.axis.size > 1:
+            y, mean, scale = _normalised(x, gain, shift, ctx.channels)
+        else:
+            y, mean, scale = torch.native_layer_norm(
+                x, gain.shape, gain.to(x.dtype), shift.to(x.dtype), ctx.channels.epsilon
+            )
+        ctx.save_for_backward(x, gain, shift, mean, scale)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, gain, mean, scale = ctx.saved_tensors
-        gradient = _NormGradient(dy, x, gain, mean, scale, ctx.channels)
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, shift, mean, scale = ctx.saved_tensors
+        if ctx.channels.axis.size > 1:
+            gradient = _NormGradient(dy, x, gain, mean, scale, ctx.channels)
+            current_pass().work()  # while the sums travel
+            dx, dgain, dshift = gradient.finish(), gradient.gain, gradient.bias
+        else:
+            current_pass().work()
+            narrow = gain.to(x.dtype), shift.to(x.dtype)
+            dx, dgain, dshift = torch.ops.aten.native_layer_norm_backward(
+                dy.contiguous(), x, gain.shape, mean, scale, *narrow, [True, True, True]
+            )
+        _, of_gain, of_shift, *_ = ctx.needs_input_grad
+        gain_use, shift_use = ctx.uses
+        return (
+            dx,
+            _hand_over(gain_use, dgain) if of_gain else None,
+            _hand_over(shift_use, dshift) if of_shift else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _ScaleByRms(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, use: Use, channels: Channels) -> Tensor:
+        rows = _wide(x)
+        squares = all_reduce(channels.axis, rows.square().sum(-1, keepdim=True))
+        scale = (squares / channels.total + channels.epsilon).rsqrt()
+        ctx.save_for_backward(x, gain, scale)
+        ctx.use, ctx.channels = use, channels
+        return (rows * scale * gain.to(rows.dtype)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, scale = ctx.saved_tensors
+        rows, dy = _wide(x) * scale, _wide(dy)
+        scaled = dy * gain.to(dy.dtype)
+        sums = AllReduce(ctx.channels.axis, (scaled * rows).sum(-1, keepdim=True))
+        dgain = (dy * rows).flatten(0, -2).sum(0).to(gain.dtype)
         current_pass().work()  # while the sums travel
-        return gradient.finish(), gradient.gain, gradient.bias, None
+        dx = (scaled - rows * (sums.wait() / ctx.channels.total)) * scale
+        of_gain = ctx.needs_input_grad[1]
+        return dx.to(x.dtype), _hand_over(ctx.use, dgain) if of_gain else None, None, None
+
+
+def _hand_over(parameter: Use, gradient: Tensor) -> Tensor | None:
+    """The gradient of a parameter, for autograd; None where other ranks are to add to it."""
+    if parameter.is_local:
+        return gradient
+    current_pass().add(parameter.parameter, parameter.destination, gradient)
+    return None
 
 
 def _normalised(

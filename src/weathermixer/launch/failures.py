@@ -30,8 +30,8 @@ class LastWords:
 
     ``sentence`` is for the user, ``status`` the one to exit with, and ``traceback`` that of the
     error. ``rank_lost`` says that it only noticed another's end, ``interrupted`` that it obeyed a
-    signal, and ``is_verdict`` that the ranks gave up one that had stopped answering, or all. ``time``
-    is that of its machine, in seconds.
+    signal, and ``is_verdict`` that the ranks gave up one that had stopped answering, or all of
+    them. ``time`` is that of its machine, in seconds.
     """
 
     sentence: str
