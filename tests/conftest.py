@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from support.processes import Processes
 from support.ranks import POOL, Pool
 from support.selection import mark_exhaustive
+
+# Machines that run tests are shared, and no test asserts a time.
+settings.register_profile("any machine")
+settings.load_profile("any machine")
 
 
 # Before pytest takes out what the command line does not select.

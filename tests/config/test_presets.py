@@ -167,7 +167,7 @@ def test_each_setting_has_values_to_be_tried() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@limited(max_examples=30, deadline=None)
+@limited(max_examples=30)
 @given(chosen=st.data())
 def test_a_single_setting_suits_the_defaults_of_all_others(
     preset: str, chosen: st.DataObject
@@ -185,7 +185,7 @@ def test_a_single_setting_suits_the_defaults_of_all_others(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@limited(max_examples=30, deadline=None)
+@limited(max_examples=30)
 @given(chosen=st.data())
 def test_a_saved_configuration_reads_back_equal(preset: str, chosen: st.DataObject) -> None:
     sections: dict[str, Any] = {"preset": preset, "data": {"store": "s"}}

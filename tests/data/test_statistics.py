@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from oracles.store_statistics import area_weights, increments, mean_and_std
@@ -47,7 +47,6 @@ def test_area_weights_are_those_of_the_cells(seed: int, rows: int, ascending: bo
     assert weights.sum() == pytest.approx(1.0, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(3, 12), st.integers(1, 2))
 def test_merged_moments_are_the_statistics_of_the_whole(seed: int, count: int, steps: int) -> None:
     states, latitude = make(seed, count)
@@ -65,7 +64,6 @@ def test_merged_moments_are_the_statistics_of_the_whole(seed: int, count: int, s
         assert merged.step_std[channel] == pytest.approx(step_std, rel=1e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(4, 12), st.data())
 def test_any_period_gives_the_statistics_of_its_own_times(
     seed: int, count: int, data: st.DataObject
@@ -85,7 +83,6 @@ def test_any_period_gives_the_statistics_of_its_own_times(
     assert merged.step_std[0] == pytest.approx(step_std, rel=1e-6)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.permutations(range(8)))
 def test_order_of_merging_does_not_matter(seed: int, order: list[int]) -> None:
     states, latitude = make(seed, 8)

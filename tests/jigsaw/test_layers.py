@@ -85,7 +85,7 @@ def test_layer_norm_normalises_over_all_channels() -> None:
     np.testing.assert_allclose(y.var(axis=-1), 1, rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(p=st.floats(0.001, 0.9), key=st.integers(0, 2**62))
 def test_dropout_zeroes_each_value_with_its_probability_and_scales_the_rest(
     p: float, key: int

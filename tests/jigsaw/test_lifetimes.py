@@ -285,7 +285,7 @@ def ask_differently(mesh: Mesh, asking: Sequence[int]) -> tuple[dict[str, Held],
         assert all(parameter.grad is None for parameter in network.parameters())
     else:
         output.backward(sample.gradient)
-        gradient = gradient_of(state)
+        gradient = gradient_of(state).clone()  # to which the next pass adds
     first = held_gradients(network) | {
         "state": held_activation(mesh.layout, UNEVEN.tokens, UNEVEN.state, gradient)
     }

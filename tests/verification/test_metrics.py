@@ -179,7 +179,7 @@ def test_a_lead_time_without_pairs_has_no_score() -> None:
     assert np.isnan(means).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 2**32 - 1),
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=12),
@@ -199,7 +199,7 @@ def test_sums_over_any_split_of_the_pairs_merge_to_the_sums_over_all(
         np.testing.assert_allclose(_metric(merged, name), expected, rtol=1e-12, atol=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), shift=st.floats(-100.0, 100.0))
 def test_a_uniform_shift_of_the_forecast_shifts_its_bias_alone(seed: int, shift: float) -> None:
     latitude = LATITUDES["without poles"]

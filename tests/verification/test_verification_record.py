@@ -68,7 +68,7 @@ def verifications(draw: Any) -> Verification:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(verifications())
 def test_what_was_written_is_read_again_to_the_last_bit(verification: Verification) -> None:
     text = json.dumps(verification.to_json(), allow_nan=False)

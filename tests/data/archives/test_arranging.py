@@ -70,7 +70,7 @@ def turned(dataset: xr.Dataset, start: int, north: bool, west: bool, lowest: flo
 
 
 @given(change=grids, part=parts, index=st.integers(0, 2))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_part_on_any_grid_is_what_is_at_its_coordinates(
     states: States, dataset: xr.Dataset, change: Any, part: slice, index: int
 ) -> None:

@@ -110,7 +110,7 @@ def pair(
         lambda start: st.integers(start + 1, 16).map(lambda stop: slice(start, stop))
     ),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_part_is_the_same_part_of_the_prepared_store(
     pair: Pair, index: int, channels: list[str], longitudes: slice
 ) -> None:

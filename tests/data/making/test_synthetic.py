@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.special
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from weathermixer.data.channels import (
@@ -88,7 +88,6 @@ def test_waves_travel_at_the_speed_of_the_linear_vorticity_equation(degree: int)
     assert angular_speed(degree) == pytest.approx(speed, rel=1e-12)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 12), st.data())
 def test_legendre_functions_are_scipys_with_mean_square_one(
     degree: int, data: st.DataObject

@@ -69,7 +69,7 @@ def test_everything_written_is_read_back(store: Store) -> None:
     st.integers(0, 7),
     st.integers(1, 8),
 )
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_any_part_reads_as_the_same_part_of_the_whole(
     store: Store, index: int, channels: list[int], start: int, width: int
 ) -> None:

@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda start: st.integers(start + 1, 16).map(lambda stop: slice(start, stop))
     ),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_part_is_bit_for_bit_what_was_written(
     folder: Path, index: int, channels: list[int] | slice, longitudes: slice
 ) -> None:
