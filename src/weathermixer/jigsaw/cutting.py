@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from weathermixer.jigsaw.gradients import (
     Destination,
     JigsawError,
+    Source,
     current_pass,
     refuse_autograd_grad,
 )
@@ -245,10 +246,12 @@ def _track_own_tensors(model: nn.Module, _: Any = None) -> None:
 
 
 def _hand_over(parameter: nn.Parameter, destination: Destination) -> Any:
+    source = Source(parameter, destination)
+
     def hook(gradient: Tensor) -> Tensor:
         refuse_autograd_grad(parameter)
-        current_pass().add(parameter, destination, gradient)
-        current_pass().complete(parameter, destination)
+        current_pass().add(source, gradient)
+        current_pass().complete(source)
         return torch.zeros_like(gradient)  # the whole sum is added when the pass ends
 
     return hook

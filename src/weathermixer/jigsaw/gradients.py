@@ -10,10 +10,11 @@ that parameters that began with the same bits keep them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,21 +48,29 @@ class Destination:
         return [shard(parameter.shape[0], self.data.size, place) for place in range(self.data.size)]
 
 
-class Use(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a node of the graph stands for: a parameter, whose gradient goes to a destination."""
+
+    parameter: nn.Parameter
+    destination: Destination
+
+
+@dataclass(frozen=True)
+class Use:
     """A parameter as one layer uses it, once or several times.
 
     ``node`` stands for it in the graph: the parameter itself where its gradient needs no other
     rank.
     """
 
-    parameter: nn.Parameter
+    source: Source
     node: Tensor
-    destination: Destination
 
     @property
     def is_local(self) -> bool:
         """Whether autograd may give the parameter its gradient."""
-        return self.node is self.parameter
+        return self.node is self.source.parameter
 
 
 def use(parameter: nn.Parameter, destination: Destination, *, is_cut: bool = False) -> Use:
@@ -70,11 +79,11 @@ def use(parameter: nn.Parameter, destination: Destination, *, is_cut: bool = Fal
     ``is_cut`` says that other ranks make parts of the gradient of this rank's piece. The gradient
     of a pass is complete when the pass has been through all that uses the node.
     """
+    source = Source(parameter, destination)
     is_alone = not is_cut and not destination.axes and destination.data is None
     if is_alone or not parameter.requires_grad or not torch.is_grad_enabled():
-        return Use(parameter, parameter, destination)
-    node: Tensor = _Tracked.apply(parameter, destination)  # type: ignore[no-untyped-call]
-    return Use(parameter, node, destination)
+        return Use(source, parameter)
+    return Use(source, _Tracked.apply(parameter, source))  # type: ignore[no-untyped-call]
 
 
 def refuse_autograd_grad(parameter: nn.Parameter) -> None:
@@ -90,61 +99,97 @@ def refuse_autograd_grad(parameter: nn.Parameter) -> None:
 
 class _Tracked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parameter: nn.Parameter, destination: Destination) -> Tensor:
-        ctx.parameter, ctx.destination = parameter, destination
+    def forward(ctx: Any, parameter: nn.Parameter, source: Source) -> Tensor:
+        ctx.source = source
         ctx.set_materialize_grads(False)
         return parameter.view_as(parameter)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None) -> tuple[None, None]:
-        refuse_autograd_grad(ctx.parameter)
-        current = current_pass()
+        refuse_autograd_grad(ctx.source.parameter)
         if gradient is not None:
-            current.add(ctx.parameter, ctx.destination, gradient)
-        current.complete(ctx.parameter, ctx.destination)
+            current_pass().add(ctx.source, gradient)
+        current_pass().complete(ctx.source)
         return None, None
 
 
 @dataclass
 class _Part:
-    """The gradient of one parameter in one pass, as far as it is known.
+    """The gradient of one use of a weight, or of all uses of a small parameter, in one pass.
 
-    ``outstanding`` counts what is computed or travels still; ``is_wanted`` once a use has been
-    passed on the way to the parameter, which a pass that is not asked for its gradient never does.
+    ``outstanding`` counts what is computed or travels still; ``is_wanted`` once the pass has been
+    through all uses on its way to the parameter, which it is not where nobody asked for that.
     """
 
+    parameter: nn.Parameter
     destination: Destination
     total: Tensor | None = None
     outstanding: int = 0
     is_wanted: bool = False
-    sums: list[tuple[Tensor, ReduceScatter]] = field(default_factory=list)
+    sums: ReduceScatter | None = None
     gather: Gather | None = None
 
     def add(self, gradient: Tensor) -> None:
+        """Add to what is known."""
+        gradient = gradient.to(self.parameter.dtype)
         self.total = gradient if self.total is None else self.total + gradient
 
+    def begin_reduce(self) -> None:
+        """Begin the sum over the replicas."""
+        data = self.destination.data
+        assert data is not None
+        assert self.total is not None
+        self.sums, rows = ReduceScatter(data), self.destination.rows(self.parameter)
+        for place in data.peers()[:-1]:
+            block = self.total[rows[place].start : rows[place].stop]
+            own = (len(rows[data.index]), *self.parameter.shape[1:])
+            self.sums.send(block.contiguous(), own)
 
-@dataclass
+    def finish_reduce(self) -> None:
+        """Sum this replica's rows, and begin to gather those of the others where all are wanted."""
+        data = self.destination.data
+        if self.sums is None:
+            return
+        assert data is not None
+        assert self.total is not None
+        rows = self.destination.rows(self.parameter)
+        mine = self.sums.finish(self.total[rows[data.index].start : rows[data.index].stop])
+        if self.destination.owned is None:
+            shapes = [(len(each), *self.parameter.shape[1:]) for each in rows]
+            self.gather = Gather(data, mine, shapes, into=self.total)
+        else:
+            self.total = mine
+
+    def deliver(self) -> None:
+        """Add to the gradient of what the optimizer changes, if anybody asked for it."""
+        if self.gather is not None:
+            self.gather.wait()
+        if self.is_wanted and self.total is not None:
+            owned = self.parameter if self.destination.owned is None else self.destination.owned
+            owned.grad = self.total if owned.grad is None else owned.grad + self.total
+
+
 class BackwardPass:
-    """What one backward pass has on its way."""
+    """What one backward pass has on its way.
 
-    _parts: dict[nn.Parameter, _Part] = field(default_factory=dict)
-    _travelling: list[tuple[nn.Parameter, Tensor, ReduceScatter]] = field(default_factory=list)
-    _deferred: list[Callable[[], None]] = field(default_factory=list)
+    Sums over the replicas begin in the order in which the pass came to the weights, as soon as they
+    are known: an order that does not depend on who wants which gradient.
+    """
 
-    def defer(
-        self,
-        parameter: nn.Parameter,
-        destination: Destination,
-        work: Callable[[BackwardPass], None],
-    ) -> None:
-        """Let ``work``, which adds to the gradient of a parameter in a pass, fill the next wait."""
-        part = self._part(parameter, destination)
+    def __init__(self) -> None:
+        self._parts: dict[Source | nn.Parameter, _Part] = {}
+        self._travelling: list[tuple[_Part, Tensor, ReduceScatter]] = []
+        self._deferred: list[Callable[[], None]] = []
+        self._to_reduce: deque[_Part] = deque()
+
+    def defer(self, source: Source, work: Callable[[BackwardPass], None]) -> None:
+        """Let ``work``, which adds to a gradient in a pass, fill the next wait."""
+        part = self._part(source)
         part.outstanding += 1
 
         def run() -> None:
-            part.outstanding -= 1
             work(self)
+            part.outstanding -= 1
 
         self._deferred.append(run)
 
@@ -154,123 +199,86 @@ class BackwardPass:
         for run in deferred:
             run()
 
-    def add(self, parameter: nn.Parameter, destination: Destination, gradient: Tensor) -> None:
+    def add(self, source: Source, gradient: Tensor) -> None:
         """Add to the gradient of a parameter."""
-        part = self._part(parameter, destination)
-        part.add(gradient.to(parameter.dtype))
-        if part.is_wanted:
-            self._reduce(parameter, part)
+        self._part(source).add(gradient)
+        self._begin_reductions()
 
-    def add_travelling(
-        self, parameter: nn.Parameter, destination: Destination, own: Tensor, sums: ReduceScatter
-    ) -> None:
+    def add_travelling(self, source: Source, own: Tensor, sums: ReduceScatter) -> None:
         """Add this rank's part of a gradient, and what the others send for it.
 
         That is waited for when the next part has been sent, or at the end.
         """
         self._arrive()
-        self._part(parameter, destination).outstanding += 1
-        self._travelling.append((parameter, own.to(parameter.dtype), sums))
+        part = self._part(source)
+        part.outstanding += 1
+        self._travelling.append((part, own.to(part.parameter.dtype), sums))
 
-    def complete(self, parameter: nn.Parameter, destination: Destination) -> None:
-        """Take note that the pass has been through all uses of a parameter."""
-        part = self._part(parameter, destination)
-        part.is_wanted = True
-        self._reduce(parameter, part)
+    def complete(self, source: Source) -> None:
+        """Take note that the pass has been through all that uses a node, and wants its gradient."""
+        self._part(source).is_wanted = True
+        self._begin_reductions()
 
     def end(self) -> None:
         """Give its gradient to every parameter that the pass was asked for."""
         with torch.no_grad():
             self.work()
             self._arrive()
-            for parameter, part in self._parts.items():
-                self._reduce(parameter, part)
-            parts = {
-                parameter: part
-                for parameter, part in self._parts.items()
-                if part.sums or part.total is not None
-            }
-            self._share(list(parts.values()))
-            for parameter, part in parts.items():
-                self._finish_reduce(parameter, part)
-            for part in parts.values():
-                if part.gather is not None:
-                    part.gather.wait()
-            for parameter, part in parts.items():
-                if part.is_wanted:
-                    assert part.total is not None
-                    owned = part.destination.owned
-                    _accumulate(parameter if owned is None else owned, part.total)
+            self._begin_reductions(of_unwanted=True)
+            parts = [part for part in self._parts.values() if part.total is not None]
+            _share(parts)
+            for part in parts:
+                part.finish_reduce()
+            for part in parts:
+                part.deliver()
 
     def let_go(self) -> None:
         """Wait for what is on its way, of a pass that was broken off."""
         for _, _, sums in self._travelling:
             sums.let_go()
         for part in self._parts.values():
-            for _, sums in part.sums:
-                sums.let_go()
+            if part.sums is not None:
+                part.sums.let_go()
 
-    def _part(self, parameter: nn.Parameter, destination: Destination) -> _Part:
-        return self._parts.setdefault(parameter, _Part(destination))
+    def _part(self, source: Source) -> _Part:
+        # Uses of a small parameter are summed on the rank, as they all are when the pass ends.
+        is_weight = source.destination.data is not None
+        key = source if is_weight else source.parameter
+        if key not in self._parts:
+            self._parts[key] = part = _Part(source.parameter, source.destination)
+            if is_weight:
+                self._to_reduce.append(part)
+        return self._parts[key]
 
     def _arrive(self) -> None:
         """Take in what the others sent for parts of gradients."""
         travelling, self._travelling = self._travelling, []
-        for parameter, own, sums in travelling:
-            part = self._parts[parameter]
+        for part, own, sums in travelling:
             part.outstanding -= 1
             part.add(sums.finish(own))
-            if part.is_wanted:
-                self._reduce(parameter, part)
+        self._begin_reductions()
 
-    def _reduce(self, parameter: nn.Parameter, part: _Part) -> None:
-        """Begin the sum over the replicas of what is known of a weight's gradient.
-
-        That is all of it where one node stands for every use of the weight.
-        """
-        destination = part.destination
-        if destination.data is None or part.total is None or part.outstanding:
-            return
-        sums, rows = ReduceScatter(destination.data), destination.rows(parameter)
-        for place in destination.data.peers()[:-1]:
-            block = part.total[rows[place].start : rows[place].stop]
-            own = (len(rows[destination.data.index]), *parameter.shape[1:])
-            sums.send(block.contiguous(), own)
-        part.sums.append((part.total, sums))
-        part.total = None
-
-    def _finish_reduce(self, parameter: nn.Parameter, part: _Part) -> None:
-        """Sum this replica's rows, and begin to gather those of the others where all are wanted."""
-        if not part.sums:
-            return
-        assert part.destination.data is not None
-        rows = part.destination.rows(parameter)
-        own = rows[part.destination.data.index]
-        for total, sums in part.sums:
-            part.add(sums.finish(total[own.start : own.stop]))
-        if part.destination.owned is None:
-            assert part.total is not None
-            mine, part.total = part.total, part.sums[0][0]
-            shapes = [(len(each), *parameter.shape[1:]) for each in rows]
-            part.gather = Gather(part.destination.data, mine, shapes, into=part.total)
-
-    @staticmethod
-    def _share(parts: list[_Part]) -> None:
-        """Sum small gradients over the ranks that hold the parameters alike, together."""
-        by_axes: dict[tuple[Axis, ...], list[_Part]] = {}
-        for part in parts:
-            if part.destination.axes:
-                by_axes.setdefault(part.destination.axes, []).append(part)
-        for axes, members in by_axes.items():
-            totals = [part.total for part in members if part.total is not None]
-            flat = total_over(axes, torch.cat([total.flatten() for total in totals]))
-            sizes = [total.numel() for total in totals]
-            for part, total, values in zip(members, totals, torch.split(flat, sizes), strict=True):
-                part.total = values.view_as(total).clone()
+    def _begin_reductions(self, *, of_unwanted: bool = False) -> None:
+        while self._to_reduce:
+            part = self._to_reduce[0]
+            if part.total is None or part.outstanding or not (part.is_wanted or of_unwanted):
+                return
+            self._to_reduce.popleft()
+            part.begin_reduce()
 
 
-def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
-    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+def _share(parts: Sequence[_Part]) -> None:
+    """Sum small gradients over the ranks that hold the parameters alike, together."""
+    by_axes: dict[tuple[Axis, ...], list[_Part]] = {}
+    for part in parts:
+        if part.destination.axes:
+            by_axes.setdefault(part.destination.axes, []).append(part)
+    for axes, members in by_axes.items():
+        totals = [part.total for part in members if part.total is not None]
+        flat = total_over(axes, torch.cat([total.flatten() for total in totals]))
+        sizes = [total.numel() for total in totals]
+        for part, total, values in zip(members, totals, torch.split(flat, sizes), strict=True):
+            part.total = values.view_as(total).clone()
 
 
 _passes: dict[int, BackwardPass] = {}

@@ -131,7 +131,7 @@ class _Adjoint:
         if weight.is_local:
             return self._whole_weight_gradient()
         if self._call.may_wait:
-            current_pass().defer(weight.parameter, weight.destination, self._send_weight_gradient)
+            current_pass().defer(weight.source, self._send_weight_gradient)
         else:
             self._send_weight_gradient(current_pass())
         return None
@@ -140,25 +140,25 @@ class _Adjoint:
         """The gradient of this rank's bias; None where it is on its way when this returns."""
         bias = self._call.bias
         assert bias is not None
-        gradient = self._product.matrix(self._dy).sum(1, dtype=bias.parameter.dtype)
+        gradient = self._product.matrix(self._dy).sum(1, dtype=bias.source.parameter.dtype)
         if bias.is_local:
             return gradient
-        current_pass().add(bias.parameter, bias.destination, gradient)
+        current_pass().add(bias.source, gradient)
         return None
 
     def _send_weight_gradient(self, current: BackwardPass) -> None:
         product, axis = self._product, self._product.weight_axis
-        parameter, destination = self._call.weight.parameter, self._call.weight.destination
+        source = self._call.weight.source
         whole = self._whole_weight_gradient()
         if axis.size == 1:
-            current.add(parameter, destination, whole)
+            current.add(source, whole)
             return
         rows = offsets(product.weight_rows)
         own = whole[_slice(rows[axis.index])]
         sums = ReduceScatter(axis)
         for place in axis.peers()[:-1]:
             sums.send(whole[_slice(rows[place])], own.shape)
-        current.add_travelling(parameter, destination, own, sums)
+        current.add_travelling(source, own, sums)
 
     def _whole_weight_gradient(self) -> Tensor:
         return _weight_gradient(self._product, self._pieces.wait(), self._x, self._call.samples)

@@ -134,7 +134,7 @@ def _hand_over(parameter: Use, gradient: Tensor) -> Tensor | None:
     """The gradient of a parameter, for autograd; None where other ranks are to add to it."""
     if parameter.is_local:
         return gradient
-    current_pass().add(parameter.parameter, parameter.destination, gradient)
+    current_pass().add(parameter.source, gradient)
     return None
 
 
