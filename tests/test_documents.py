@@ -15,9 +15,11 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import torch
 from markdown_it import MarkdownIt
 
 from support.standins import write_archive_of_everything, write_snapshot, write_surface_sample
@@ -134,6 +136,30 @@ def test_a_forecast_is_read_as_shown(scratch: Path, monkeypatch: pytest.MonkeyPa
     exec(compile(shown.replace('"forecast.zarr"', '"january.forecast.zarr"'), "shown", "exec"), {})
     assert (scratch / "geopotential_500.png").stat().st_size > 10_000
     compile(beside_weatherbench, "shown", "exec")
+
+
+def test_a_model_is_cut_as_shown() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs/jigsaw-library.md", "python"):
+        exec(compile(block, "shown", "exec"), names)
+    assert names["loss"].item() < 1.0
+    assert names["model"][1].weight.shape == (128, 16)  # reduce, on 2 × 2 ranks
+
+
+def test_a_plain_network_takes_the_weights_of_a_run(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(scratch)
+    run("weathermixer data synthetic plain.zarr --times 64 --grid 8x16")
+    run("weathermixer train examples/planet.yaml --data.store=plain.zarr --out plain-run")
+    (shown,) = blocks(ROOT / "docs/model.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(shown.replace("runs/demo", "plain-run"), "shown", "exec"), names)
+    a = names["plain"].architecture
+    state, static = torch.randn(2, a.prognostic, *a.grid), torch.randn(a.static, *a.grid)
+    with torch.no_grad():
+        expected, found = (names[each](state, static) for each in ("trained", "plain"))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bytes_and_bounds_are_those_of_the_table() -> None:
