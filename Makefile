@@ -5,7 +5,7 @@
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
 # make docs      the site, with a reference of the code, in build/docs
-# make package   wheel and sdist, and the wheel tried in an empty environment
+# make package   wheels and sdist, and each wheel tried in an empty environment
 # make hooks     check what a commit touches before each commit
 #
 # The first one to run makes .venv; PYTHON=python3.12 chooses another Python, TORCH_INDEX another
@@ -68,7 +68,9 @@ docs: setup-work
 package: setup-work
 	rm -rf dist
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build
-	$(BIN)/python tools/try_wheel.py dist/*.whl
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m build --wheel --outdir dist packages/jigsaw
+	$(BIN)/python tools/try_wheel.py dist/weathermixer-*.whl
+	$(BIN)/python tools/try_wheel.py dist/weathermixer_jigsaw-*.whl
 
 hooks: setup-work
 	$(BIN)/pre-commit install

@@ -143,7 +143,7 @@ def test_a_model_is_cut_as_shown() -> None:
     for block in blocks(ROOT / "docs/jigsaw-library.md", "python"):
         exec(compile(block, "shown", "exec"), names)
     assert names["loss"].item() < 1.0
-    assert names["model"][1].weight.shape == (128, 16)  # reduce, on 2 × 2 ranks
+    assert names["model"][1].weight.shape == (128, 32)  # reduce, on 2 × 2 ranks
 
 
 def test_a_plain_network_takes_the_weights_of_a_run(

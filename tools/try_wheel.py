@@ -40,7 +40,10 @@ def main(wheel: Path) -> None:
         environment = folder / "environment"
         venv.create(environment, with_pip=True)
         install(environment, wheel)
-        use(environment, folder)
+        if "jigsaw" in wheel.name:
+            cut_a_network(environment)
+        else:
+            use(environment, folder)
 
 
 def install(environment: Path, wheel: Path) -> None:
@@ -58,10 +61,25 @@ def use(environment: Path, folder: Path) -> None:
     work = folder / "work"
     work.mkdir()
     (work / "small.yaml").write_text(CONFIGURATION, encoding="utf-8")
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     for command in COMMANDS:
         print(f"-- weathermixer {command}", flush=True)
-        run([environment / "bin" / "weathermixer", *command.split()], cwd=work, env=bare)
+        run(
+            [environment / "bin" / "weathermixer", *command.split()],
+            cwd=work,
+            env=bare_environment(),
+        )
+
+
+def cut_a_network(environment: Path) -> None:
+    """Runs an example on two ranks, which compares itself with one."""
+    launcher = [environment / "bin" / "torchrun", "--standalone", "--nproc-per-node", "2"]
+    run([*launcher, bootstrap.ROOT / "examples" / "transformer.py"], env=bare_environment())
+
+
+def bare_environment() -> dict[str, str]:
+    """This one, without what shows Python other packages than those that are installed."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return bare | {"OMP_NUM_THREADS": "1"}
 
 
 def run(
