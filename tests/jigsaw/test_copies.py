@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from oracles.layers import Held, mixer
@@ -24,9 +24,11 @@ from support.networks import (
     whole_parameters,
 )
 from support.ranks import Pool
+from weathermixer.jigsaw.cutting import CutNorm, parallelize
 from weathermixer.jigsaw.layers import initialise
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.pieces import Piece
 
 MESHES = [Layout(domain=3), Layout(domain=2, tensor=2), Layout(data=2, tensor=2)]
 SAMPLES = 2
@@ -147,3 +149,14 @@ def test_a_state_dict_restores_a_model_under_the_names_of_the_plain_one(
         assert agree
     expected = gradients_alone(whole_parameters(UNEVEN))
     check(join_each([gradients for _, _, _, gradients in ranks]), expected)
+
+
+def test_parameters_of_copies_and_on_another_device_tell_their_pieces() -> None:
+    mesh = Mesh.describe(Layout(domain=2, tensor=2, rank=3))
+    described = parallelize(nn.Sequential(nn.LayerNorm(5, device="meta")), mesh, {"0": CutNorm(4)})
+    for model in (described, described.to_empty(device="cpu"), copy.deepcopy(described).double()):
+        for parameter in model.parameters():
+            piece = parameter.piece
+            assert isinstance(piece, Piece)
+            assert piece.block.ranges == ((range(3, 5),),)
+            assert [axis.name for axis in piece.shared_over] == ["domain"]

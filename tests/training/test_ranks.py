@@ -201,7 +201,7 @@ def test_a_mesh_of_other_ranks_is_refused_in_one_sentence(waves: Path, tmp_path:
         2,
         "",
         "Error: data (1) × domain (3) × tensor (1) = 3 ranks, but 2 were started: start as many, "
-        "or change parallel.*\n",
+        "or choose a mesh of as many\n",
     )
     assert not (tmp_path / "run").exists()
 

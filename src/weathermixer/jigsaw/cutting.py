@@ -21,7 +21,7 @@ from weathermixer.jigsaw.gradients import (
 from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, RMSNorm
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.jigsaw.pieces import Piece, local_parameters
+from weathermixer.jigsaw.pieces import CutModule, Piece, label, local_parameters
 from weathermixer.jigsaw.product import Features, Scheme
 from weathermixer.jigsaw.tensors import cut
 from weathermixer.jigsaw.weights import prefetch_in_order
@@ -220,7 +220,8 @@ def _refuse_tied(model: nn.Module) -> None:
                 )
 
 
-_tracked: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, str]]] = WeakKeyDictionary()
+# Of each model, the modules that kept parameters for themselves, and these, by name.
+_own_tensors: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary()
 
 
 def _track_own_tensors(model: nn.Module, _: Any = None) -> None:
@@ -228,25 +229,26 @@ def _track_own_tensors(model: nn.Module, _: Any = None) -> None:
 
     A copy of a model, or one that was moved to another device, has new parameters.
     """
-    if model not in _tracked:
-        _tracked[model] = [
-            (module, name)
-            for module in model.modules()
-            if not isinstance(module, Linear | LayerNorm | RMSNorm)
+    if model not in _own_tensors:
+        _own_tensors[model] = [
+            (prefix, name)
+            for prefix, module in model.named_modules()
+            if not isinstance(module, CutModule)
             for name in getattr(module, "pieces", {})
         ]
-    for module, name in _tracked[model]:
+    for prefix, name in _own_tensors[model]:
+        module = model.get_submodule(prefix)
         parameter = getattr(module, name)
-        if not parameter.requires_grad or getattr(parameter, "_is_tracked", False):
+        label(module)
+        if not parameter.requires_grad or getattr(parameter, "is_tracked", False):
             continue
-        parameter._is_tracked = True
-        destination = module.pieces[name].destination  # type: ignore[index, union-attr]
-        if destination.axes:
-            parameter.register_hook(_hand_over(parameter, destination))
+        parameter.is_tracked = True
+        if parameter.piece.destination.axes:
+            parameter.register_hook(_hand_over(parameter, parameter.piece))
 
 
-def _hand_over(parameter: nn.Parameter, destination: Destination) -> Any:
-    source = Source(parameter, destination)
+def _hand_over(parameter: nn.Parameter, piece: Piece) -> Any:
+    source = Source(parameter, piece.destination)
 
     def hook(gradient: Tensor) -> Tensor:
         refuse_autograd_grad(parameter)

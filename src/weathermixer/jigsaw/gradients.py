@@ -42,6 +42,9 @@ class Destination:
         self.data = data if data is not None and data.size > 1 else None
         self.owned: nn.Parameter | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Destination:
+        return Destination(self.axes, self.data)  # the copy of a parameter has no optimizer yet
+
     def rows(self, parameter: Tensor) -> list[range]:
         """The rows of a weight that each replica sums."""
         assert self.data is not None

@@ -22,14 +22,14 @@ from weathermixer.jigsaw.matmul import multiply
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.normalise import Channels, normalise, scale_by_rms
 from weathermixer.jigsaw.operations import all_gather, reduce_scatter
-from weathermixer.jigsaw.pieces import Piece, local_parameters
+from weathermixer.jigsaw.pieces import CutModule, Piece, label, local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme
 from weathermixer.jigsaw.weights import WeightGather
 
 EPSILON = 1e-5  # torch.nn.LayerNorm's
 
 
-class Linear(nn.Module):
+class Linear(CutModule):
     """The twin of ``torch.nn.Linear``: ``y = x Wᵀ + b`` for features that are cut over the mesh.
 
     ``weight (out_features, in_features)`` is held once: each rank has a block of it. With
@@ -72,6 +72,7 @@ class Linear(nn.Module):
             )
             self.pieces["bias"] = Piece.shared(product.bias, product.bias_axes, mesh)
         self.gathered = WeightGather(self)
+        label(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """This rank's part of ``x Wᵀ + b``."""
@@ -141,7 +142,7 @@ def _samples(x: Tensor, product: Product) -> int:
     return x.shape[:-1].numel() // rows if rows else 0
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(CutModule):
     """The twin of ``torch.nn.LayerNorm``: normalises each row over all of its channels.
 
     Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450. ``x (..., channels)``, per rank
@@ -167,6 +168,7 @@ class LayerNorm(nn.Module):
         }
         self.weight = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
+        label(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the normalised rows, in the type of ``x``."""
@@ -181,7 +183,7 @@ class LayerNorm(nn.Module):
             self.bias.zero_()
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(CutModule):
     """The twin of ``torch.nn.RMSNorm``: divides each row by its root mean square over all channels.
 
     Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467. ``x (..., channels)``, per rank
@@ -204,6 +206,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.pieces = {"weight": Piece.shared(self.cut.block, (mesh.domain,), mesh)}
         self.weight = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
+        label(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the scaled rows, in the type of ``x``."""

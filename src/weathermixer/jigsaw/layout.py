@@ -76,7 +76,7 @@ class Layout:
             raise LayoutError(
                 f"data ({self.data}) × domain ({self.domain}) × tensor ({self.tensor}) = "
                 f"{self.world_size} ranks, but {started} {'was' if started == 1 else 'were'} "
-                "started: start as many, or change parallel.*"
+                "started: start as many, or choose a mesh of as many"
             )
 
     def corners(self) -> list[Layout]:
@@ -172,7 +172,7 @@ class Dimension:
         if max(self.sections) < parts:
             raise LayoutError(
                 f"{axis} ({parts}) is more than the {max(self.sections)} {what} that there are "
-                f"to cut: set parallel.{axis} to {max(self.sections)} or less"
+                f"to cut: choose {axis} = {max(self.sections)} or less"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 from torch import nn
 
@@ -29,6 +29,31 @@ class Piece:
     def shared(cls, block: Block, axes: tuple[Axis, ...], mesh: Mesh) -> Piece:
         """The piece of a small parameter: its gradient is summed over ``axes`` and replicas."""
         return cls(block, axes, Destination((mesh.data, *axes)))
+
+
+class CutModule(nn.Module):
+    """A module whose parameters are a rank's pieces, by name; each tells its own: ``weight.piece``.
+
+    Copies of the module, and the parameters that it has on another device, do so too.
+    """
+
+    pieces: dict[str, Piece]
+
+    def _apply(self, *arguments: Any, **options: Any) -> Self:
+        super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
+        label(self)
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        label(self)
+
+
+def label(module: nn.Module) -> None:
+    """Let every parameter of a module that is cut tell its piece, as ``parameter.piece``."""
+    pieces: dict[str, Piece] = getattr(module, "pieces", {})
+    for name, piece in pieces.items():
+        getattr(module, name).piece = piece
 
 
 class LocalParameter(NamedTuple):
