@@ -156,7 +156,7 @@ def test_parameters_of_copies_and_on_another_device_tell_their_pieces() -> None:
     described = parallelize(nn.Sequential(nn.LayerNorm(5, device="meta")), mesh, {"0": CutNorm(4)})
     for model in (described, described.to_empty(device="cpu"), copy.deepcopy(described).double()):
         for parameter in model.parameters():
-            piece = parameter.piece
+            piece = parameter.piece  # type: ignore[attr-defined]
             assert isinstance(piece, Piece)
             assert piece.block.ranges == ((range(3, 5),),)
             assert [axis.name for axis in piece.shared_over] == ["domain"]
