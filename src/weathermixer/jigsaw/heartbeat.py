@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -103,38 +103,63 @@ class Heartbeat:
         watched = range(1, world_size) if rank == 0 else range(1)
         now = time.monotonic()
         self._heard = {other: _Heard(now) for other in watched}
-        self._thread = threading.Thread(target=self._run, daemon=True, name="heartbeat")
-        self._thread.start()
+        self._reached = now
+        self._ending = threading.Lock()
+        for work in (self._run, self._watch_the_board):
+            threading.Thread(target=work, daemon=True, name="heartbeat").start()
 
     def stop(self) -> None:
         """Beat and watch no more."""
         self._stopped.set()
-        self._thread.join(_SECONDS_TO_REACH)
 
     def _run(self) -> None:
-        last = reached = time.monotonic()
+        for stood_still in self._ticks():
+            if stood_still:
+                self._heard = {rank: _Heard(time.monotonic()) for rank in self._heard}
+            with suppress(OSError, RuntimeError):  # who cannot reach the board is watched as well
+                verdict = self._beat()
+                self._reached = time.monotonic()
+                if verdict is not None:
+                    self._end(verdict)
+
+    def _watch_the_board(self) -> None:
+        """End the job where the board does not answer: a call to it may never return."""
+        for stood_still in self._ticks():
+            if stood_still:
+                self._reached = time.monotonic()
+            seconds = time.monotonic() - self._reached
+            if seconds < self._patience:
+                continue
+            place = f"; it was {ACTIVITY.now().place()}"
+            first = self._heard.get(0)
+            if first is not None and first.beat is not None and first.process is not None:
+                place += f", and rank 0 on {first.process.host} last {first.beat.place()}"
+            self._end(
+                _Verdict(
+                    f"rank {self._rank} on {self._process.host} has not reached the others for "
+                    f"{seconds:.0f} s: rank 0 was stopped, or its machine or link is gone{place}"
+                )
+            )
+
+    def _ticks(self) -> Iterator[bool]:
+        """Once a second, whether this process itself stood still, as on a laptop that slept."""
+        last = time.monotonic()
         while not self._stopped.wait(SECONDS_BETWEEN_BEATS):
             now = time.monotonic()
-            if now - last > self._patience / 2:
-                # This process itself stood still, as on a laptop that slept.
-                self._heard = {rank: _Heard(now) for rank in self._heard}
-                reached = now
-            last = now
-            try:
-                verdict = self._beat()
-                reached = time.monotonic()
-            except (OSError, RuntimeError) as error:
-                if self._stopped.is_set():
-                    return
-                verdict = self._unreachable(error, time.monotonic() - reached)
-            if verdict is not None:
-                speaks = verdict.speaker in (None, self._rank)
-                if not speaks:
-                    time.sleep(_SECONDS_TO_SPEAK)  # before launchers end who speaks with the others
-                if verdict.lost is not None:
-                    verdict.lost.kill_here()
-                self._on_end(verdict.sentence, speaks)
+            yield now - last > self._patience / 2
+            last = time.monotonic()
+
+    def _end(self, verdict: _Verdict) -> None:
+        with self._ending:
+            if self._stopped.is_set():
                 return
+            self._stopped.set()
+        # Where each speaks for itself, one is enough if that ends all.
+        if self._rank != (1 if verdict.speaker is None else verdict.speaker):
+            time.sleep(_SECONDS_TO_SPEAK)
+        if verdict.lost is not None:
+            verdict.lost.kill_here()
+        self._on_end(verdict.sentence, verdict.speaker in (None, self._rank))
 
     def _beat(self) -> _Verdict | None:
         """Leave a beat, listen to the others, and say why the job has to end, where it has."""
@@ -153,15 +178,6 @@ class Heartbeat:
         if verdict is not None:
             self._board.write("verdict", json.dumps(asdict(verdict)))
         return verdict
-
-    def _unreachable(self, error: Exception, seconds: float) -> _Verdict | None:
-        if seconds < self._patience:
-            return None
-        reason = " ".join(str(error).split())[:200]
-        return _Verdict(
-            f"rank {self._rank} on {self._process.host} has not reached the others for "
-            f"{seconds:.0f} s ({reason}); it was {ACTIVITY.now().place()}"
-        )
 
     def _missing(self, now: float) -> _Verdict | None:
         for rank, heard in self._heard.items():

@@ -220,7 +220,8 @@ def _end_step() -> None:
     """End all that srun started with this process: those that are stopped obey no other signal."""
     job, step = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID")
     if job and step and shutil.which("scancel"):
-        subprocess.run(["scancel", "--signal=KILL", f"{job}.{step}"], check=False, timeout=10.0)
+        command = ["scancel", "--signal=KILL", f"{job}.{step}"]
+        subprocess.run(command, check=False, timeout=10.0, capture_output=True)
 
 
 @contextmanager
