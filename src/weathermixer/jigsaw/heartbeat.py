@@ -236,7 +236,7 @@ class _Process:
 def _start_time(pid: int) -> str:
     """When a process started, as Linux counts it; empty elsewhere, or where there is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except OSError:
         return ""
 
