@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weathermixer import jigsaw
 
-TOKENS, WIDTH, HIDDEN, LAYERS, STEPS = 500, 390, 1500, 4, 5
+TOKENS, WIDTH, HIDDEN, LAYERS, STEPS = 250, 130, 500, 4, 5
 
 
 class FeedForward(nn.Module):

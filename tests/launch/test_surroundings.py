@@ -51,7 +51,7 @@ def shadows(tmp_path: Path) -> Path:
     "name",
     [
         "température 100% a:b;c&d",
-        *exhaustive("with space", "100%", "a%20b", "#1", "what?", "q'\"uotes", "a:b;c&d"),
+        *exhaustive("with space", "a%20b #1 what?", "q'\"uotes"),
     ],
 )
 def test_ranks_meet_in_a_temporary_folder_of_any_name(
