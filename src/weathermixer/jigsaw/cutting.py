@@ -96,7 +96,8 @@ class CutTensors:
 
     ``dims`` gives for each of them, by name, what its dimensions are cut over: ``("domain",
     dimension)``, ``("tensor", dimension)``, or None for one that every rank has all of. Over axes
-    that no dimension is cut over, a parameter is the same on all ranks, and its gradient is summed.
+    that no dimension is cut over, a parameter is the same on all ranks, and its gradient is summed:
+    in passes in which all ranks ask for it.
     """
 
     dims: Mapping[str, Sequence[tuple[Features, int | Dimension] | None]]
