@@ -72,7 +72,12 @@ def use(environment: Path, folder: Path) -> None:
 
 def cut_a_network(environment: Path) -> None:
     """Runs an example on two ranks, which compares itself with one."""
-    launcher = [environment / "bin" / "torchrun", "--standalone", "--nproc-per-node", "2"]
+    launcher: list[str | Path] = [
+        environment / "bin" / "torchrun",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     run([*launcher, bootstrap.ROOT / "examples" / "transformer.py"], env=bare_environment())
 
 
