@@ -23,7 +23,7 @@ from support.ranks import Pool
 from support.selection import exhaustive
 from weathermixer.jigsaw import heartbeat
 from weathermixer.jigsaw.activity import Activity
-from weathermixer.jigsaw.heartbeat import Board, FolderBoard, Heartbeat, StoreBoard
+from weathermixer.jigsaw.heartbeat import Board, Ending, FolderBoard, Heartbeat, StoreBoard
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 
@@ -35,20 +35,13 @@ DEADLINE_SECONDS = 60.0
 PLACE = "exchange 8114 (up, backward) of step 83"
 
 
-class End(NamedTuple):
-    """What ``on_end`` is called with."""
-
-    sentence: str
-    speaks: bool
-
-
 class Beating(NamedTuple):
     """A rank that beats: what it does, and how it was told to end."""
 
     activity: Activity
-    ends: queue.SimpleQueue[End]
+    ends: queue.SimpleQueue[Ending]
 
-    def end(self) -> End | None:
+    def end(self) -> Ending | None:
         """How it was told to end, if it was."""
         return None if self.ends.empty() else self.ends.get()
 
@@ -58,15 +51,13 @@ def beating(board: Board, rank: int, num_ranks: int) -> Iterator[Beating]:
     """A heart that beats fast, of a rank at ``PLACE``."""
     activity = Activity()
     activity.exchanges, activity.steps, activity.where = 8114, 82, "up, backward"
-    ends: queue.SimpleQueue[End] = queue.SimpleQueue()
+    ends: queue.SimpleQueue[Ending] = queue.SimpleQueue()
     with (
         patch.object(heartbeat, "SECONDS_BETWEEN_BEATS", 0.1),
         patch.object(heartbeat, "_SECONDS_TO_SPEAK", 0.1),
         patch.object(heartbeat, "ACTIVITY", activity),
     ):
-        heart = Heartbeat(
-            board, rank, num_ranks, lambda *end: ends.put(End(*end)), patience=PATIENCE
-        )
+        heart = Heartbeat(board, rank, num_ranks, ends.put, patience=PATIENCE)
         yield Beating(activity, ends)
         heart.stop()
 
@@ -109,13 +100,15 @@ def wait_for(files: Sequence[Path]) -> None:
 # A rank that falls silent
 
 
-def stop_one(mesh: Mesh, place: Place, silent: int) -> End | None:
+def stop_one(mesh: Mesh, place: Place, silent: int) -> Ending | None:
     rank = mesh.layout.rank
     with beating(board_at(place), rank, RANKS.world_size) as own:
         time.sleep(0.5)
         if rank == silent:
             os.kill(os.getpid(), signal.SIGSTOP)
-        return own.ends.get(timeout=DEADLINE_SECONDS)
+        ending = own.ends.get(timeout=DEADLINE_SECONDS)
+        ending.kill_lost()
+        return ending
 
 
 @pytest.mark.parametrize(("silent", "speaker"), [(2, 0), (0, 1)])
@@ -135,7 +128,7 @@ def test_a_rank_that_falls_silent_is_named_by_all_told_by_one_and_killed(
 # Ranks that wait
 
 
-def wait_in_a_ring(mesh: Mesh, place: Place) -> End | None:
+def wait_in_a_ring(mesh: Mesh, place: Place) -> Ending | None:
     rank = mesh.layout.rank
     with beating(board_at(place), rank, RANKS.world_size) as own:
         following = (rank + 1) % RANKS.world_size
@@ -155,7 +148,7 @@ def test_ranks_that_wait_for_each_other_are_told_of_with_whom_each_waits_for(
     assert [end.speaks for end in ends] == [True, False, False]
 
 
-def wait_while_one_computes(mesh: Mesh, folder: Path, slow: int) -> End | None:
+def wait_while_one_computes(mesh: Mesh, folder: Path, slow: int) -> Ending | None:
     rank, done = mesh.layout.rank, folder / "done"
     with beating(FolderBoard(folder), rank, RANKS.world_size) as own:
         if rank == slow:
@@ -174,7 +167,7 @@ def test_a_rank_that_computes_for_long_is_waited_for(pool: Pool, tmp_path: Path,
     assert pool.run(wait_while_one_computes, RANKS, tmp_path, slow) == [None] * 3
 
 
-def wait_for_much(mesh: Mesh, folder: Path) -> End | None:
+def wait_for_much(mesh: Mesh, folder: Path) -> Ending | None:
     with beating(FolderBoard(folder), mesh.layout.rank, RANKS.world_size) as own:
         with own.activity.waiting_for("rank 1 along tensor", 10**9):
             time.sleep(LONG)
@@ -190,7 +183,7 @@ def test_ranks_that_wait_for_many_bytes_are_given_the_time_that_these_take(
 # Processes that stand still, all together
 
 
-def be_stopped(mesh: Mesh, folder: Path) -> End | None:
+def be_stopped(mesh: Mesh, folder: Path) -> Ending | None:
     with beating(FolderBoard(folder), mesh.layout.rank, RANKS.world_size) as own:
         time.sleep(0.5)
         (folder / f"{os.getpid()}.pid").touch()

@@ -20,14 +20,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from weathermixer.jigsaw.activity import ACTIVITY, Beat
 
 SECONDS_BETWEEN_BEATS = 1.0
 # After so long without a beat a rank is given up: a thread beats whatever the rank computes.
 PATIENCE_SECONDS = 15.0
-_SECONDS_TO_SPEAK = 3.0
+_SECONDS_TO_SPEAK = 5.0
 _SECONDS_TO_REACH = 10.0
 _SLOWEST_LINK = 5e6  # bytes per second: what arrives more slowly is taken for lost
 
@@ -83,8 +83,8 @@ class StoreBoard:
 class Heartbeat:
     """Beats for this rank and watches over the others, until it is stopped.
 
-    ``on_end`` is called, in a thread of its own on each rank, with the sentence that says why the
-    job cannot go on, and whether this rank is the one to say it; it is expected to end the process.
+    ``on_end`` is called, in a thread of its own on each rank, where the job cannot go on, and is
+    expected to end the process.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Heartbeat:
         board: Board,
         rank: int,
         world_size: int,
-        on_end: Callable[[str, bool], None],
+        on_end: Callable[[Ending], None],
         *,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
@@ -144,10 +144,11 @@ class Heartbeat:
     def _ticks(self) -> Iterator[bool]:
         """Once a second, whether this process itself stood still, as on a laptop that slept."""
         last = time.monotonic()
-        while not self._stopped.wait(SECONDS_BETWEEN_BEATS):
+        while not self._stopped.is_set():
             now = time.monotonic()
             yield now - last > self._patience / 2
-            last = time.monotonic()
+            last = now
+            self._stopped.wait(SECONDS_BETWEEN_BEATS)
 
     def _end(self, verdict: _Verdict) -> None:
         with self._ending:
@@ -157,21 +158,18 @@ class Heartbeat:
         # Where each speaks for itself, one is enough if that ends all.
         if self._rank != (1 if verdict.speaker is None else verdict.speaker):
             time.sleep(_SECONDS_TO_SPEAK)
-        if verdict.lost is not None:
-            verdict.lost.kill_here()
-        self._on_end(verdict.sentence, verdict.speaker in (None, self._rank))
+        self._on_end(Ending(verdict.sentence, verdict.speaker in (None, self._rank), verdict.lost))
 
     def _beat(self) -> _Verdict | None:
         """Leave a beat, listen to the others, and say why the job has to end, where it has."""
         self._count += 1
-        beat = ACTIVITY.now()
+        beat, now = ACTIVITY.now(), time.monotonic()
         note = {"count": self._count, "process": asdict(self._process), "beat": asdict(beat)}
         self._board.write(f"beat-{self._rank}", json.dumps(note))
         ranks = list(self._heard)
         notes = self._board.read(["verdict", *(f"beat-{rank}" for rank in ranks)])
         if notes[0] is not None:
             return _Verdict.from_json(notes[0])
-        now = time.monotonic()
         for rank, text in zip(ranks, notes[1:], strict=True):
             self._heard[rank].note(text, now)
         verdict = self._missing(now) or (self._deadlock(beat) if self._rank == 0 else None)
@@ -181,12 +179,13 @@ class Heartbeat:
 
     def _missing(self, now: float) -> _Verdict | None:
         for rank, heard in self._heard.items():
-            if heard.beat is None or heard.process is None or now - heard.time < self._patience:
+            if now - heard.time < self._patience:
                 continue
+            host = "" if heard.process is None else f" on {heard.process.host}"
+            place = "" if heard.beat is None else f"; it was {heard.beat.place()}"
             return _Verdict(
-                f"rank {rank} on {heard.process.host} has not answered for "
-                f"{now - heard.time:.0f} s: it was stopped, or its machine or link is gone; it was "
-                f"{heard.beat.place()}",
+                f"rank {rank}{host} has not answered for {now - heard.time:.0f} s: it was stopped, "
+                f"or its machine or link is gone{place}",
                 speaker=1 if rank == 0 else 0,
                 lost=heard.process,
             )
@@ -275,9 +274,28 @@ class _Heard:
             self.process, self.beat = _Process(**note["process"]), Beat(**note["beat"])
 
 
-def exit_with(sentence: str, speaks: bool) -> None:
-    """End this process at once; the rank that ``speaks`` says why on standard error."""
-    if speaks:
-        sys.stderr.write(f"Error: {sentence}\n")
+@dataclass(frozen=True)
+class Ending:
+    """Why the job cannot go on, in a sentence, and whether this rank is the one to say it."""
+
+    sentence: str
+    speaks: bool
+    _lost: _Process | None
+
+    def kill_lost(self) -> None:
+        """End the rank that does not answer, if it is on this machine; launchers notice that."""
+        if self._lost is not None:
+            self._lost.kill_here()
+
+    def exit(self) -> NoReturn:
+        """End this process at once, and before it the rank that does not answer."""
+        self.kill_lost()
+        os._exit(1)
+
+
+def exit_with(ending: Ending) -> NoReturn:
+    """End this process at once; the rank that speaks says why on standard error."""
+    if ending.speaks:
+        sys.stderr.write(f"Error: {ending.sentence}\n")
         sys.stderr.flush()
-    os._exit(1)
+    ending.exit()

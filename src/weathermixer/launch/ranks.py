@@ -31,6 +31,7 @@ from weathermixer.launch.environment import (
 from weathermixer.launch.failures import LastWords
 
 if TYPE_CHECKING:
+    from weathermixer.jigsaw.heartbeat import Ending
     from weathermixer.launch.other_ranks import OtherRanks
 
 _SECONDS_TO_REPORT = 120.0  # in which one that fails before it has met the others finds rank 0
@@ -189,14 +190,14 @@ def _tell_others(words: LastWords, *, show_traceback: bool, run_by_all_ranks: bo
     return _ThisProcess.others.report(words, show_traceback=show_traceback)
 
 
-def _end_job(sentence: str, speaks: bool, *, remedy: str) -> NoReturn:
+def _end_job(ending: Ending, *, remedy: str) -> NoReturn:
     """End this process, since a rank is lost, or all of them wait for each other.
 
-    A rank other than the first ``speaks`` where the first is lost, which speaks for all otherwise.
+    A rank other than the first speaks where the first is lost, which speaks for all otherwise.
     """
     from weathermixer.launch.other_ranks import tell_user
 
-    sentence = f"Error: {sentence}, so the job was ended: {remedy}"
+    sentence = f"Error: {ending.sentence}, so the job was ended: {remedy}"
     words = LastWords(
         sentence,
         1,
@@ -207,13 +208,13 @@ def _end_job(sentence: str, speaks: bool, *, remedy: str) -> NoReturn:
         is_verdict=True,
     )
     info, told = _ThisProcess.info, None
-    if info.is_first or not speaks or isinstance(info.meeting, Path):
+    if info.is_first or not ending.speaks or isinstance(info.meeting, Path):
         told = _tell_others(words, show_traceback=False, run_by_all_ranks=False)
-    if told is None and speaks:
-        tell_user(sentence)
-    if speaks:
+    if ending.speaks:
+        if told is None:
+            tell_user(sentence)
         _end_step()
-    os._exit(1)
+    ending.exit()
 
 
 def _end_step() -> None:
