@@ -20,7 +20,7 @@ MESHES = [
     if ranks % (data * domain) == 0
 ]
 SEEDS_EACH = 8
-SEEDS_MORE = 16
+SEEDS_MORE = 4
 
 
 def check(pool: Pool, layout: Layout, trainings: Sequence[Training]) -> None:
