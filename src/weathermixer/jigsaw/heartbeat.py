@@ -105,12 +105,19 @@ class Heartbeat:
         self._heard = {other: _Heard(now) for other in watched}
         self._reached = now
         self._ending = threading.Lock()
-        for work in (self._run, self._watch_the_board):
-            threading.Thread(target=work, daemon=True, name="heartbeat").start()
+        self._threads = [
+            threading.Thread(target=work, daemon=True, name="heartbeat")
+            for work in (self._run, self._watch_the_board)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Beat and watch no more."""
         self._stopped.set()
+        # A thread that is still at the board when Python ends takes the process with it.
+        for thread in self._threads:
+            thread.join(_SECONDS_TO_REACH)
 
     def _run(self) -> None:
         for stood_still in self._ticks():
