@@ -214,7 +214,7 @@ def test_bfloat16_errs_no_more_on_many_ranks_than_on_one(
 def gradients_of_the_same(
     mesh: Mesh, step: NetworkStep
 ) -> dict[str, tuple[object, Tensor, Tensor]]:
-    """Of each parameter that is shared: whose it is, its bits and those of its gradient."""
+    """Tell of each shared parameter whose it is, its bits, and the bits of its gradient."""
     outcome = step(mesh)
     network = network_on(mesh, step.sizes, step.schemes).to_empty(device="cpu")
     initialise(network, seed=0)

@@ -136,7 +136,7 @@ def test_positions_are_learned_as_on_one_process(
     expected = {name: value.detach() for name, value in plain.named_parameters()}
     assert found.keys() == expected.keys()
     for name, error in errors(found, expected).items():
-        assert error <= 1e-9, name  # torch adds 1e-6 to the norm that it divides by
+        assert error <= 1e-12, name
 
 
 def ask_for_a_gradient(mesh: Mesh) -> None:

@@ -121,7 +121,7 @@ def test_the_first_weight_that_moves_travels_beside_the_layers_before_it(pool: P
 
 
 def gradients(mesh: Mesh, case: str) -> tuple[Tensor, Tensor | None]:
-    """Of the input and of the second weight, where the case is out of the ordinary."""
+    """Return the gradients of the input and the second weight in a case out of the ordinary."""
     first, second = two_layers(mesh)
     x = own_channels(mesh, draw()).requires_grad_()
     if case == "frozen":
@@ -136,7 +136,7 @@ def gradients(mesh: Mesh, case: str) -> tuple[Tensor, Tensor | None]:
 
 
 def gradients_of_the_input_alone(mesh: Mesh) -> tuple[Tensor, Tensor | None]:
-    """Of the input, asked for twice, and of the second weight, in a pass after these."""
+    """Return the input's gradient, asked for twice, and then that of the second weight."""
     first, second = two_layers(mesh)
     x = own_channels(mesh, draw()).requires_grad_()
     for _ in range(2):

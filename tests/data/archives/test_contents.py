@@ -42,7 +42,7 @@ def in_units(name: str, units: str, change: Callable[[xr.DataArray], xr.DataArra
 
 
 def new_copernicus(dataset: xr.Dataset) -> xr.Dataset:
-    """As the Climate Data Store converts GRIB since 2024."""
+    """Return a data set as the Climate Data Store converts GRIB since 2024."""
     renamed = dataset.rename(
         {
             "time": "valid_time", "level": "pressure_level", "geopotential": "z",
@@ -58,7 +58,7 @@ def new_copernicus(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def old_copernicus(dataset: xr.Dataset) -> xr.Dataset:
-    """As the Climate Data Store had it until 2024, packed into 16 bits."""
+    """Return a data set as the Climate Data Store had it until 2024, packed into 16 bits."""
     renamed = new_copernicus(dataset).drop_vars(["number", "expver"])
     return renamed.rename(valid_time="time", pressure_level="level").assign_coords(
         level=("level", [850, 500], {"units": "millibars", "long_name": "pressure_level"})
@@ -83,7 +83,7 @@ def cmip(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def open_data(dataset: xr.Dataset) -> xr.Dataset:
-    """As cfgrib converts ECMWF's open data."""
+    """Return a data set as cfgrib converts ECMWF's open data."""
     heights = (dataset.geopotential.astype(np.float64) / GRAVITY).astype(np.float32)
     renamed = dataset.assign(geopotential=heights.assign_attrs(units="gpm")).rename(
         {"level": "isobaricInhPa", "geopotential": "gh", "temperature": "t",

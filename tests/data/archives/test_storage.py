@@ -49,7 +49,7 @@ def write_zarr(
     dtype: str = "f4",
     together: int = 1,
 ) -> str:
-    """As libraries other than xarray write it: chunk by chunk, with a fill value of their own.
+    """Write a data set as other libraries than xarray do: by chunks, with fill values of their own.
 
     ``holes`` are variables and times that are left out. Integers are packed with scale and offset.
     """
@@ -283,7 +283,7 @@ def test_coordinates_that_were_never_written_are_named(
 def write_netcdf(
     dataset: xr.Dataset, path: Path, *, fill: float, holes: tuple[tuple[str, int], ...]
 ) -> str:
-    """As h5py writes it: a chunk that is not written is not there."""
+    """Write a data set as h5py does: a chunk that is not written is not there."""
     template = dataset.copy()
     for name in NAMES:
         template[name].encoding = {"chunksizes": (1, *dataset[name].shape[1:])}
