@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
-from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, layouts, shared_cost
+from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, shared_cost
 from weathermixer.jigsaw.cutting import parallelize
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import Layout, layouts
 from weathermixer.jigsaw.mesh import Mesh, connect
 from weathermixer.jigsaw.tensors import block_of, cut, gather, load_whole, whole_gradients
 from weathermixer.model.architecture import Architecture

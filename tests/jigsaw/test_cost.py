@@ -13,12 +13,11 @@ from weathermixer.jigsaw.cost import (
     cheapest_pair,
     cheapest_scheme,
     layers_cost,
-    layouts,
     product_cost,
     shared_cost,
 )
 from weathermixer.jigsaw.layers import LayerNorm, Linear
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import Layout, layouts
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.product import Features, Product, Scheme
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from oracles.layers import Held, cut, join, part
 from oracles.mixer import next_state
+from support.architectures import SMALL
 from support.networks import gradient_of, held_gradients, held_parameters
 from support.ranks import Pool
 from weathermixer.config import Config
@@ -24,19 +25,6 @@ from weathermixer.model.mixer import Increment, WeatherMixer, count_parameters
 from weathermixer.planning.step_cost import step_cost
 
 Prediction = Literal["increment", "state"]
-
-SMALL = Architecture(
-    prognostic=5,
-    static=2,
-    grid=(6, 8),
-    patch=(3, 2),
-    channels=7,
-    blocks=2,
-    token_hidden=5,
-    channel_hidden=9,
-    dropout=0.0,
-    prediction="increment",
-)
 SCALE = torch.linspace(0.1, 0.5, SMALL.prognostic, dtype=torch.float64)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from oracles.layers import Held, cut, join, part
+from support.architectures import SMALL
 from support.networks import gradient_of
 from support.ranks import Pool
 from support.selection import exhaustive
@@ -20,25 +21,13 @@ from weathermixer.jigsaw.cutting import parallelize
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.pieces import local_parameters
-from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import cuts, describe
 from weathermixer.model.mixer import Increment, WeatherMixer
 
 Prediction = Literal["increment", "state"]
 PREDICTIONS: list[Prediction] = ["increment", "state"]
 
-ARCHITECTURE = Architecture(
-    prognostic=5,
-    static=2,
-    grid=(6, 14),
-    patch=(3, 2),
-    channels=7,
-    blocks=2,
-    token_hidden=5,
-    channel_hidden=9,
-    dropout=0.0,
-    prediction="increment",
-)
+ARCHITECTURE = replace(SMALL, grid=(6, 14))
 MESHES = [Layout(domain=3), Layout(domain=2, tensor=2)]
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
 from oracles.loss import increment_loss
+from support.architectures import SMALL
 from support.waves import LATITUDE, state, wave_config, write_waves
 from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import Batch
@@ -20,7 +21,6 @@ from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import build
 from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
@@ -149,18 +149,7 @@ def test_the_published_recipe_trains(waves: Path, tmp_path: Path) -> None:
     assert np.mean(result.loss[-5:]) < 0.7 * np.mean(result.loss[:5])
 
 
-SMALL = Architecture(
-    prognostic=5,
-    static=2,
-    grid=(4, 6),
-    patch=(2, 3),
-    channels=7,
-    blocks=2,
-    token_hidden=5,
-    channel_hidden=9,
-    dropout=0.0,
-    prediction="increment",
-)
+COARSE = replace(SMALL, grid=(4, 6), patch=(2, 3))
 
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
@@ -168,7 +157,7 @@ SMALL = Architecture(
 def test_operations_are_those_that_torch_counts(
     prediction: Literal["increment", "state"], rollout: int
 ) -> None:
-    architecture = replace(SMALL, prediction=prediction)
+    architecture = replace(COARSE, prediction=prediction)
     mesh = Mesh.describe()
     model = build(architecture, mesh, seed=0, increment_scale=torch.ones(5))
     with FlopCounterMode(display=False) as counted:
@@ -182,7 +171,7 @@ def test_gradients_of_a_rollout_are_its_finite_differences(
     prediction: Literal["increment", "state"],
 ) -> None:
     model = build(
-        replace(SMALL, prediction=prediction),
+        replace(COARSE, prediction=prediction),
         Mesh.describe(),
         seed=0,
         increment_scale=torch.linspace(0.2, 0.6, 5, dtype=torch.float64),

@@ -24,7 +24,7 @@ from zarr.codecs import BloscCodec
 
 from weathermixer.data.channels import PRESSURE_VARIABLES, VARIABLES
 from weathermixer.data.partial_files import partial_path, write_error
-from weathermixer.data.store.arrays import consolidate, write_array
+from weathermixer.data.store.arrays import consolidate, write_array, write_grid
 from weathermixer.data.time_steps import to_seconds
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast_description import ForecastDescription
@@ -197,22 +197,7 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
         ("prediction_timedelta",), units="seconds", dtype="timedelta64[ns]",
         standard_name="forecast_period", long_name="lead time",
     )  # fmt: skip
-    write_array(
-        group,
-        "latitude",
-        description.latitude,
-        ("latitude",),
-        units="degrees_north",
-        standard_name="latitude",
-    )
-    write_array(
-        group,
-        "longitude",
-        description.longitude,
-        ("longitude",),
-        units="degrees_east",
-        standard_name="longitude",
-    )
+    write_grid(group, description.latitude, description.longitude)
     if description.levels:
         write_array(
             group, "level", np.array(description.levels, dtype=np.int64), ("level",),

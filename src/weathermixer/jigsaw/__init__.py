@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from weathermixer.jigsaw.cost import cheapest_pair as cheapest_pair
     from weathermixer.jigsaw.cost import cheapest_scheme as cheapest_scheme
     from weathermixer.jigsaw.cost import layers_cost as layers_cost
-    from weathermixer.jigsaw.cost import layouts as layouts
     from weathermixer.jigsaw.cost import shared_cost as shared_cost
     from weathermixer.jigsaw.cutting import Cut as Cut
     from weathermixer.jigsaw.cutting import CutLinear as CutLinear
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from weathermixer.jigsaw.layout import Dimension as Dimension
     from weathermixer.jigsaw.layout import Layout as Layout
     from weathermixer.jigsaw.layout import LayoutError as LayoutError
+    from weathermixer.jigsaw.layout import layouts as layouts
     from weathermixer.jigsaw.losses import cross_entropy as cross_entropy
     from weathermixer.jigsaw.losses import mean_squared_error as mean_squared_error
     from weathermixer.jigsaw.mesh import Axis as Axis
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from weathermixer.jigsaw.weights import kept_weights as kept_weights
 
 _NAMES_BY_MODULE = {
-    "cost": ("Cost", "cheapest_pair", "cheapest_scheme", "layers_cost", "layouts", "shared_cost"),
+    "cost": ("Cost", "cheapest_pair", "cheapest_scheme", "layers_cost", "shared_cost"),
     "exchange": ("total_over",),
     "gradients": ("JigsawError",),
     "layers": (
@@ -78,7 +78,7 @@ _NAMES_BY_MODULE = {
         "initialise",
         "set_dropout_key",
     ),
-    "layout": ("Block", "Dimension", "Layout", "LayoutError"),
+    "layout": ("Block", "Dimension", "Layout", "LayoutError", "layouts"),
     "losses": ("cross_entropy", "mean_squared_error"),
     "mesh": ("Axis", "Mesh", "RankLost", "connect", "torchrun_mesh"),
     "operations": ("all_gather", "all_reduce", "reduce_scatter"),

@@ -18,11 +18,14 @@ class Activity:
     def __init__(self) -> None:
         self.exchanges = self.steps = 0
         self.where = ""
-        self._waits: tuple[str, int, float] | None = None
+        self._waits: tuple[object, int, float] | None = None
 
     @contextmanager
-    def waiting_for(self, what: str, num_bytes: int = 0) -> Iterator[None]:
-        """While entered, the rank waits for ``what``, which sends or brings so many bytes."""
+    def waiting_for(self, what: object, num_bytes: int = 0) -> Iterator[None]:
+        """While entered, the rank waits for ``what``, which sends or brings so many bytes.
+
+        Its text is made only where somebody asks: there are thousands of waits in a step.
+        """
         self._waits = what, num_bytes, time.monotonic()
         try:
             yield
@@ -33,7 +36,7 @@ class Activity:
         """The state of this moment, as another thread may ask for it."""
         now = time.monotonic()
         what, num_bytes, since = self._waits or ("", 0, now)
-        return Beat(self.exchanges, self.steps, self.where, what, num_bytes, now - since)
+        return Beat(self.exchanges, self.steps, self.where, str(what), num_bytes, now - since)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from torch import nn
 
 from weathermixer.jigsaw.layers import LayerNorm, Linear, RMSNorm
-from weathermixer.jigsaw.layout import Dimension, Layout
+from weathermixer.jigsaw.layout import Dimension
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme, Side
@@ -211,15 +211,6 @@ def busiest(costs: Iterable[Cost]) -> Cost:
     """The largest of each number over several ranks."""
     every = list(costs)
     return Cost(*(max(getattr(cost, field.name) for cost in every) for field in fields(Cost)))
-
-
-def layouts(ways: int, *, data: int = 1) -> list[Layout]:
-    """Every domain × tensor of as many ways."""
-    return [
-        Layout(data=data, domain=domain, tensor=ways // domain)
-        for domain in range(ways, 0, -1)
-        if ways % domain == 0
-    ]
 
 
 def _busiest(mesh: Mesh, cost: Callable[[Mesh], Cost]) -> Cost:

@@ -34,8 +34,8 @@ class Round:
         self._axis = axis
         self._to = (axis.index + distance) % axis.size
         self._from = (axis.index - distance) % axis.size
-        self._receive = receive
-        self._tensors = (send, receive)  # which have to live as long
+        self._send, self._receive = send, receive
+        self._num_bytes = max(send.numel(), receive.numel()) * send.element_size()
         operations = []
         if send.numel():
             operations.append(dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to))
@@ -49,34 +49,33 @@ class Round:
             self._works = dist.batch_isend_irecv(operations) if operations else []
         except RuntimeError as error:
             raise self._lost(error) from error
-        axis.in_flight.append(self)
+        axis.in_flight.add(self)
         ACTIVITY.exchanges += 1
         if not axis.overlap:
             self.wait()
 
     def wait(self) -> Tensor:
         """What was received, once both transfers are done."""
-        try:
-            num_bytes = max(each.numel() * each.element_size() for each in self._tensors)
-            with ACTIVITY.waiting_for(self._peers, num_bytes):
-                for work in self._works:
-                    work.wait()
-        except RuntimeError as error:
-            raise self._lost(error) from error
-        self._works = []
         if self in self._axis.in_flight:
+            try:
+                with ACTIVITY.waiting_for(self, self._num_bytes):
+                    for work in self._works:
+                        work.wait()
+            except RuntimeError as error:
+                raise self._lost(error) from error
             self._axis.in_flight.remove(self)
+            self._works = []
         return self._receive
 
-    @property
-    def _peers(self) -> str:
+    def __str__(self) -> str:
+        """Who it is exchanged with, such as ``rank 1 or 3 along tensor``."""
         ranks = self._axis.ranks
         peers = " or ".join(str(ranks[place]) for place in sorted({self._to, self._from}))
         return f"rank {peers} along {self._axis.name}"
 
     def _lost(self, error: RuntimeError) -> RankLost:
         return RankLost(
-            f"rank {self._axis.ranks[self._axis.index]} lost its connection to {self._peers} "
+            f"rank {self._axis.ranks[self._axis.index]} lost its connection to {self} "
             f"{ACTIVITY.now().place()} ({error})"
         )
 

@@ -123,11 +123,13 @@ class Heartbeat:
         for stood_still in self._ticks():
             if stood_still:
                 self._heard = {rank: _Heard(time.monotonic()) for rank in self._heard}
-            with suppress(OSError, RuntimeError):  # who cannot reach the board is watched as well
+            try:
                 verdict = self._beat()
-                self._reached = time.monotonic()
-                if verdict is not None:
-                    self._end(verdict)
+            except (OSError, RuntimeError):
+                continue  # how long the board cannot be reached is watched as well
+            self._reached = time.monotonic()
+            if verdict is not None:
+                self._end(verdict)
 
     def _watch_the_board(self) -> None:
         """End the job where the board does not answer: a call to it may never return."""

@@ -105,6 +105,15 @@ class Layout:
         return tuple(first + place * stride for place in range(getattr(self, axis)))
 
 
+def layouts(ways: int, *, data: int = 1) -> list[Layout]:
+    """Every domain × tensor of as many ways, that with the most ranks along ``domain`` first."""
+    return [
+        Layout(data=data, domain=domain, tensor=ways // domain)
+        for domain in range(ways, 0, -1)
+        if ways % domain == 0
+    ]
+
+
 def shard(size: int, parts: int, index: int) -> range:
     """Part ``index`` of ``size`` things cut into ``parts`` as evenly as they go, larger ones first.
 

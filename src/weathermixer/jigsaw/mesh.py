@@ -20,7 +20,7 @@ import torch.distributed as dist
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.heartbeat import Heartbeat, StoreBoard, exit_with
-from weathermixer.jigsaw.layout import Layout, LayoutError
+from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
 
 
 class RankLost(RuntimeError):
@@ -45,7 +45,7 @@ class Axis:
     group: dist.ProcessGroup | None = None
     background: dist.ProcessGroup | None = None
     overlap: bool = True
-    in_flight: list[Any] = field(default_factory=list)
+    in_flight: set[Any] = field(default_factory=set)
 
     @property
     def size(self) -> int:
@@ -176,11 +176,12 @@ def torchrun_mesh(
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     device = local_device(int(os.environ.get("LOCAL_RANK", "0")))
-    ways = ranks // data
-    if domain is None:
-        divisors = [size for size in range(1, ways + 1) if ways % size == 0]
-        domain = divisors[len(divisors) // 2] if tensor is None else max(1, ways // tensor)
-    layout = Layout(data=data, domain=domain, tensor=tensor or max(1, ways // domain))
+    candidates = [
+        layout
+        for layout in layouts(max(1, ranks // data), data=data)
+        if domain in (None, layout.domain) and tensor in (None, layout.tensor)
+    ] or [Layout(data=data, domain=domain or 1, tensor=tensor or 1)]
+    layout = candidates[(len(candidates) - 1) // 2]
     layout.require_ranks(ranks)
     heartbeat = None
     if ranks > 1:
@@ -250,7 +251,7 @@ def _mesh(
     overlap: bool,
 ) -> Mesh:
     counter = Counter()
-    in_flight: list[Any] = []
+    in_flight: set[Any] = set()
     axes = {
         name: Axis(
             name,

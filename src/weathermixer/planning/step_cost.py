@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from weathermixer.config import Parallel
-from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, layouts, shared_cost
-from weathermixer.jigsaw.layout import Layout, LayoutError
+from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, shared_cost
+from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import check_cuts, describe

@@ -35,6 +35,15 @@ def write_array(
         array[...] = values
 
 
+def write_grid(group: zarr.Group, latitude: NDArray[Any], longitude: NDArray[Any]) -> None:
+    """Write the coordinates of a grid, ``(latitude,)`` and ``(longitude,)``, in degrees."""
+    for name, values, units in (
+        ("latitude", latitude, "degrees_north"),
+        ("longitude", longitude, "degrees_east"),
+    ):
+        write_array(group, name, values, (name,), units=units, standard_name=name)
+
+
 def consolidate(path: Path, *, ignoring: str) -> None:
     """Copy the metadata of all arrays into their group's, where xarray looks for them.
 

@@ -20,7 +20,7 @@ from weathermixer.config import Period
 from weathermixer.data.channels import parse_channel
 from weathermixer.data.partial_files import partial_path, write_error
 from weathermixer.data.statistics import MOMENTS, cell_area_weights, field_moments, merge_moments
-from weathermixer.data.store.arrays import consolidate, write_array
+from weathermixer.data.store.arrays import consolidate, write_array, write_grid
 from weathermixer.data.store.chunks import choose_chunk
 from weathermixer.data.store.store import (
     FORMAT,
@@ -198,22 +198,7 @@ def _create_arrays(partial: Path, description: StoreDescription) -> None:
         standard_name="time",
     )
     write_array(group, "channel", np.array(description.channels, dtype=object), ("channel",))
-    write_array(
-        group,
-        "latitude",
-        description.latitude,
-        ("latitude",),
-        units="degrees_north",
-        standard_name="latitude",
-    )
-    write_array(
-        group,
-        "longitude",
-        description.longitude,
-        ("longitude",),
-        units="degrees_east",
-        standard_name="longitude",
-    )
+    write_grid(group, description.latitude, description.longitude)
     write_array(
         group,
         "static_channel",
