@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from support.networks import mesh_name
-from support.random_trainings import Training, draw_training, mistakes, run_trainings
+from support.random_differences import mistakes
+from support.random_trainings import Training, draw_training, run_trainings
 from support.ranks import MOST, Pool, RankFailed
 from weathermixer.jigsaw.layout import Layout
 

@@ -1,4 +1,4 @@
-"""A disk that is full, for tests of what is said then."""
+"""Disks that are full, for tests of what is said then, and what folders hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -19,3 +20,12 @@ def full_disk(*, after_bytes: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path in it."""
+    return {
+        str(file.relative_to(store)): file.read_bytes()
+        for file in sorted(store.rglob("*"))
+        if file.is_file()
+    }
