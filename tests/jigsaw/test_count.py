@@ -82,7 +82,7 @@ def check(pool: Pool, layout: Layout, step: NetworkStep) -> None:
         counted = Cost(
             *(
                 getattr(outcome.forward, field) + getattr(outcome.backward, field)
-                for field in ("bytes_sent", "messages", "multiply_adds")
+                for field in ("bytes_sent", "messages", "calls", "multiply_adds")
             )
         )
         assert counted == replace(predicted(step, layout.at(rank)), kept_bytes=0), f"rank {rank}"

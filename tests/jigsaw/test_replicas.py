@@ -175,14 +175,13 @@ def test_replicas_add_a_reduce_and_a_gather_of_the_weights_a_rank_has(
         model = layers_cost(
             network, samples=1, element_bytes=8, without_input_gradient=(network.encoder,)
         ) + shared_cost(network, parameter_bytes=8)
-        rows, parts, place = 0, layout.data, here.coordinates.data
+        elements, parts = 0, layout.data
         for parameter in network.parameters():
             if parameter.ndim > 1:
-                count, width = parameter.shape
-                own = count // parts + (place < count % parts)
-                # The others' rows of this rank's gradient, then its own rows to the others.
-                rows += ((count - own) + own * (parts - 1)) * width
-        assert bytes_sent == model.bytes_sent + 8 * rows
+                rows, width = parameter.shape
+                # To each of the others its rows of this rank's gradient, and then these here.
+                elements += 2 * (parts - 1) * math.ceil(rows / parts) * width
+        assert bytes_sent == model.bytes_sent + 8 * elements
 
 
 def backward_after_one_that_failed(mesh: Mesh) -> Tensor:

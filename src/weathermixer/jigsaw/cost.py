@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from weathermixer.jigsaw.buckets import BUCKET_BYTES
 from weathermixer.jigsaw.layers import LayerNorm, Linear, RMSNorm
 from weathermixer.jigsaw.layout import Dimension
 from weathermixer.jigsaw.mesh import Axis, Mesh
@@ -31,29 +32,27 @@ _T = TypeVar("_T")
 class Cost:
     """What a rank sends, computes and keeps.
 
-    ``kept_bytes`` are of other ranks' pieces that the forward pass leaves for the backward pass.
+    ``calls`` are exchanges as they are handed to the backend, ``messages`` what of them goes to a
+    peer. ``kept_bytes`` are of other ranks' pieces that the forward pass leaves for the backward
+    pass.
     """
 
     bytes_sent: int = 0
     messages: int = 0
+    calls: int = 0
     multiply_adds: int = 0
     kept_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
-            self.bytes_sent + other.bytes_sent,
-            self.messages + other.messages,
-            self.multiply_adds + other.multiply_adds,
-            self.kept_bytes + other.kept_bytes,
+            *(mine + theirs for mine, theirs in zip(self._values(), other._values(), strict=True))
         )
 
     def __mul__(self, times: int) -> Cost:
-        return Cost(
-            self.bytes_sent * times,
-            self.messages * times,
-            self.multiply_adds * times,
-            self.kept_bytes * times,
-        )
+        return Cost(*(value * times for value in self._values()))
+
+    def _values(self) -> list[int]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 @dataclass(frozen=True)
@@ -73,21 +72,21 @@ def product_cost(
     axis, rows = product.weight_axis, product.weight_rows
     width = product.weight.local_shape[1]
     multiply_adds = _features(source) * _features(target) * _rows(product) * samples
-    fetch = _sends([rows[axis.index] * width] * (axis.size - 1), element_bytes) + Cost(
+    pieces = [count * width for count in rows]
+    fetch = _gather(pieces, axis.index, element_bytes) + Cost(
         kept_bytes=sum(rows) * width * element_bytes if axis.size > 1 else 0
     )
-    forward = _gather(source, samples, element_bytes) + _reduce(target, samples, element_bytes)
-    backward = _gather(target, samples, element_bytes) + _sends(
-        [count * width for place, count in enumerate(rows) if place != axis.index], element_bytes
-    )
+    of_input = _pieces(source, samples), source.axis.index, element_bytes
+    of_output = _pieces(target, samples), target.axis.index, element_bytes
+    forward = _gather(*of_input) + _reduce(*of_output)
+    backward = _gather(*of_output) + _reduce(pieces, axis.index, element_bytes)
     products = 1
     if input_gradient:
         products = 2
-        backward += _reduce(source, samples, element_bytes)
+        backward += _reduce(*of_input)
     return ProductCost(
         fetch,
-        forward
-        + Cost(multiply_adds=multiply_adds, kept_bytes=_others(source, samples, element_bytes)),
+        forward + Cost(multiply_adds=multiply_adds, kept_bytes=_others(*of_input)),
         backward + Cost(multiply_adds=products * multiply_adds),
     )
 
@@ -95,24 +94,61 @@ def product_cost(
 def norm_cost(norm: LayerNorm | RMSNorm, *, samples: int, statistic_bytes: int) -> Cost:
     """The cost of a norm's statistics, in the forward pass and again in the backward pass."""
     numbers = (2 if isinstance(norm, LayerNorm) else 1) * norm.cut.rows * samples
-    return _sends([numbers] * (norm.cut.axis.size - 1), statistic_bytes)
+    axis = norm.cut.axis
+    return _gather([numbers] * axis.size, axis.index, statistic_bytes)
 
 
 def shared_cost(model: nn.Module, *, parameter_bytes: int) -> Cost:
     """The cost of summing the gradients of parameters that several ranks hold alike."""
     numbers: dict[tuple[Axis, ...], int] = {}
+    over_data: dict[Axis, int] = {}
     for _, parameter, piece in local_parameters(model):
-        axes = piece.destination.axes
-        if axes:
-            numbers[axes] = numbers.get(axes, 0) + parameter.numel()
+        destination = piece.destination
+        if destination.rows_over is None:
+            numbers[destination.axes] = numbers.get(destination.axes, 0) + parameter.numel()
+            if destination.data is not None:
+                data = destination.data
+                over_data[data] = over_data.get(data, 0) + parameter.numel()
     return sum(
         (
-            _sends([count] * (axis.size - 1), parameter_bytes)
+            _gather([count] * axis.size, axis.index, parameter_bytes)
             for axes, count in numbers.items()
             for axis in axes
         ),
-        Cost(),
+        sum(
+            (_all_reduce(axis, count, parameter_bytes) for axis, count in over_data.items()), Cost()
+        ),
     )
+
+
+def replicas_cost(
+    model: nn.Module, *, parameter_bytes: int, gradient_bytes: int, sharded: bool = False
+) -> Cost:
+    """The cost of summing weights' gradients over the replicas, and of bringing back the sums.
+
+    With a ``sharded`` optimizer the weights come back instead, as ``finish_step`` does. It holds
+    where the pass comes to each weight once, in the opposite order to that of the model.
+    """
+    weights = [
+        (parameter.shape, data)
+        for _, parameter, piece in local_parameters(model)
+        if (data := piece.destination.rows_over) is not None and parameter.numel()
+    ]
+    back_bytes, back = gradient_bytes, weights[::-1]
+    if sharded:
+        back_bytes, back = parameter_bytes, weights
+    total = Cost()
+    for element_bytes, order in ((gradient_bytes, weights[::-1]), (back_bytes, back)):
+        filled = 0
+        for number, ((rows, columns), data) in enumerate(order, start=1):
+            peers = data.size - 1
+            line = -(-rows // data.size) * columns
+            total += Cost(bytes_sent=peers * line * element_bytes)
+            filled += rows * columns * parameter_bytes
+            if filled >= BUCKET_BYTES or number == len(order):
+                total += Cost(messages=peers, calls=1)
+                filled = 0
+    return total
 
 
 def layers_cost(
@@ -233,32 +269,42 @@ def _rows(product: Product) -> int:
     return product.rows.sizes(product.across.size)[product.across.index]
 
 
-def _gather(side: Side, samples: int, element_bytes: int) -> Cost:
-    place = side.axis.index
-    own = side.features[place] * side.rows[place] * samples
-    return _sends([own] * (side.axis.size - 1), element_bytes)
+def _pieces(side: Side, samples: int) -> list[int]:
+    """Elements that each rank of the side's axis holds."""
+    return [
+        features * rows * samples for features, rows in zip(side.features, side.rows, strict=True)
+    ]
 
 
-def _others(side: Side, samples: int, element_bytes: int) -> int:
+def _others(pieces: Sequence[int], place: int, element_bytes: int) -> int:
     """Bytes of the pieces that a gather brings."""
-    return sum(
-        features * rows * samples * element_bytes
-        for place, (features, rows) in enumerate(zip(side.features, side.rows, strict=True))
-        if place != side.axis.index
+    return (sum(pieces) - pieces[place]) * element_bytes
+
+
+def _gather(pieces: Sequence[int], place: int, element_bytes: int) -> Cost:
+    """The cost of sending a rank's piece to all others, and receiving theirs."""
+    others = [*pieces[:place], *pieces[place + 1 :]]
+    return _rounds([(pieces[place], other) for other in others], element_bytes)
+
+
+def _reduce(pieces: Sequence[int], place: int, element_bytes: int) -> Cost:
+    """The cost of sending to each other rank what is summed there, and receiving what is here."""
+    others = [*pieces[:place], *pieces[place + 1 :]]
+    return _rounds([(other, pieces[place]) for other in others], element_bytes)
+
+
+def _rounds(rounds: Sequence[tuple[int, int]], element_bytes: int) -> Cost:
+    """Exchanges that send and receive so many elements; nothing moves where there are none."""
+    return Cost(
+        bytes_sent=sum(sent for sent, _ in rounds) * element_bytes,
+        messages=sum(1 for sent, _ in rounds if sent),
+        calls=sum(1 for sent, received in rounds if sent or received),
     )
 
 
-def _reduce(side: Side, samples: int, element_bytes: int) -> Cost:
-    return _sends(
-        [
-            features * rows * samples
-            for place, (features, rows) in enumerate(zip(side.features, side.rows, strict=True))
-            if place != side.axis.index
-        ],
-        element_bytes,
-    )
-
-
-def _sends(elements: Sequence[int], element_bytes: int) -> Cost:
-    """Messages of so many elements each; none is sent where there is nothing in it."""
-    return Cost(sum(elements) * element_bytes, sum(1 for count in elements if count))
+def _all_reduce(axis: Axis, elements: int, element_bytes: int) -> Cost:
+    """The cost of a sum over an axis as a ring takes it, in one call of the backend."""
+    if not elements:
+        return Cost()
+    others = axis.size - 1
+    return Cost(2 * others * elements // axis.size * element_bytes, 2 * others, calls=1)

@@ -11,13 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.gradients import (
-    Destination,
-    JigsawError,
-    Source,
-    current_pass,
-    refuse_autograd_grad,
-)
+from weathermixer.jigsaw.gradient_sums import Destination
+from weathermixer.jigsaw.gradients import JigsawError, Source, current_pass, refuse_autograd_grad
 from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, RMSNorm
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
@@ -120,7 +115,7 @@ class CutTensors:
             shared = tuple(axis for axis in (mesh.domain, mesh.tensor) if axis.name not in over)
             own = cut(whole.detach(), block)
             if isinstance(whole, nn.Parameter):
-                pieces[own_name] = Piece(block, shared, Destination((mesh.data, *shared)))
+                pieces[own_name] = Piece(block, shared, Destination(shared, mesh.data))
                 own = nn.Parameter(own, requires_grad=whole.requires_grad)
             setattr(module, own_name, own)
         module.pieces = pieces  # type: ignore[assignment]
@@ -244,7 +239,7 @@ def _track_own_tensors(model: nn.Module, _: Any = None) -> None:
         if not parameter.requires_grad or getattr(parameter, "is_tracked", False):
             continue
         parameter.is_tracked = True
-        if parameter.piece.destination.axes:
+        if not parameter.piece.destination.is_here:
             parameter.register_hook(_hand_over(parameter, parameter.piece))
 
 

@@ -1,7 +1,8 @@
 """Data movement between the ranks of one axis: asynchronous, in pieces, counted.
 
-Everything is made of *rounds*: in round ``d`` each rank sends to the one ``d`` places after it and
-receives from the one ``d`` places before it. A gather and a reduce-scatter over ``P`` ranks are
+Within a model instance everything is made of *rounds*: in round ``d`` each rank sends to the one
+``d`` places after it and receives from the one ``d`` places before it. A gather and a
+reduce-scatter over ``P`` ranks are
 ``P − 1`` rounds each, send what a ring would, need no equal sizes, and hand over each piece as it
 arrives. Sums of what ranks hold alike are taken in the order of the ranks, so their bits agree.
 """
@@ -14,16 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from weathermixer.jigsaw.activity import ACTIVITY
-from weathermixer.jigsaw.mesh import Axis, RankLost
+from weathermixer.jigsaw.collectives import begin_all_reduce
+from weathermixer.jigsaw.in_flight import InFlight
+from weathermixer.jigsaw.mesh import Axis
 
 
-class Round:
-    """An exchange in flight: a tensor on its way to one peer, another on its way from one.
-
-    The mesh holds it until both have arrived. Whoever began it may forget it, as a pass that is
-    broken off does: what was sent for it still finds its place, and not that of the next exchange.
-    """
+class Round(InFlight):
+    """A tensor on its way to one peer, another on its way from one."""
 
     def __init__(self, axis: Axis, distance: int, send: Tensor, receive: Tensor) -> None:
         """Begin; ``send`` and ``receive`` are contiguous and belong to the round until it ends.
@@ -31,11 +29,9 @@ class Round:
         Raises LayoutError where the mesh only describes its ranks.
         """
         axis.require_group()
-        self._axis = axis
         self._to = (axis.index + distance) % axis.size
         self._from = (axis.index - distance) % axis.size
         self._send, self._receive = send, receive
-        self._num_bytes = max(send.numel(), receive.numel()) * send.element_size()
         operations = []
         if send.numel():
             operations.append(dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to))
@@ -45,27 +41,15 @@ class Round:
             operations.append(
                 dist.P2POp(dist.irecv, receive, group=axis.group, group_peer=self._from)
             )
-        axis.counter.calls += bool(operations)
-        try:
-            self._works = dist.batch_isend_irecv(operations) if operations else []
-        except RuntimeError as error:
-            raise self._lost(error) from error
-        axis.in_flight.add(self)
-        ACTIVITY.exchanges += 1
-        if not axis.overlap:
-            self.wait()
+        super().__init__(
+            axis,
+            max(send.numel(), receive.numel()) * send.element_size(),
+            lambda: dist.batch_isend_irecv(operations) if operations else [],
+        )
 
     def wait(self) -> Tensor:
         """What was received, once both transfers are done."""
-        if self in self._axis.in_flight:
-            try:
-                with ACTIVITY.waiting_for(self, self._num_bytes):
-                    for work in self._works:
-                        work.wait()
-            except RuntimeError as error:
-                raise self._lost(error) from error
-            self._axis.in_flight.remove(self)
-            self._works = []
+        self._end()
         return self._receive
 
     def __str__(self) -> str:
@@ -73,12 +57,6 @@ class Round:
         ranks = self._axis.ranks
         peers = " or ".join(str(ranks[place]) for place in sorted({self._to, self._from}))
         return f"rank {peers} along {self._axis.name}"
-
-    def _lost(self, error: RuntimeError) -> RankLost:
-        return RankLost(
-            f"rank {self._axis.ranks[self._axis.index]} lost its connection to {self} "
-            f"{ACTIVITY.now().place()} ({error})"
-        )
 
 
 class Gather:
@@ -186,7 +164,16 @@ def all_reduce(axis: Axis, tensor: Tensor) -> Tensor:
 
 
 def total_over(axes: Sequence[Axis], tensor: Tensor) -> Tensor:
-    """The sum over several axes, with the same bits on all of their ranks."""
-    for axis in axes:
-        tensor = all_reduce(axis, tensor)
+    """The sum over several axes, with the same bits on all of their ranks.
+
+    That over ``data`` is the backend's own, whose bytes do not grow with the number of replicas,
+    but whose order is its own too, and may differ between lines of the mesh. So it is taken first:
+    along the other axes, sums of the same numbers are taken in the order of the ranks.
+    """
+    for axis in sorted(axes, key=lambda axis: axis.name != "data"):
+        if axis.name != "data":
+            tensor = all_reduce(axis, tensor)
+        elif axis.size > 1 and tensor.numel():
+            own = tensor.clone(memory_format=torch.contiguous_format)
+            tensor = begin_all_reduce(axis, own).wait()
     return tensor

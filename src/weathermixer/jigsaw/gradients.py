@@ -11,7 +11,7 @@ that parameters that began with the same bits keep them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,35 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from weathermixer.jigsaw.exchange import Gather, ReduceScatter, total_over
-from weathermixer.jigsaw.layout import shard
-from weathermixer.jigsaw.mesh import Axis
+from weathermixer.jigsaw.exchange import ReduceScatter
+from weathermixer.jigsaw.gradient_sums import Destination, Part, ReplicaSums, sum_shared
 
 
 class JigsawError(RuntimeError):
     """A use of the library that cannot give the right result; its message is for the user."""
-
-
-class Destination:
-    """Where the parts of a parameter's gradient come together.
-
-    Those of a small parameter are summed over ``axes``, alike on all their ranks. Those of a weight
-    are summed over ``data``, the axis of the replicas, each of which has its own rows of the sum:
-    ``owned`` is what the optimizer changes of the weight where that is these rows alone.
-    """
-
-    def __init__(self, axes: tuple[Axis, ...] = (), data: Axis | None = None) -> None:
-        self.axes = tuple(axis for axis in axes if axis.size > 1)
-        self.data = data if data is not None and data.size > 1 else None
-        self.owned: nn.Parameter | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Destination:
-        return Destination(self.axes, self.data)  # the copy of a parameter has no optimizer yet
-
-    def rows(self, parameter: Tensor) -> list[range]:
-        """The rows of a weight that each replica sums."""
-        assert self.data is not None
-        return [shard(parameter.shape[0], self.data.size, place) for place in range(self.data.size)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +60,7 @@ def use(parameter: nn.Parameter, destination: Destination, *, is_cut: bool = Fal
     of a pass is complete when the pass has been through all that uses the node.
     """
     source = Source(parameter, destination)
-    is_alone = not is_cut and not destination.axes and destination.data is None
+    is_alone = not is_cut and destination.is_here
     if is_alone or not parameter.requires_grad or not torch.is_grad_enabled():
         return Use(source, parameter)
     return Use(source, _Tracked.apply(parameter, source))  # type: ignore[no-untyped-call]
@@ -116,62 +93,6 @@ class _Tracked(torch.autograd.Function):
         return None, None
 
 
-@dataclass
-class _Part:
-    """The gradient of one use of a weight, or of all uses of a small parameter, in one pass.
-
-    ``outstanding`` counts what is computed or travels still; ``is_wanted`` once the pass has been
-    through all uses on its way to the parameter, which it is not where nobody asked for that.
-    """
-
-    parameter: nn.Parameter
-    destination: Destination
-    total: Tensor | None = None
-    outstanding: int = 0
-    is_wanted: bool = False
-    sums: ReduceScatter | None = None
-    gather: Gather | None = None
-
-    def add(self, gradient: Tensor) -> None:
-        """Add to what is known."""
-        gradient = gradient.to(self.parameter.dtype)
-        self.total = gradient if self.total is None else self.total + gradient
-
-    def begin_reduce(self) -> None:
-        """Begin the sum over the replicas."""
-        data = self.destination.data
-        assert data is not None
-        assert self.total is not None
-        self.sums, rows = ReduceScatter(data), self.destination.rows(self.parameter)
-        for place in data.peers()[:-1]:
-            block = self.total[rows[place].start : rows[place].stop]
-            own = (len(rows[data.index]), *self.parameter.shape[1:])
-            self.sums.send(block.contiguous(), own)
-
-    def finish_reduce(self) -> None:
-        """Sum this replica's rows, and begin to gather those of the others where all are wanted."""
-        data = self.destination.data
-        if self.sums is None:
-            return
-        assert data is not None
-        assert self.total is not None
-        rows = self.destination.rows(self.parameter)
-        mine = self.sums.finish(self.total[rows[data.index].start : rows[data.index].stop])
-        if self.destination.owned is None:
-            shapes = [(len(each), *self.parameter.shape[1:]) for each in rows]
-            self.gather = Gather(data, mine, shapes, into=self.total)
-        else:
-            self.total = mine
-
-    def deliver(self) -> None:
-        """Add to the gradient of what the optimizer changes, if anybody asked for it."""
-        if self.gather is not None:
-            self.gather.wait()
-        if self.is_wanted and self.total is not None:
-            owned = self.parameter if self.destination.owned is None else self.destination.owned
-            owned.grad = self.total if owned.grad is None else owned.grad + self.total
-
-
 class BackwardPass:
     """What one backward pass has on its way.
 
@@ -180,10 +101,11 @@ class BackwardPass:
     """
 
     def __init__(self) -> None:
-        self._parts: dict[Source | nn.Parameter, _Part] = {}
-        self._travelling: list[tuple[_Part, Tensor, ReduceScatter]] = []
+        self._parts: dict[Source | nn.Parameter, Part] = {}
+        self._travelling: list[tuple[Part, Tensor, ReduceScatter]] = []
         self._deferred: list[Callable[[], None]] = []
-        self._to_reduce: deque[_Part] = deque()
+        self._to_sum: deque[Part] = deque()
+        self._sums = ReplicaSums()
 
     def defer(self, source: Source, work: Callable[[BackwardPass], None]) -> None:
         """Let ``work``, which adds to a gradient in a pass, fill the next wait."""
@@ -205,7 +127,7 @@ class BackwardPass:
     def add(self, source: Source, gradient: Tensor) -> None:
         """Add to the gradient of a parameter."""
         self._part(source).add(gradient)
-        self._begin_reductions()
+        self._begin_sums()
 
     def add_travelling(self, source: Source, own: Tensor, sums: ReduceScatter) -> None:
         """Add this rank's part of a gradient, and what the others send for it.
@@ -220,37 +142,33 @@ class BackwardPass:
     def complete(self, source: Source) -> None:
         """Take note that the pass has been through all that uses a node, and wants its gradient."""
         self._part(source).is_wanted = True
-        self._begin_reductions()
+        self._begin_sums()
 
     def end(self) -> None:
         """Give its gradient to every parameter that the pass was asked for."""
         with torch.no_grad():
             self.work()
             self._arrive()
-            self._begin_reductions(of_unwanted=True)
-            parts = [part for part in self._parts.values() if part.total is not None]
-            _share(parts)
-            for part in parts:
-                part.finish_reduce()
-            for part in parts:
+            self._begin_sums(of_unwanted=True)
+            sum_shared(part for part in self._parts.values() if part.total is not None)
+            self._sums.finish()
+            for part in self._parts.values():
                 part.deliver()
 
     def let_go(self) -> None:
         """Wait for what is on its way, of a pass that was broken off."""
         for _, _, sums in self._travelling:
             sums.let_go()
-        for part in self._parts.values():
-            if part.sums is not None:
-                part.sums.let_go()
+        self._sums.wait()
 
-    def _part(self, source: Source) -> _Part:
+    def _part(self, source: Source) -> Part:
         # Uses of a small parameter are summed on the rank, as they all are when the pass ends.
-        is_weight = source.destination.data is not None
-        key = source if is_weight else source.parameter
+        by_rows = source.destination.rows_over is not None
+        key = source if by_rows else source.parameter
         if key not in self._parts:
-            self._parts[key] = part = _Part(source.parameter, source.destination)
-            if is_weight:
-                self._to_reduce.append(part)
+            self._parts[key] = part = Part(source.parameter, source.destination)
+            if by_rows:
+                self._to_sum.append(part)
         return self._parts[key]
 
     def _arrive(self) -> None:
@@ -259,29 +177,15 @@ class BackwardPass:
         for part, own, sums in travelling:
             part.outstanding -= 1
             part.add(sums.finish(own))
-        self._begin_reductions()
+        self._begin_sums()
 
-    def _begin_reductions(self, *, of_unwanted: bool = False) -> None:
-        while self._to_reduce:
-            part = self._to_reduce[0]
+    def _begin_sums(self, *, of_unwanted: bool = False) -> None:
+        while self._to_sum:
+            part = self._to_sum[0]
             if part.total is None or part.outstanding or not (part.is_wanted or of_unwanted):
                 return
-            self._to_reduce.popleft()
-            part.begin_reduce()
-
-
-def _share(parts: Sequence[_Part]) -> None:
-    """Sum small gradients over the ranks that hold the parameters alike, together."""
-    by_axes: dict[tuple[Axis, ...], list[_Part]] = {}
-    for part in parts:
-        if part.destination.axes:
-            by_axes.setdefault(part.destination.axes, []).append(part)
-    for axes, members in by_axes.items():
-        totals = [part.total for part in members if part.total is not None]
-        flat = total_over(axes, torch.cat([total.flatten() for total in totals]))
-        sizes = [total.numel() for total in totals]
-        for part, total, values in zip(members, totals, torch.split(flat, sizes), strict=True):
-            part.total = values.view_as(total).clone()
+            self._to_sum.popleft()
+            self._sums.add(part)
 
 
 _passes: dict[int, BackwardPass] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.gradients import Destination, JigsawError, use
+from weathermixer.jigsaw.gradients import JigsawError, use
 from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.matmul import multiply
@@ -61,7 +61,7 @@ class Linear(CutModule):
         self.product = product = Product.on(
             mesh, in_features, out_features, rows=rows, features=features, scheme=scheme
         )
-        self.pieces = {"weight": Piece(product.weight, (), Destination(data=mesh.data))}
+        self.pieces = {"weight": Piece.cut(product.weight, mesh)}
         self.weight = nn.Parameter(
             torch.empty(product.weight.local_shape, device=device, dtype=dtype)
         )

@@ -127,6 +127,17 @@ def shard(size: int, parts: int, index: int) -> range:
     return range(start, start + quotient + (index < remainder))
 
 
+def equal_shards(size: int, parts: int) -> list[tuple[range, int]]:
+    """The parts of :func:`shard` in runs of one size: which parts, and how many things each has.
+
+    >>> equal_shards(7, 3), equal_shards(6, 3)
+    ([(range(0, 1), 3), (range(1, 3), 2)], [(range(0, 3), 2)])
+    """
+    quotient, remainder = divmod(size, parts)
+    runs = [(range(remainder), quotient + 1), (range(remainder, parts), quotient)]
+    return [(places, count) for places, count in runs if len(places) and count]
+
+
 @dataclass(frozen=True)
 class Dimension:
     """A dimension of a tensor that is cut over an axis of the mesh.

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Self
 
 from torch import nn
 
-from weathermixer.jigsaw.gradients import Destination, JigsawError
+from weathermixer.jigsaw.gradient_sums import Destination
+from weathermixer.jigsaw.gradients import JigsawError
 from weathermixer.jigsaw.layout import Block
 from weathermixer.jigsaw.mesh import Axis, Mesh
 
@@ -26,9 +27,14 @@ class Piece:
     destination: Destination
 
     @classmethod
+    def cut(cls, block: Block, mesh: Mesh) -> Piece:
+        """The piece of a weight that is cut into one for each rank of a model instance."""
+        return cls(block, (), Destination(data=mesh.data, by_rows=True))
+
+    @classmethod
     def shared(cls, block: Block, axes: tuple[Axis, ...], mesh: Mesh) -> Piece:
         """The piece of a small parameter: its gradient is summed over ``axes`` and replicas."""
-        return cls(block, axes, Destination((mesh.data, *axes)))
+        return cls(block, axes, Destination(axes, mesh.data))
 
 
 class CutModule(nn.Module):

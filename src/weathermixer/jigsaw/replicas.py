@@ -6,13 +6,18 @@ each replica its share of the loss.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from weathermixer.jigsaw.exchange import Gather, total_over
-from weathermixer.jigsaw.layout import Block
-from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.buckets import MOST_UNDERWAY, Bucket, Filling
+from weathermixer.jigsaw.collectives import begin_all_gather
+from weathermixer.jigsaw.exchange import total_over
+from weathermixer.jigsaw.layout import Block, shard
+from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.pieces import LocalParameter, local_parameters
 
 
@@ -21,12 +26,22 @@ class Replicas:
 
     With ``sharded``, each replica's optimizer has its own rows of every weight alone, and so its
     own part of the optimizer's state; the bytes sent are the same. Call ``finish_step`` after the
-    optimizer's step.
+    optimizer's step. The gradients of weights travel between replicas in ``gradient_dtype``, by
+    default the type of the weights, in which they are summed either way.
     """
 
-    def __init__(self, model: nn.Module, mesh: Mesh, *, sharded: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        mesh: Mesh,
+        *,
+        sharded: bool = False,
+        gradient_dtype: torch.dtype | None = None,
+    ) -> None:
         self._mesh = mesh
-        self._members = [_Member(local, mesh, sharded) for local in local_parameters(model)]
+        self._members = [
+            _Member(local, mesh, sharded, gradient_dtype) for local in local_parameters(model)
+        ]
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer changes on this rank, by the parameters' names."""
@@ -63,24 +78,55 @@ class Replicas:
     @torch.no_grad()
     def finish_step(self) -> None:
         """Bring what the optimizer changed to every replica, and forget the gradients."""
-        gathers = [member.begin_share() for member in self._members]
-        for gather in gathers:
-            if gather is not None:
-                gather.wait()
+        for member in self._members:
+            member.parameter.grad = member.owned.grad = None
+        underway: deque[_WeightBucket] = deque()
+        for weights in self._buckets():
+            underway.append(_WeightBucket(self._mesh.data, weights))
+            if len(underway) > MOST_UNDERWAY:
+                underway.popleft().finish()
+        while underway:
+            underway.popleft().finish()
+
+    def _buckets(self) -> Iterator[list[Tensor]]:
+        """The weights of which each replica has changed its own rows."""
+        filling: Filling[Tensor] = Filling()
+        for member in self._members:
+            weight = member.parameter.detach()
+            if member.is_sharded and weight.numel():
+                yield from filling.add(weight, weight.nbytes, weight.dtype)
+        yield from filling.rest()
+
+
+class _WeightBucket:
+    """Weights on their way from the replicas that own their rows to all others."""
+
+    def __init__(self, data: Axis, weights: Sequence[Tensor]) -> None:
+        self._weights = weights
+        self._bucket = Bucket([tuple(weight.shape) for weight in weights], data.size)
+        # The lines of the others are of no use: they are what is overwritten.
+        lines = self._bucket.lines(weights)
+        self._gather = begin_all_gather(data, lines[data.index], lines)
+
+    def finish(self) -> None:
+        """Wait for the others' rows, and put them into the weights."""
+        self._bucket.fill(self._weights, self._gather.wait())
 
 
 class _Member:
     """A parameter, and the part of it that this replica's optimizer changes."""
 
-    def __init__(self, local: LocalParameter, mesh: Mesh, sharded: bool) -> None:
+    def __init__(
+        self, local: LocalParameter, mesh: Mesh, sharded: bool, gradient_dtype: torch.dtype | None
+    ) -> None:
         self.name, self.parameter, piece = local
-        self.owned, self.block, self._data = self.parameter, piece.block, None
+        self.owned, self.block = self.parameter, piece.block
         destination = piece.destination
         destination.owned = None  # of an earlier optimizer
-        if sharded and destination.data is not None:
-            self._data = destination.data
-            self._rows = destination.rows(self.parameter)
-            own = self._rows[self._data.index]
+        destination.dtype = gradient_dtype
+        self.is_sharded = sharded and destination.rows_over is not None
+        if self.is_sharded:
+            own = shard(self.parameter.shape[0], mesh.data.size, mesh.data.index)
             self.block = piece.block.rows(own)
             self.owned = nn.Parameter(
                 self.parameter.detach()[own.start : own.stop],
@@ -89,12 +135,4 @@ class _Member:
             destination.owned = self.owned
         # Of ranks that hold the same elements, one counts them.
         first = all(axis.index == 0 for axis in piece.shared_over)
-        self.is_counted = first and (self._data is not None or mesh.data.index == 0)
-
-    def begin_share(self) -> Gather | None:
-        """Begin to gather what the replicas' optimizers changed, where each has its own rows."""
-        self.parameter.grad = self.owned.grad = None
-        if self._data is None:
-            return None
-        shapes = [(len(rows), *self.parameter.shape[1:]) for rows in self._rows]
-        return Gather(self._data, self.owned.detach(), shapes, into=self.parameter.detach())
+        self.is_counted = first and (self.is_sharded or mesh.data.index == 0)
