@@ -10,6 +10,7 @@ from support.ranks import Pool
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.fake import fake_mesh
+from weathermixer.jigsaw.layers import LayerNorm
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.replicas import Replicas
@@ -41,6 +42,19 @@ def test_a_fake_rank_counts_what_a_real_one_does(pool: Pool, layout: Layout, sha
     for rank, counted in enumerate(pool.run(counted_step, layout, sharded)):
         with fake_mesh(layout.at(rank)) as mesh:
             assert counted_step(mesh, sharded) == counted, f"rank {rank}"
+
+
+def test_bytes_of_what_ranks_share_do_not_grow_with_the_number_of_replicas() -> None:
+    channels, numbers = 1000, torch.zeros(3, dtype=torch.float64)
+    shared_bytes = 4 * 2 * channels + 8 * len(numbers)
+    for replicas in (2, 64, 1024):
+        with fake_mesh(Layout(data=replicas, rank=replicas - 1)) as mesh:
+            norm = LayerNorm(channels, mesh, rows=2)
+            norm(torch.ones(2, channels)).sum().backward()
+            total_over(mesh.axes, numbers)
+            ring = 2 * (replicas - 1) / replicas * shared_bytes
+            assert ring - 16 < mesh.counter.bytes_sent <= ring
+            assert mesh.counter.calls == 2
 
 
 def test_a_rank_that_was_started_cannot_stand_for_another() -> None:

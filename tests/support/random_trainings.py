@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Literal
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from support.random_networks import (
     draw_description,
     plain,
 )
+from weathermixer.jigsaw import buckets
 from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, CutTensors, parallelize
 from weathermixer.jigsaw.layers import GatherRows, MeanRows
 from weathermixer.jigsaw.layout import Dimension, Layout
@@ -43,6 +45,7 @@ from weathermixer.jigsaw.replicas import Replicas
 from weathermixer.jigsaw.weights import kept_weights
 
 RATE = 0.05
+BUCKET_BYTES = 300  # a few weights of these networks at a time
 Spoiling = Literal["forward", "no_grad", "inference", "backward", "forget", "evaluate", "ask"]
 
 
@@ -430,4 +433,5 @@ def run_trainings(mesh: Mesh, trainings: Sequence[Training]) -> list[dict[str, H
     """Work for a pool: what a rank has of every output, gradient and parameter."""
     # Of reentrant checkpoints in passes without gradients.
     warnings.filterwarnings("ignore", "None of the inputs have requires_grad=True")
-    return [OnRank(mesh, training).run() for training in trainings]
+    with patch.object(buckets, "BUCKET_BYTES", BUCKET_BYTES):
+        return [OnRank(mesh, training).run() for training in trainings]

@@ -176,6 +176,11 @@ class Parallel(Section):
     shard_optimizer: bool = Field(
         False, description="divide the optimizer's state among the replicas"
     )
+    gradient_dtype: Literal["bfloat16"] | None = Field(
+        None,
+        description="what weights' gradients travel in between replicas, half the bytes of float32; "
+        "they are summed in the type of the weights, in which they travel where this is unset",
+    )
 
 
 class Checkpoint(Section):

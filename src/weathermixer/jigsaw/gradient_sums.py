@@ -93,6 +93,8 @@ class ReplicaSums:
         if num_bytes:
             for members in self._filling.add(part, num_bytes, kind):
                 self._begin(members)
+        elif destination.owned is not None:
+            part.total = torch.empty_like(destination.owned)  # some rows of nothing
 
     def finish(self) -> None:
         """Leave its sum in each part, as far as this replica needs it."""

@@ -15,8 +15,8 @@ def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
     """Cost of the forward and backward pass on the rank that ``model`` was built for.
 
     The model may lie on any device, such as ``meta``. Counted are ``rollout`` applications of the
-    whole network to ``samples`` samples. What replicas send each other comes on top
-    (``jigsaw.replicas``).
+    whole network to ``samples`` samples. What replicas send each other of weights and their
+    gradients comes on top (``jigsaw.cost.replicas_cost``).
     """
     weight_bytes = next(model.parameters()).element_size()
     wide = layers_cost(

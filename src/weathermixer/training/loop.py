@@ -83,9 +83,7 @@ class TrainingLoop:
         self._normalisation = job.part.of(run.normalisation)
         self._share = job.part.share(run.normalisation) / job.mesh.layout.data
         model = build_model(job.architecture, self._training, run.normalisation, mesh=job.mesh)
-        self.state = TrainingState.initial(
-            model, job.mesh, self._training, shard_optimizer=job.config.parallel.shard_optimizer
-        )
+        self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
         dtype = state_dtype(self._training)
         self._static = torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype)
         weights = loss_weights(self._training.loss, self._normalisation)

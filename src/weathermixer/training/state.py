@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from weathermixer.config import Training
+from weathermixer.config import Parallel, Training
 from weathermixer.errors import reason
 from weathermixer.jigsaw.mesh import Mesh, is_first_rank
 from weathermixer.jigsaw.replicas import Replicas
@@ -40,13 +40,19 @@ class TrainingState:
 
     @classmethod
     def initial(
-        cls, model: WeatherMixer, mesh: Mesh, training: Training, *, shard_optimizer: bool
+        cls, model: WeatherMixer, mesh: Mesh, training: Training, parallel: Parallel
     ) -> TrainingState:
         """The state before the first step of a model that has its initial weights.
 
-        ``shard_optimizer`` divides Adam's averages among the replicas.
+        Of ``parallel``, its ``shard_optimizer`` divides Adam's averages among the replicas, and
+        ``gradient_dtype`` is what gradients travel in between them.
         """
-        replicas = Replicas(model, mesh, sharded=shard_optimizer)
+        replicas = Replicas(
+            model,
+            mesh,
+            sharded=parallel.shard_optimizer,
+            gradient_dtype=torch.bfloat16 if parallel.gradient_dtype else None,
+        )
         return cls(model, replicas, build_optimizer(replicas.parameters(), training))
 
     def save(self, run: Run, *, keep: int, notices: Notices) -> Path:
