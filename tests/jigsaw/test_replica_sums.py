@@ -41,9 +41,7 @@ def rows_of(weight: Tensor, replica: int, replicas: int) -> Tensor:
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 7])
 @pytest.mark.parametrize("shapes", [[(6, 2)], [(5, 3)], [(2, 1), (6, 4), (1, 2)]], ids=str)
-def test_a_replica_owns_one_line_of_a_bucket(
-    shapes: list[tuple[int, int]], replicas: int
-) -> None:
+def test_a_replica_owns_one_line_of_a_bucket(shapes: list[tuple[int, int]], replicas: int) -> None:
     weights = [torch.randn(shape) for shape in shapes]
     copies = [weight.clone() for weight in weights]
     bucket = Bucket(shapes, replicas)
@@ -59,9 +57,9 @@ def test_a_replica_owns_one_line_of_a_bucket(
 
 def test_a_bucket_is_full_at_its_size_and_of_one_kind() -> None:
     filling: Filling[str] = Filling()
-    found = []
-    for name, kib in (("a", 20), ("b", 20), ("C", 1), ("D", 40), ("e", 1)):
-        found += filling.add(name, kib * 2**20, name.isupper())
+    found: list[list[str]] = []
+    for name, mib in (("a", 20), ("b", 20), ("C", 1), ("D", 40), ("e", 1)):
+        found += filling.add(name, mib * 2**20, name.isupper())
     assert [*found, *filling.rest()] == [["a", "b"], ["C", "D"], ["e"]]
 
 
@@ -147,7 +145,9 @@ def sum_in_bfloat16(mesh: Mesh, numbers: int) -> tuple[Tensor, Tensor]:
     """What bfloat16 numbers come to, over replicas and over the ranks of an instance."""
     parts = partial_sums(mesh.layout.world_size, numbers)
     own = parts[mesh.layout.rank]
-    over_data = LineSum(mesh.data, own.float(), torch.bfloat16).wait() if mesh.data.size > 1 else own
+    over_data = (
+        LineSum(mesh.data, own.float(), torch.bfloat16).wait() if mesh.data.size > 1 else own
+    )
     within = ReduceScatter(mesh.tensor)
     for place in mesh.tensor.peers()[:-1]:
         within.send(own[place].bfloat16(), (numbers,))
@@ -168,8 +168,8 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 def test_sums_over_replicas_are_as_near_however_many_there_are(pool: Pool, ranks: int) -> None:
     """Numbers rounded to bfloat16 and summed in float32 have the error of one rounding.
 
-    Half of 2⁻⁷ at most, of each number, and √(1/3) of that on average where all fractions are alike,
-    times what their sizes within a power of two make of it, which is less than 1.
+    Of each number it is 2⁻⁸ at most, and 1/√3 of that in the mean of squares where all fractions
+    are equally likely, times what numbers between two powers of two make of it, which is below 1.
     """
     numbers = 4000
     for rank, (line, _) in enumerate(pool.run(sum_in_bfloat16, Layout(data=ranks), numbers)):
@@ -182,7 +182,7 @@ def test_sums_over_replicas_are_as_near_however_many_there_are(pool: Pool, ranks
 def test_the_error_of_sums_of_bfloat16_grows_with_the_ranks_of_an_instance(
     pool: Pool, ranks: int
 ) -> None:
-    """Each addition rounds a partial sum: (ranks − 1) / 2 + 1 roundings of the whole, in squares."""
+    """Each addition rounds a partial sum, and the squares of these errors add up."""
     numbers = 4000
     one_rounding = relative_error(
         (rounded := partial_sums(1, numbers)).bfloat16().double(), rounded

@@ -178,8 +178,8 @@ class Parallel(Section):
     )
     gradient_dtype: Literal["bfloat16"] | None = Field(
         None,
-        description="what weights' gradients travel in between replicas, half the bytes of float32; "
-        "they are summed in the type of the weights, in which they travel where this is unset",
+        description="what gradients travel in between replicas: half the bytes of float32; they "
+        "are summed in the type of the weights, in which they travel where this is unset",
     )
 
 

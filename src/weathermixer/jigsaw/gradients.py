@@ -82,6 +82,10 @@ class _Tracked(torch.autograd.Function):
     def forward(ctx: Any, parameter: nn.Parameter, source: Source) -> Tensor:
         ctx.source = source
         ctx.set_materialize_grads(False)
+        if source.destination.rows_over is not None:
+            # Products use what was gathered of a weight. A graph that somebody keeps must not keep
+            # its memory too, which would look like one more who sees it (arrivals.py).
+            return parameter.new_empty(()).expand(parameter.shape)
         return parameter.view_as(parameter)
 
     @staticmethod

@@ -6,18 +6,17 @@ each replica its share of the loss.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 
-from weathermixer.jigsaw.buckets import MOST_UNDERWAY, Bucket, Filling
-from weathermixer.jigsaw.collectives import begin_all_gather
+from weathermixer.jigsaw.arrivals import WeightArrival
+from weathermixer.jigsaw.buckets import Filling
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.layout import Block, shard
-from weathermixer.jigsaw.mesh import Axis, Mesh
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.pieces import LocalParameter, local_parameters
 
 
@@ -39,6 +38,7 @@ class Replicas:
         gradient_dtype: torch.dtype | None = None,
     ) -> None:
         self._mesh = mesh
+        self._arrivals: list[WeightArrival] = []
         self._members = [
             _Member(local, mesh, sharded, gradient_dtype) for local in local_parameters(model)
         ]
@@ -77,40 +77,31 @@ class Replicas:
 
     @torch.no_grad()
     def finish_step(self) -> None:
-        """Bring what the optimizer changed to every replica, and forget the gradients."""
+        """Bring what the optimizer changed to every replica, and forget the gradients.
+
+        Weights travel when this returns. Whatever looks at one waits for it, and need not know.
+        """
+        for arrival in self._arrivals:  # of weights that nobody has used since the last step
+            arrival.finish()
         for member in self._members:
             member.parameter.grad = member.owned.grad = None
-        underway: deque[_WeightBucket] = deque()
-        for weights in self._buckets():
-            underway.append(_WeightBucket(self._mesh.data, weights))
-            if len(underway) > MOST_UNDERWAY:
-                underway.popleft().finish()
-        while underway:
-            underway.popleft().finish()
+        self._arrivals = [
+            WeightArrival(
+                self._mesh.data,
+                [member.parameter for member in members],
+                [member.owned for member in members],
+            )
+            for members in self._buckets()
+        ]
 
-    def _buckets(self) -> Iterator[list[Tensor]]:
-        """The weights of which each replica has changed its own rows."""
-        filling: Filling[Tensor] = Filling()
+    def _buckets(self) -> Iterator[list[_Member]]:
+        """The parameters of which each replica has changed its own rows, in their order."""
+        filling: Filling[_Member] = Filling()
         for member in self._members:
-            weight = member.parameter.detach()
+            weight = member.parameter
             if member.is_sharded and weight.numel():
-                yield from filling.add(weight, weight.nbytes, weight.dtype)
+                yield from filling.add(member, weight.nbytes, weight.dtype)
         yield from filling.rest()
-
-
-class _WeightBucket:
-    """Weights on their way from the replicas that own their rows to all others."""
-
-    def __init__(self, data: Axis, weights: Sequence[Tensor]) -> None:
-        self._weights = weights
-        self._bucket = Bucket([tuple(weight.shape) for weight in weights], data.size)
-        # The lines of the others are of no use: they are what is overwritten.
-        lines = self._bucket.lines(weights)
-        self._gather = begin_all_gather(data, lines[data.index], lines)
-
-    def finish(self) -> None:
-        """Wait for the others' rows, and put them into the weights."""
-        self._bucket.fill(self._weights, self._gather.wait())
 
 
 class _Member:
