@@ -17,10 +17,9 @@ from weathermixer.jigsaw.layout import equal_shards, offsets, shard
 # which a fast network still sends most of the time; and the published network's gradients, of 1 GiB
 # on each of four ranks, are a dozen buckets, of which all but one travel beside other work.
 BUCKET_BYTES = 32 * 2**20
-# Buckets on their way at one time: one beside the work that fills the next, and one more where work
-# and bytes are shared out unevenly. It bounds the memory that they take.
+# Buckets whose sums are on their way at one time: one beside the work that fills the next, and one
+# more where work and bytes are shared out unevenly. It bounds the memory that they take.
 MOST_UNDERWAY = 2
-
 
 _T = TypeVar("_T")
 

@@ -103,15 +103,15 @@ class ReplicaSums:
         self.wait()
 
     def wait(self) -> None:
-        """Wait for what has begun, and no more."""
+        """Wait for the buckets that have begun their way, until they have ended it."""
         while self._underway:
             self._underway = _advanced(self._underway)
 
     def _begin(self, members: Sequence[Part]) -> None:
         # Those before go on by their number, not when they have arrived: that would be at another
         # moment on each rank, and so in another order.
-        late, recent = self._underway[:-MOST_UNDERWAY], self._underway[-MOST_UNDERWAY:]
-        self._underway = _advanced(late) + recent + _advanced([_sum_over_replicas(members)])
+        underway = self._underway + _advanced([_sum_over_replicas(members)])
+        self._underway = _advanced(underway[:-MOST_UNDERWAY]) + underway[-MOST_UNDERWAY:]
 
 
 def _advanced(sums: Iterable[Iterator[None]]) -> list[Iterator[None]]:

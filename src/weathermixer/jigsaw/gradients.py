@@ -4,8 +4,8 @@ A rank sees a part of a parameter's gradient: of a weight that was gathered, tha
 of a bias, that of its own tokens; of any parameter, that of its own samples. The parts travel while
 the backward pass goes on. What is exchanged is decided by the products that the pass goes through,
 not by who wants which gradient, so that ranks that ask for different ones do not wait for each
-other: what nobody asked for is exchanged and dropped. Sums are taken in the order of the ranks, so
-that parameters that began with the same bits keep them.
+other: what nobody asked for is exchanged and dropped. A sum has the same bits on all ranks that get
+it, so that parameters that began with the same bits keep them.
 """
 
 from __future__ import annotations
