@@ -19,12 +19,12 @@ from support.networks import (
 )
 from support.ranks import Pool
 from support.selection import exhaustive
-from weathermixer.jigsaw import buckets, collectives
+from weathermixer.jigsaw import buckets, lines
 from weathermixer.jigsaw.buckets import Bucket, Filling
-from weathermixer.jigsaw.collectives import LineSum, begin_all_gather
 from weathermixer.jigsaw.cost import layers_cost, replicas_cost, shared_cost
 from weathermixer.jigsaw.exchange import ReduceScatter
 from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.lines import LineGather, LineSum
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.replicas import Replicas
 
@@ -63,15 +63,19 @@ def test_a_bucket_is_full_at_its_size_and_of_one_kind() -> None:
     assert [*found, *filling.rest()] == [["a", "b"], ["C", "D"], ["e"]]
 
 
-def sums_and_gathers(mesh: Mesh, backend_sums: bool) -> tuple[Tensor, Tensor]:
+# Backends that are taken for NCCL: none, so that gloo does its rounds; or gloo itself.
+ROUNDS: set[str] = set()
+COLLECTIVES = {"gloo"}
+
+
+def sums_and_gathers(mesh: Mesh, backends: set[str], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     axis = mesh.data
-    lines = contributions(axis.size)[axis.index]
-    summing = {"gloo"} if backend_sums else set()
-    with patch.object(collectives, "SUMMING_BACKENDS", summing):
-        line = LineSum(axis, lines, lines.dtype).wait()
-    gathered = torch.zeros_like(lines)
-    gathered[axis.index] = line
-    return line, begin_all_gather(axis, gathered[axis.index], gathered).wait()
+    own = contributions(axis.size)[axis.index]
+    with patch.object(lines, "COLLECTIVE_BACKENDS", backends):
+        line = LineSum(axis, own, dtype).wait()
+        gathered = torch.zeros_like(own)
+        gathered[axis.index] = line
+        return line, LineGather(axis, gathered[axis.index], gathered).wait()
 
 
 def contributions(ranks: int) -> Tensor:
@@ -79,16 +83,18 @@ def contributions(ranks: int) -> Tensor:
     return torch.randn(ranks, ranks, 50, dtype=torch.float64, generator=generator)
 
 
-@pytest.mark.parametrize("backend_sums", [False, True], ids=["", "summed by the backend"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("backends", [ROUNDS, COLLECTIVES], ids=["rounds", "collectives"])
 @pytest.mark.parametrize("layout", REPLICAS, ids=mesh_name)
 def test_each_rank_gets_its_line_of_a_sum_and_all_lines_of_a_gather(
-    pool: Pool, layout: Layout, backend_sums: bool
+    pool: Pool, layout: Layout, backends: set[str], dtype: torch.dtype
 ) -> None:
     expected = contributions(layout.data).sum(0)
-    for rank, (line, lines) in enumerate(pool.run(sums_and_gathers, layout, backend_sums)):
+    near = {"rtol": 4.0 * torch.finfo(dtype).eps, "atol": 4.0 * torch.finfo(dtype).eps}
+    for rank, (line, gathered) in enumerate(pool.run(sums_and_gathers, layout, backends, dtype)):
         place = layout.at(rank).coordinates.data
-        torch.testing.assert_close(line, expected[place], rtol=1e-14, atol=1e-14)
-        torch.testing.assert_close(lines, expected, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(line, expected[place], **near)
+        torch.testing.assert_close(gathered, expected, **near)
 
 
 def step(
@@ -101,7 +107,10 @@ def step(
     sample = Sample.draw(SIZES, 2 * mesh.data.size, torch.float32).of_replica(mesh.layout)
     sample = sample.on(mesh.layout, SIZES)
     before = mesh.counter.copy()
-    with patch.object(buckets, "BUCKET_BYTES", SMALL_BUCKET):
+    with (
+        patch.object(buckets, "BUCKET_BYTES", SMALL_BUCKET),
+        patch.object(lines, "COLLECTIVE_BACKENDS", COLLECTIVES),
+    ):
         network(sample.state, sample.static).backward(sample.gradient)
         gradients = {
             name: gradient_of(owned).clone() for name, owned in replicas.parameters().items()

@@ -36,7 +36,7 @@ from support.random_networks import (
     draw_description,
     plain,
 )
-from weathermixer.jigsaw import buckets
+from weathermixer.jigsaw import buckets, lines
 from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, CutTensors, parallelize
 from weathermixer.jigsaw.layers import GatherRows, MeanRows
 from weathermixer.jigsaw.layout import Dimension, Layout
@@ -433,5 +433,9 @@ def run_trainings(mesh: Mesh, trainings: Sequence[Training]) -> list[dict[str, H
     """Work for a pool: what a rank has of every output, gradient and parameter."""
     # Of reentrant checkpoints in passes without gradients.
     warnings.filterwarnings("ignore", "None of the inputs have requires_grad=True")
-    with patch.object(buckets, "BUCKET_BYTES", BUCKET_BYTES):
+    with (
+        patch.object(buckets, "BUCKET_BYTES", BUCKET_BYTES),
+        # As NCCL does; other tests go in rounds, as gloo does.
+        patch.object(lines, "COLLECTIVE_BACKENDS", {"gloo"}),
+    ):
         return [OnRank(mesh, training).run() for training in trainings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from support.networks import mesh_name
 from support.ranks import Pool
 from support.waves import write_waves
 from weathermixer.config import Config
-from weathermixer.jigsaw.layout import Layout, shard
+from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
 from weathermixer.planning.step_cost import step_cost
@@ -358,11 +359,11 @@ def test_what_is_sent_and_computed_is_what_the_cost_model_says(
 
 def _sent_besides(layout: Layout, model: torch.nn.Module) -> int:
     """Three numbers summed over every axis, and gradients of weights summed over replicas."""
-    numbers = 3 * (layout.data - 1 + layout.domain - 1 + layout.tensor - 1)
+    replicas = layout.data
+    numbers = 2 * (replicas - 1) * 3 // replicas + 3 * (layout.domain - 1 + layout.tensor - 1)
     for weight in model.parameters():
         if weight.ndim > 1:
             rows, columns = weight.shape
-            own = len(shard(rows, layout.data, layout.coordinates.data))
-            # All rows but its own to those who sum them, and its own to everybody.
-            numbers += (rows - own + (layout.data - 1) * own) * columns
+            # To each other replica its rows, then the sum of those here to all; equally many each.
+            numbers += 2 * (replicas - 1) * math.ceil(rows / replicas) * columns
     return 8 * numbers

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from weathermixer.jigsaw.buckets import Bucket
-from weathermixer.jigsaw.collectives import Collective, begin_all_gather
+from weathermixer.jigsaw.lines import LineGather
 from weathermixer.jigsaw.mesh import Axis
 
 
@@ -54,7 +54,7 @@ class WeightArrival:
         self._bucket = Bucket([tuple(whole.shape) for whole in wholes], data.size)
         # Lines of other replicas are what is overwritten.
         lines = self._bucket.lines(wholes)
-        self._gather: Collective | None = begin_all_gather(data, lines[data.index], lines)
+        self._gather: LineGather | None = LineGather(data, lines[data.index], lines)
         if is_seen:
             self.finish()
             return

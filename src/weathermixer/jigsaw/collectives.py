@@ -9,16 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from weathermixer.jigsaw.in_flight import InFlight
 from weathermixer.jigsaw.mesh import Axis
-
-# Backends whose reduce-scatter sends what a ring would, and adds up within a machine before it
-# leaves it. That of gloo is an all-reduce of which most is thrown away: twice the bytes.
-SUMMING_BACKENDS = {"nccl"}
 
 
 class Collective(InFlight):
@@ -64,49 +59,3 @@ def begin_all_reduce(axis: Axis, tensor: Tensor) -> Collective:
         sent=2 * others * tensor.numel() // axis.size,
         messages=2 * others,
     )
-
-
-def begin_all_gather(axis: Axis, line: Tensor, lines: Tensor) -> Collective:
-    """Begin to fill ``lines (ranks, n)`` with the ``line (n,)`` of each rank along an axis.
-
-    ``line`` may be this rank's own among ``lines``.
-    """
-    others = axis.size - 1
-    return Collective(
-        axis,
-        lambda **options: dist.all_gather_single(lines.flatten(), line, **options),
-        line,
-        lines,
-        sent=others * line.numel(),
-        messages=others,
-    )
-
-
-class LineSum:
-    """The sum over an axis of ``lines (ranks, n)``, of which each rank gets its own line ``(n,)``.
-
-    They travel in ``dtype``, and are summed in the type that they are given in. ``sent`` is what
-    travels: the lines themselves where they are of the type, which belong to the sum until it ends.
-    """
-
-    def __init__(self, axis: Axis, lines: Tensor, dtype: torch.dtype) -> None:
-        """Begin. One rank takes the sum of a line, so its order is nobody else's concern."""
-        self._dtype = lines.dtype
-        self.sent = sent = lines.to(dtype)
-        is_summed = sent is lines and dist.get_backend(axis.group) in SUMMING_BACKENDS
-        received = sent.new_empty(sent.shape[1]) if is_summed else torch.empty_like(sent)
-        begin = dist.reduce_scatter_single if is_summed else dist.all_to_all_single
-        others = axis.size - 1
-        self._exchange = Collective(
-            axis,
-            lambda **options: begin(received.flatten(), sent.flatten(), **options),
-            sent,
-            received,
-            sent=others * sent.shape[1],
-            messages=others,
-        )
-
-    def wait(self) -> Tensor:
-        """This rank's line of the sum."""
-        received = self._exchange.wait()
-        return received if received.ndim == 1 else received.sum(0, dtype=self._dtype)

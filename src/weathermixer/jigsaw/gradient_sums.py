@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from weathermixer.jigsaw.buckets import MOST_UNDERWAY, Bucket, Filling
-from weathermixer.jigsaw.collectives import LineSum, begin_all_gather
 from weathermixer.jigsaw.exchange import total_over
+from weathermixer.jigsaw.lines import LineGather, LineSum
 from weathermixer.jigsaw.mesh import Axis
 
 _T = TypeVar("_T")
@@ -143,7 +143,7 @@ def _sum_over_replicas(parts: Sequence[Part]) -> Iterator[None]:
             part.total = own
         return
     # Into the memory of what was sent, which nobody needs any more.
-    gather = begin_all_gather(data, line.to(lines.dtype), lines)
+    gather = LineGather(data, line.to(lines.dtype), lines)
     yield
     bucket.fill(totals, gather.wait())
 
