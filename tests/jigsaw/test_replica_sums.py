@@ -90,11 +90,11 @@ def test_each_rank_gets_its_line_of_a_sum_and_all_lines_of_a_gather(
     pool: Pool, layout: Layout, backends: set[str], dtype: torch.dtype
 ) -> None:
     expected = contributions(layout.data).sum(0)
-    near = {"rtol": 4.0 * torch.finfo(dtype).eps, "atol": 4.0 * torch.finfo(dtype).eps}
+    near = 4.0 * torch.finfo(dtype).eps
     for rank, (line, gathered) in enumerate(pool.run(sums_and_gathers, layout, backends, dtype)):
         place = layout.at(rank).coordinates.data
-        torch.testing.assert_close(line, expected[place], **near)
-        torch.testing.assert_close(gathered, expected, **near)
+        torch.testing.assert_close(line, expected[place], rtol=near, atol=near)
+        torch.testing.assert_close(gathered, expected, rtol=near, atol=near)
 
 
 def step(
