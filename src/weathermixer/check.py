@@ -210,9 +210,9 @@ def _ends_of_periods_can_be_read(
         windows = training_windows(data, training, store)
         for index in sorted({*windows[0].tolist(), *windows[-1].tolist()}):
             store.read(index, channels)
-    windows = validation_windows(data, training, store)
+    samples = validation_windows(data, training, store)
     try:
-        for index in sorted({*windows[:1].ravel().tolist(), *windows[-1:].ravel().tolist()}):
+        for index in sorted({*samples[:1].ravel().tolist(), *samples[-1:].ravel().tolist()}):
             store.read(index, channels)
     except UserError as error:
         notes.warn("data.validation", f"{error}: validation leaves it out", within)

@@ -21,7 +21,7 @@ from torch import Tensor
 from weathermixer import console
 from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
-from weathermixer.data.feeding.samples import training_plan
+from weathermixer.data.feeding.samples import Windows, training_plan
 from weathermixer.data.opening import open_states
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
@@ -59,16 +59,17 @@ class TrainingLoop:
 
     Every rank of the mesh does the same at the same time. ``job`` holds the settings and the mesh,
     ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
-    came to, and ``checkpoint`` the newest that was saved or loaded. ``windows (sample, rollout +
-    1)`` are the time indices to learn from, and ``validation_samples`` those to validate on. While
-    ``stop_request`` is entered, a signal ends the iteration after the step in hand.
+    came to, and ``checkpoint`` the newest that was saved or loaded. ``windows`` are the samples to
+    learn from, and ``validation_samples (sample, rollout + 1)`` the time indices of those to
+    validate on. While ``stop_request`` is entered, a signal ends the iteration after the step in
+    hand.
     """
 
     def __init__(
         self,
         job: Job,
         run: Run,
-        windows: NDArray[np.int64],
+        windows: Windows,
         validation_samples: NDArray[np.int64],
         notices: Notices | None = None,
     ) -> None:
@@ -90,11 +91,13 @@ class TrainingLoop:
         self._static = torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype)
         weights = loss_weights(self._training.loss, self._normalisation)
         self._weights = torch.from_numpy(weights).to(job.mesh.device, dtype)
+        needed = windows.states()
+        needed[validation_samples] = True
         self._reader = StateReader(
             job.states,
             self._normalisation,
             dtype,
-            num_states=len(np.union1d(windows, validation_samples)),
+            num_states=int(needed.sum()),
             longitudes=job.part.longitudes,
             memory_bytes=kept_states_bytes(job.ranks_on_machine),
         )
