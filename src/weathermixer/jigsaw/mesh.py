@@ -8,11 +8,11 @@ do not queue behind those over another.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,8 @@ from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.heartbeat import Heartbeat, StoreBoard, exit_with
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
+
+T = TypeVar("T")
 
 
 class RankLost(RuntimeError):
@@ -220,6 +222,27 @@ def gather_objects(value: Any) -> list[Any]:
     with _losing_ranks("comparing notes with the others"):
         dist.all_gather_object(found, value)
     return found
+
+
+def from_first_rank(make: Callable[[], T]) -> T:
+    """Call ``make`` on the first rank of all, and return on every rank what it returned there.
+
+    A ValueError that it raises is raised on every rank; RankLost where one is gone.
+    """
+    if not dist.is_initialized():
+        return make()
+    told: list[Any] = [None]
+    if is_first_rank():
+        try:
+            told = [make()]
+        except ValueError as error:
+            told = [error]
+    with _losing_ranks("hearing from the first"):
+        dist.broadcast_object_list(told)
+    if isinstance(told[0], ValueError):
+        raise told[0]
+    result: T = told[0]
+    return result
 
 
 def local_device(index: int | None = None) -> torch.device:

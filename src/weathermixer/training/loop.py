@@ -251,7 +251,7 @@ class TrainingLoop:
                 self.job.part,
                 self._mesh,
             )
-        self.history.validation[self.state.step] = scores
+        self.history.add_validation(self.state.step, scores)
         return scores
 
     def save(self) -> Path:
