@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from weathermixer.config import Config
-from weathermixer.console import waiting_for
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.states import States
 from weathermixer.errors import reason
@@ -42,13 +41,6 @@ class Job:
     mesh: Mesh
     part: Part
     ranks_on_machine: int
-
-    def prepare(self, make: Callable[[], object]) -> None:
-        """Call ``make`` on the first rank, and return on every rank when it has returned there."""
-        if meshes.is_first_rank():
-            make()
-        with waiting_for("the other ranks"):
-            meshes.wait_for_all()
 
     def reading_problems(self, windows: Iterable[Iterable[int]]) -> list[str | None]:
         """Read the states at each window of time indices, and say for each what went wrong.

@@ -12,6 +12,8 @@ from rich.console import Console
 from support.waves import wave_config
 from weathermixer.config import Config
 from weathermixer.errors import UserError
+from weathermixer.model import cuts
+from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.notices import Notices
 from weathermixer.training.result import TrainResult
@@ -114,3 +116,23 @@ def test_a_run_is_written_by_one_training_at_a_time(
         assert [step.loss for step in loop] == trained.loss[7:]
     with TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=True) as loop:
         assert loop.state.step == 7
+
+
+def test_initial_weights_are_drawn_only_where_no_checkpoint_follows(
+    waves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        loop.step()
+        loop.save()
+        expected = loop.state.model.state_dict()
+
+    def refuse(*_: Any) -> None:
+        pytest.fail("drawn")
+
+    monkeypatch.setattr(cuts, "initialise", refuse)
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=True) as loop:
+        resumed = loop.state.model.state_dict()
+    loaded = Run.open(tmp_path / "run").load_model().state_dict()
+    for name, value in expected.items():
+        assert torch.equal(resumed[name], value)
+        assert torch.equal(loaded[name], value)

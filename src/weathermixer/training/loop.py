@@ -72,7 +72,10 @@ class TrainingLoop:
         windows: Windows,
         validation_samples: NDArray[np.int64],
         notices: Notices | None = None,
+        *,
+        checkpoint: Path | None = None,
     ) -> None:
+        """Begin with initial weights, or with what was saved in ``checkpoint``."""
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
         self.history = History()
@@ -83,7 +86,13 @@ class TrainingLoop:
         self._training, self._mesh = job.config.training, job.mesh
         self._normalisation = job.part.of(run.normalisation)
         self._share = job.part.share(run.normalisation) / job.mesh.layout.data
-        model = build_model(job.architecture, self._training, run.normalisation, mesh=job.mesh)
+        model = build_model(
+            job.architecture,
+            self._training,
+            run.normalisation,
+            mesh=job.mesh,
+            draws_weights=checkpoint is None,
+        )
         self.state = TrainingState.initial(
             model, job.mesh, self._training, shard_optimizer=job.config.parallel.shard_optimizer
         )
@@ -103,6 +112,8 @@ class TrainingLoop:
         )
         self._batches: Generator[Batch, None, None] | None = None
         self._saved_step = -1
+        if checkpoint is not None:
+            self.load(checkpoint)
 
     @classmethod
     def begin(
@@ -136,12 +147,17 @@ class TrainingLoop:
         lock = FolderLock(out, "training")
         with ExitStack() as held:
             held.callback(lock.release)
-            job.prepare(lambda: begin_run(config, out, states, resume=resume, lock=lock))
-            loop = cls(job, Run.open(out), windows, validation_samples, notices)
-            # As the first rank sees it: a shared folder may look older to the others.
-            newest = meshes.gather_objects(loop.run.newest_checkpoint())[0]
+
+            def begin() -> tuple[Run, Path | None]:
+                run = begin_run(config, out, states, resume=resume, lock=lock)
+                return run.read(), run.newest_checkpoint()
+
+            # As the first rank sees it: a shared folder may look older to the others, and a
+            # thousand that look into it are slow.
+            with console.waiting_for("the first rank to open the run"):
+                run, newest = meshes.from_first_rank(begin)
+            loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
             if newest is not None:
-                loop.load(newest)
                 notices.say(f"continuing from {newest}")
             loop._held = held.pop_all()
         return loop
