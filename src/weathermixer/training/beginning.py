@@ -32,9 +32,12 @@ from weathermixer.runs.run import Run
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
 
-def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: FolderLock) -> Run:
+def begin_run(
+    config: Config, out: Path, store: States, *, resume: bool, lock: FolderLock
+) -> tuple[Run, Path | None]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
+    Returns the run, as it is sent to the other ranks, and the checkpoint to continue from, if any.
 
     A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here
     and released by the caller. Raises UserError where another training holds it, and where a run
@@ -66,7 +69,7 @@ def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: F
         _check_same(begun, config)
         normalisation = begun.normalisation
         normalisation.check_grid(store)
-    return Run.create(out, config, normalisation)
+    return Run.create(out, config, normalisation).read(), run.newest_checkpoint()
 
 
 def training_windows(data: Data, training: Training, store: States) -> Windows:

@@ -147,15 +147,12 @@ class TrainingLoop:
         lock = FolderLock(out, "training")
         with ExitStack() as held:
             held.callback(lock.release)
-
-            def begin() -> tuple[Run, Path | None]:
-                run = begin_run(config, out, states, resume=resume, lock=lock)
-                return run.read(), run.newest_checkpoint()
-
             # As the first rank sees it: a shared folder may look older to the others, and a
             # thousand that look into it are slow.
             with console.waiting_for("the first rank to open the run"):
-                run, newest = meshes.from_first_rank(begin)
+                run, newest = meshes.from_first_rank(
+                    lambda: begin_run(config, out, states, resume=resume, lock=lock)
+                )
             loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
             if newest is not None:
                 notices.say(f"continuing from {newest}")
