@@ -11,8 +11,8 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -68,7 +68,8 @@ SMALL = Architecture(
 """As many parameters by name, and enough rows of most for a thousand ranks to have some of each."""
 
 
-class HostTime(NamedTuple):
+@dataclass(frozen=True)
+class HostTime:
     """Seconds of the processor, of all threads, and seconds that passed."""
 
     processor: float
@@ -127,7 +128,7 @@ def beats(num_ranks: int) -> tuple[HostTime, HostTime]:
     for rank in (1, 0):
         heartbeat = Heartbeat(StoreBoard(store), rank, num_ranks, exit_with)
         heartbeat.stop()
-        note = store.get(f"beat-{rank}")
+        note = store.get(f"beat-{rank}").decode()
         for other in range(1, num_ranks):
             store.set(f"beat-{other}", note)
         heartbeat._beat()  # which finds out who has come
