@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,23 @@ def test_a_batch_with_a_nan_leaves_the_weights_alone(waves: Path, tmp_path: Path
     after = loop.state.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert loop.state.step == 1
+
+
+def test_a_gradient_that_overflows_leaves_weights_and_averages_alone(
+    waves: Path, tmp_path: Path
+) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        loop.step()
+        state = loop.state
+        before = copy.deepcopy((state.model.state_dict(), state.optimizer.state_dict()["state"]))
+        weight = state.model.get_parameter("blocks.1.0.contract.weight")
+        hook = weight.register_hook(lambda gradient: gradient.clone().fill_(torch.inf))
+        with pytest.raises(UserError, match=r"first in that of blocks\.1\.0\.contract\.weight"):
+            loop.step()
+        hook.remove()
+        after = (state.model.state_dict(), state.optimizer.state_dict()["state"])
+        torch.testing.assert_close(after, before, rtol=0.0, atol=0.0)
+        assert (loop.state.step, len(loop.history.loss)) == (1, 1)
 
 
 def test_a_loop_without_validation_samples_refuses_to_validate(waves: Path, tmp_path: Path) -> None:

@@ -289,23 +289,26 @@ class Dropout(nn.Module):
         self.key = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
+        if not self.training or self.p == 0.0 or not x.numel():
             return x
-        generator = torch.Generator(device=x.device)
-        generator.manual_seed(derive_key(self.key, self.rank) & (1 << 63) - 1)
         zeroed: Tensor = _Zero.apply(  # type: ignore[no-untyped-call]
-            x, self._positions(x.numel(), generator), 1.0 / (1.0 - self.p)
+            x, self._positions(x.numel(), x.device), 1.0 / (1.0 - self.p)
         )
         return zeroed
 
-    def _positions(self, size: int, generator: torch.Generator) -> Tensor:
+    def _positions(self, size: int, device: torch.device) -> Tensor:
+        """Where the zeroes are in increasing order, and then others, at ``size`` or beyond.
+
+        How many are below ``size`` is known on the device alone: asking for it would wait.
+        """
+        generator = torch.Generator(device=device)
+        generator.manual_seed(derive_key(self.key, self.rank) & (1 << 63) - 1)
         # Eight standard deviations more than expected: that all gaps end before the tensor does
         # has a probability of about 1e-15.
         expected = size * self.p
         count = math.ceil(expected + 8.0 * math.sqrt(expected) + 8.0)
-        gaps = torch.empty(count, dtype=torch.int64, device=generator.device)
-        positions = gaps.geometric_(self.p, generator=generator).cumsum(0) - 1
-        return positions[positions < size]
+        gaps = torch.empty(count, dtype=torch.int64, device=device)
+        return gaps.geometric_(self.p, generator=generator).cumsum(0) - 1
 
 
 class _Zero(torch.autograd.Function):
@@ -326,8 +329,15 @@ class _Zero(torch.autograd.Function):
 
 
 def _zero(y: Tensor, positions: Tensor) -> Tensor:
+    """Zero elements of ``y`` in place, those at the ``positions`` that it has."""
     # What an operation has made is dense, in whichever order its dimensions lie.
-    y.as_strided((y.numel(),), (1,)).index_fill_(0, positions, 0.0)
+    elements = y.as_strided((y.numel(),), (1,))
+    is_inside, first = positions < y.numel(), positions[:1]
+    # A position outside stands for the first one again or, where that is outside too, so that none
+    # is inside, for the last element, which keeps its value.
+    inside = torch.where(is_inside, positions, first.clamp(max=y.numel() - 1))
+    values = elements.index_select(0, inside).masked_fill(is_inside[:1], 0.0)
+    elements.index_copy_(0, inside, values)
     return y
 
 

@@ -34,10 +34,11 @@ from weathermixer.runs.run import Run, build_model, state_dtype
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
+from weathermixer.training.host_copy import HostCopy
 from weathermixer.training.interrupt import StopRequest
 from weathermixer.training.loss import loss_weights, rollout_loss
 from weathermixer.training.notices import Notices
-from weathermixer.training.optimizer import set_step
+from weathermixer.training.optimizer import set_step, step_unless
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
 from weathermixer.training.state import TrainingState
@@ -201,28 +202,35 @@ class TrainingLoop:
             )
         torch.autograd.backward(loss)
         # One exchange for all that is summed over the whole mesh.
+        stopping = float(self.stop_request.received is not None)
         sums = torch.stack(
             [
                 loss.detach().double(),
                 state.replicas.gradient_square(),
-                torch.tensor(self.stop_request.received is not None, device=loss.device).double(),
+                torch.full((), stopping, dtype=torch.float64, device=loss.device),
             ]
         )
         total_loss, square, stops = total_over(self._mesh.axes, sums)
         norm = square.sqrt()
-        if not (math.isfinite(total_loss.item()) and math.isfinite(norm.item())):
-            raise self._diverged(total_loss.item(), batch, states, forecast)
-        state.replicas.clip_gradients(training.clip_norm, norm)
-        state.optimizer.step()
+        is_bad = ~(torch.isfinite(total_loss) & torch.isfinite(norm))
+        # The only wait for the device in a step: begun here, it ends before the optimizer does.
+        summary = HostCopy(torch.stack([total_loss, norm, stops]))
+        # Gradients that are not finite stay as they are, to be looked at.
+        state.replicas.clip_gradients(training.clip_norm, norm.masked_fill(is_bad, 0.0))
+        step_unless(is_bad, state.optimizer)
+        loss_value, norm_value, stop_count = summary.wait()
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise self._diverged(loss_value, batch, states, forecast)
         state.replicas.finish_step()
         state.step += 1
         state.samples += len(states) * self._mesh.layout.data
+        stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
             state.step,
-            loss=total_loss.item(),
-            grad_norm=norm.item(),
+            loss=loss_value,
+            grad_norm=norm_value,
             seconds=time.perf_counter() - began,
-            stopped_by=self.stop_request.received or "a signal to another rank" if stops else None,
+            stopped_by=stopped_by if stop_count else None,
         )
         self.history.add(report, bytes_read=batch.bytes_read, counted=counter.since(before))
         return report
