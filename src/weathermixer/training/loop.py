@@ -179,7 +179,7 @@ class TrainingLoop:
                 samples=self.state.samples,
                 rollout_at=training.rollout_at,
             )
-            self._batches = read_ahead(self._reader, plan)
+            self._batches = read_ahead(self._reader, plan, device=self._mesh.device)
         return next(self._batches)
 
     def step(self, batch: Batch | None = None) -> StepReport:
@@ -246,7 +246,7 @@ class TrainingLoop:
         size, data = self._training.instance_batch, self._mesh.data
         firsts = range(data.index * size, len(self.validation_samples), data.size * size)
         plan = (self.validation_samples[first : first + size] for first in firsts)
-        with closing(read_ahead(self._reader, plan)) as batches:
+        with closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches:
             scores = validate(
                 self.state.model,
                 batches,
