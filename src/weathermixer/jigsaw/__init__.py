@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from weathermixer.jigsaw.cutting import CutTensors as CutTensors
     from weathermixer.jigsaw.cutting import parallelize as parallelize
     from weathermixer.jigsaw.exchange import total_over as total_over
+    from weathermixer.jigsaw.fake import fake_mesh as fake_mesh
     from weathermixer.jigsaw.gradients import JigsawError as JigsawError
     from weathermixer.jigsaw.layers import Dropout as Dropout
     from weathermixer.jigsaw.layers import GatherRows as GatherRows
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
 _NAMES_BY_MODULE = {
     "cost": ("Cost", "cheapest_pair", "cheapest_scheme", "layers_cost", "shared_cost"),
     "exchange": ("total_over",),
+    "fake": ("fake_mesh",),
     "gradients": ("JigsawError",),
     "layers": (
         "Dropout",

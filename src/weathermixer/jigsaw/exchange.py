@@ -45,6 +45,7 @@ class Round:
             operations.append(
                 dist.P2POp(dist.irecv, receive, group=axis.group, group_peer=self._from)
             )
+        axis.counter.calls += bool(operations)
         try:
             self._works = dist.batch_isend_irecv(operations) if operations else []
         except RuntimeError as error:
