@@ -23,9 +23,9 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, check_cuts
 from weathermixer.planning.reading_share import REMEDY, reading_warning
-from weathermixer.runs.run import state_dtype
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
 
 
@@ -262,7 +262,7 @@ def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     channels = range(architecture.prognostic)[part.channels]
     columns = range(architecture.grid[1])[part.longitudes]
     values = len(channels) * architecture.grid[0] * len(columns)
-    state = values * state_dtype(config.training).itemsize
+    state = values * Arithmetic.of(config.training.dtype).states.itemsize
     training = config.training
     return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
 

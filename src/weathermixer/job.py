@@ -21,6 +21,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
 from weathermixer.launch.ranks import this_rank
 from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_cost import choose_layout
@@ -85,8 +86,8 @@ def join(
     has to be the same on all of them, by names for the user. The mesh is the one that ``config``
     asks for or, where it leaves a choice, the one that sends least in a step of ``samples``
     samples. ``device`` is by default the accelerator of this rank, or the processor. The first rank
-    says what of an archive is left out, and where chunks make ranks read much more than their
-    share.
+    says what of an archive is left out, where the device does not have the arithmetic, and where
+    chunks make ranks read much more than their share.
 
     Raises UserError where ranks differ, or the states lack channels or do not fit the patches;
     LayoutError where the mesh does not fit the ranks or the network; RankLost where one is gone.
@@ -108,6 +109,9 @@ def join(
     if meshes.is_first_rank():
         for remark in states.remarks:
             say(remark)
+        arithmetic_remark = Arithmetic.of(config.training.dtype).remark(mesh.device)
+        if arithmetic_remark is not None:
+            say(arithmetic_remark)
         advice = reading_warning(states, channels, architecture, layout)
         if advice is not None:
             say(f"{advice}: {REMEDY}")

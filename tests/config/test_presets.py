@@ -136,7 +136,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "parallel.shard_optimizer": st.booleans(),
         "training.steps": counts,
         "training.seed": st.integers(0, 2**64 - 1),
-        "training.dtype": st.sampled_from(["float64", "float32", "bfloat16"]),
+        "training.dtype": st.sampled_from(["float64", "float32", "tf32", "bfloat16"]),
         "training.recompute": st.booleans(),
         "training.instance_batch": counts,
         "training.rollout": st.integers(1, 100)

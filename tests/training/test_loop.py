@@ -112,6 +112,40 @@ def test_a_gradient_that_overflows_leaves_weights_and_averages_alone(
         assert (loop.state.step, len(loop.history.loss)) == (1, 1)
 
 
+def test_tf32_is_float32_on_a_processor_and_a_notice_says_so(waves: Path, tmp_path: Path) -> None:
+    losses: dict[str, list[float]] = {}
+    said: dict[str, list[str]] = {}
+    for dtype in ("float32", "tf32"):
+        words = said[dtype] = []
+        config = wave_config(waves, training={"dtype": dtype, "steps": 3})
+        notices = Notices(words.append)
+        with TrainingLoop.begin(config, tmp_path / dtype, notices=notices) as loop:
+            losses[dtype] = [step.loss for step in loop]
+            loop.save()
+            assert loop.result().dtype == dtype
+    assert losses["tf32"] == losses["float32"]
+    assert len(said["tf32"]) == 1 and "tf32" in said["tf32"][0]
+    assert not said["float32"]
+
+
+def test_products_are_of_the_arithmetic_in_both_passes_and_validation(
+    waves: Path, tmp_path: Path
+) -> None:
+    seen = []
+
+    def note(*_: Any) -> None:
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+
+    config = wave_config(waves, training={"dtype": "tf32", "steps": 3})
+    with TrainingLoop.begin(config, tmp_path / "run") as loop:
+        loop.state.model.decoder.linear.register_forward_hook(note)
+        loop.state.model.decoder.linear.weight.register_hook(note)
+        loop.step()
+        loop.validate()
+    assert len(seen) > 2 and all(seen)
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_a_loop_without_validation_samples_refuses_to_validate(waves: Path, tmp_path: Path) -> None:
     with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
         loop.validation_samples = loop.validation_samples[:0]

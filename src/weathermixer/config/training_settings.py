@@ -24,9 +24,10 @@ class Training(Section):
 
     steps: Count = Field(2000, description="optimizer steps")
     seed: Seed = Field(0, description="of initial weights, data order and dropout")
-    dtype: Literal["float64", "float32", "bfloat16"] = Field(
+    dtype: Literal["float64", "float32", "tf32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic; with bfloat16, weights, encoder and state stay in float32",
+        description="arithmetic; with bfloat16, weights, encoder and state stay in float32, with "
+        "tf32 everything but the factors of products, on GPUs",
     )
     recompute: bool = Field(
         False,

@@ -32,6 +32,7 @@ from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import join
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.runs.run import Run
 
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
@@ -151,7 +152,7 @@ def forecast(
         return source.read(indices[number], own_channels, part.longitudes)
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
-    with kept_weights(model):
+    with kept_weights(model), Arithmetic.of(config.training.dtype).in_force():
         for number, batch in enumerate(batches):
             if number % mesh.data.size != mesh.data.index:
                 continue

@@ -28,6 +28,7 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
@@ -134,22 +135,17 @@ def build_model(
 ) -> WeatherMixer:
     """Build a network with its initial weights; with a ``mesh``, the part that a rank holds."""
     mesh = mesh or Mesh.describe()
-    own = Part.on(mesh, architecture)
+    own, arithmetic = Part.on(mesh, architecture), Arithmetic.of(training.dtype)
     return build(
         architecture,
         mesh,
         seed=training.seed,
         increment_scale=torch.from_numpy(normalisation.increment_scale[own.channels]),
         samples=training.instance_batch,
-        dtype=state_dtype(training),
-        arithmetic=getattr(torch, training.dtype),
+        dtype=arithmetic.states,
+        arithmetic=arithmetic.products,
         recompute=training.recompute,
     )
-
-
-def state_dtype(training: Training) -> torch.dtype:
-    """The type of states and weights, which is float32 even where products are bfloat16."""
-    return torch.float64 if training.dtype == "float64" else torch.float32
 
 
 def model_tensors(model: nn.Module) -> dict[str, Shard]:

@@ -29,8 +29,9 @@ from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.layers import set_dropout_key
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import Job, join
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.runs.folder_lock import FolderLock
-from weathermixer.runs.run import Run, build_model, state_dtype
+from weathermixer.runs.run import Run, build_model
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
@@ -87,7 +88,8 @@ class TrainingLoop:
         self.state = TrainingState.initial(
             model, job.mesh, self._training, shard_optimizer=job.config.parallel.shard_optimizer
         )
-        dtype = state_dtype(self._training)
+        self._arithmetic = Arithmetic.of(self._training.dtype)
+        dtype = self._arithmetic.states
         self._static = torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype)
         weights = loss_weights(self._training.loss, self._normalisation)
         self._weights = torch.from_numpy(weights).to(job.mesh.device, dtype)
@@ -194,13 +196,13 @@ class TrainingLoop:
         set_step(state.optimizer, state.step, training)
         set_dropout_key(state.model, training.seed, state.step)
         states = batch.states.to(self._mesh.device, non_blocking=True)
-        with kept_weights(
-            state.model, apart_from=[state.model.blocks] if training.recompute else []
-        ):
-            loss, forecast = rollout_loss(
-                state.model, states, self._static, self._weights, share=self._share
-            )
-        torch.autograd.backward(loss)
+        apart = [state.model.blocks] if training.recompute else []
+        with self._arithmetic.in_force():
+            with kept_weights(state.model, apart_from=apart):
+                loss, forecast = rollout_loss(
+                    state.model, states, self._static, self._weights, share=self._share
+                )
+            torch.autograd.backward(loss)
         # One exchange for all that is summed over the whole mesh.
         stopping = float(self.stop_request.received is not None)
         sums = torch.stack(
@@ -246,7 +248,10 @@ class TrainingLoop:
         size, data = self._training.instance_batch, self._mesh.data
         firsts = range(data.index * size, len(self.validation_samples), data.size * size)
         plan = (self.validation_samples[first : first + size] for first in firsts)
-        with closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches:
+        with (
+            closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches,
+            self._arithmetic.in_force(),
+        ):
             scores = validate(
                 self.state.model,
                 batches,
