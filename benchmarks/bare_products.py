@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from weathermixer.jigsaw.layers import set_dropout_key
+from weathermixer.jigsaw.dropout import set_dropout_key
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import build

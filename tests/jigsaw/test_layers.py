@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from support.networks import over_tokens
+from weathermixer.jigsaw.dropout import Dropout
 from weathermixer.jigsaw.initial import derive_key, fill_uniform
-from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, initialise
+from weathermixer.jigsaw.layers import LayerNorm, Linear, initialise
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.product import Features, Scheme

@@ -9,7 +9,6 @@ product with the axes exchanged. A layer computes in the type of its input, or t
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.matmul import multiply
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.normalise import Channels, normalise, scale_by_rms
+from weathermixer.jigsaw.opaque import opaque
 from weathermixer.jigsaw.operations import all_gather, reduce_scatter
 from weathermixer.jigsaw.pieces import CutModule, Piece, label, local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme
@@ -74,6 +74,7 @@ class Linear(CutModule):
         self.gathered = WeightGather(self)
         label(self)
 
+    @opaque
     def forward(self, x: Tensor) -> Tensor:
         """This rank's part of ``x Wᵀ + b``."""
         device = x.device.type
@@ -170,6 +171,7 @@ class LayerNorm(CutModule):
         self.bias = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
         label(self)
 
+    @opaque
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the normalised rows, in the type of ``x``."""
         gain = use(self.weight, self.pieces["weight"].destination)
@@ -208,6 +210,7 @@ class RMSNorm(CutModule):
         self.weight = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
         label(self)
 
+    @opaque
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the scaled rows, in the type of ``x``."""
         gain = use(self.weight, self.pieces["weight"].destination)
@@ -274,73 +277,6 @@ class MeanRows(nn.Module):
         return reduce_scatter(own, self.axis, 0, Dimension.of(1).sizes(self.axis.size))
 
 
-class Dropout(nn.Module):
-    """Zeroes each value with probability ``p`` and divides the others by ``1 − p``, in training.
-
-    What is zeroed depends on ``key`` and on the rank alone, so a step can be repeated, and a run
-    continued, without saving the state of a generator. Instead of a draw per value there is a draw
-    per zero: the gaps between the successes of a Bernoulli process are geometric.
-    """
-
-    def __init__(self, p: float, mesh: Mesh) -> None:
-        super().__init__()
-        self.p = p
-        self.rank = mesh.layout.rank
-        self.key = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0 or not x.numel():
-            return x
-        zeroed: Tensor = _Zero.apply(  # type: ignore[no-untyped-call]
-            x, self._positions(x.numel(), x.device), 1.0 / (1.0 - self.p)
-        )
-        return zeroed
-
-    def _positions(self, size: int, device: torch.device) -> Tensor:
-        """Where the zeroes are in increasing order, and then others, at ``size`` or beyond.
-
-        How many are below ``size`` is known on the device alone: asking for it would wait.
-        """
-        generator = torch.Generator(device=device)
-        generator.manual_seed(derive_key(self.key, self.rank) & (1 << 63) - 1)
-        # Eight standard deviations more than expected: that all gaps end before the tensor does
-        # has a probability of about 1e-15.
-        expected = size * self.p
-        count = math.ceil(expected + 8.0 * math.sqrt(expected) + 8.0)
-        gaps = torch.empty(count, dtype=torch.int64, device=device)
-        return gaps.geometric_(self.p, generator=generator).cumsum(0) - 1
-
-
-class _Zero(torch.autograd.Function):
-    """Scales a tensor and zeroes some elements, counted in the order of its memory."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, positions: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(positions)
-        y = x * scale
-        ctx.scale, ctx.stride = scale, y.stride()
-        return _zero(y, positions)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (positions,) = ctx.saved_tensors
-        dx = torch.empty_strided(grad.shape, ctx.stride, dtype=grad.dtype, device=grad.device)
-        return _zero(torch.mul(grad, ctx.scale, out=dx), positions), None, None
-
-
-def _zero(y: Tensor, positions: Tensor) -> Tensor:
-    """Zero elements of ``y`` in place, those at the ``positions`` that it has."""
-    # What an operation has made is dense, in whichever order its dimensions lie.
-    elements = y.as_strided((y.numel(),), (1,))
-    is_inside, first = positions < y.numel(), positions[:1]
-    # A position outside stands for the first one again or, where that is outside too, so that none
-    # is inside, for the last element, which keeps its value.
-    inside = torch.where(is_inside, positions, first.clamp(max=y.numel() - 1))
-    values = elements.index_select(0, inside).masked_fill(is_inside[:1], 0.0)
-    elements.index_copy_(0, inside, values)
-    return y
-
-
 def initialise(model: nn.Module, seed: int) -> None:
     """Give each layer of a model that is cut its initial weights: the same elements on any mesh.
 
@@ -354,10 +290,3 @@ def initialise(model: nn.Module, seed: int) -> None:
         if not hasattr(module, "reset"):
             raise JigsawError(f"{name} has parameters of its own, which only you can initialise")
         module.reset(seed, name)
-
-
-def set_dropout_key(model: nn.Module, seed: int, step: int) -> None:
-    """Fix what dropout zeroes in the next passes: the same for the same seed and step."""
-    for name, module in model.named_modules():
-        if isinstance(module, Dropout):
-            module.key = derive_key(seed, step, name)

@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.exchange import Gather
 from weathermixer.jigsaw.gradients import Use, in_backward, use
+from weathermixer.jigsaw.opaque import opaque
 from weathermixer.jigsaw.pieces import Piece
 from weathermixer.jigsaw.product import Product
 
@@ -151,6 +152,7 @@ def prefetch_in_order(model: nn.Module) -> None:
     """
     _link(model)
 
+    @opaque
     def link_copy(module: nn.Module, _: Any) -> None:
         if module not in _linked:
             _link(module)

@@ -25,8 +25,8 @@ from weathermixer.data.feeding.samples import training_plan
 from weathermixer.data.opening import open_states
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
+from weathermixer.jigsaw.dropout import set_dropout_key
 from weathermixer.jigsaw.exchange import total_over
-from weathermixer.jigsaw.layers import set_dropout_key
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import Job, join
 from weathermixer.model.arithmetic import Arithmetic
