@@ -83,7 +83,7 @@ def watched() -> Iterator[list[str]]:
                 return super().wait()
 
     with (
-        mock.patch("weathermixer.training.loop.HostCopy", Watched),
+        mock.patch("weathermixer.training.step.HostCopy", Watched),
         _Operations(events),
         _Questions(events),
     ):
@@ -132,7 +132,7 @@ def test_the_only_read_of_a_step_is_waited_for_after_the_optimizer(
     ("layout", "name"),
     [
         (Layout(domain=2), "bfloat16"),
-        *exhaustive((Layout(tensor=2), "recompute"), (Layout(domain=2, tensor=2), "published")),
+        *exhaustive((Layout(tensor=2), "recompute"), (Layout(tensor=2), "published")),
     ],
     ids=str,
 )

@@ -34,6 +34,11 @@ class Training(Section):
         description="compute a block's activations again in the backward pass instead of keeping "
         "them: less memory, a third more operations",
     )
+    compile: bool = Field(
+        False,
+        description="let PyTorch compile what lies between products, which needs a C++ compiler, "
+        "on GPUs Triton; same results but for rounding",
+    )
     instance_batch: Count = Field(4, description="samples per model instance and step")
     rollout: Length | dict[Number, Length] = Field(
         1,

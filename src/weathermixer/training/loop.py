@@ -6,7 +6,6 @@ progress, and when it validates and saves.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
@@ -25,24 +24,21 @@ from weathermixer.data.feeding.samples import training_plan
 from weathermixer.data.opening import open_states
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
-from weathermixer.jigsaw.dropout import set_dropout_key
-from weathermixer.jigsaw.exchange import total_over
-from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import Job, join
 from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.model.compiling import compile_between_products, compiled, require_compiler
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run, build_model
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
-from weathermixer.training.host_copy import HostCopy
 from weathermixer.training.interrupt import StopRequest
-from weathermixer.training.loss import loss_weights, rollout_loss
+from weathermixer.training.loss import loss_weights, weighted_mse
 from weathermixer.training.notices import Notices
-from weathermixer.training.optimizer import set_step, step_unless
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
 from weathermixer.training.state import TrainingState
+from weathermixer.training.step import Objective, take_step
 from weathermixer.training.validation import Validation, validate
 
 
@@ -83,16 +79,24 @@ class TrainingLoop:
         self._held = ExitStack()
         self._training, self._mesh = job.config.training, job.mesh
         self._normalisation = job.part.of(run.normalisation)
-        self._share = job.part.share(run.normalisation) / job.mesh.layout.data
         model = build_model(job.architecture, self._training, run.normalisation, mesh=job.mesh)
+        error = weighted_mse
+        if self._training.compile:
+            require_compiler(job.mesh.device)
+            compile_between_products(model)
+            error = compiled(weighted_mse)
         self.state = TrainingState.initial(
             model, job.mesh, self._training, shard_optimizer=job.config.parallel.shard_optimizer
         )
         self._arithmetic = Arithmetic.of(self._training.dtype)
         dtype = self._arithmetic.states
-        self._static = torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype)
         weights = loss_weights(self._training.loss, self._normalisation)
-        self._weights = torch.from_numpy(weights).to(job.mesh.device, dtype)
+        self._objective = Objective(
+            torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype),
+            torch.from_numpy(weights).to(job.mesh.device, dtype),
+            job.part.share(run.normalisation) / job.mesh.layout.data,
+            error,
+        )
         self._reader = StateReader(
             job.states,
             self._normalisation,
@@ -193,46 +197,24 @@ class TrainingLoop:
         training, state = self._training, self.state
         batch = self.next_batch() if batch is None else batch
         counter, before = self._mesh.counter, self._mesh.counter.copy()
-        set_step(state.optimizer, state.step, training)
-        set_dropout_key(state.model, training.seed, state.step)
         states = batch.states.to(self._mesh.device, non_blocking=True)
-        apart = [state.model.blocks] if training.recompute else []
-        with self._arithmetic.in_force():
-            with kept_weights(state.model, apart_from=apart):
-                loss, forecast = rollout_loss(
-                    state.model, states, self._static, self._weights, share=self._share
-                )
-            torch.autograd.backward(loss)
-        # One exchange for all that is summed over the whole mesh.
-        stopping = float(self.stop_request.received is not None)
-        sums = torch.stack(
-            [
-                loss.detach().double(),
-                state.replicas.gradient_square(),
-                torch.full((), stopping, dtype=torch.float64, device=loss.device),
-            ]
+        outcome = take_step(
+            state,
+            self._mesh,
+            training,
+            states,
+            self._objective,
+            stopping=self.stop_request.received is not None,
         )
-        total_loss, square, stops = total_over(self._mesh.axes, sums)
-        norm = square.sqrt()
-        is_bad = ~(torch.isfinite(total_loss) & torch.isfinite(norm))
-        # The only wait for the device in a step: begun here, it ends before the optimizer does.
-        summary = HostCopy(torch.stack([total_loss, norm, stops]))
-        # Gradients that are not finite stay as they are, to be looked at.
-        state.replicas.clip_gradients(training.clip_norm, norm.masked_fill(is_bad, 0.0))
-        step_unless(is_bad, state.optimizer)
-        loss_value, norm_value, stop_count = summary.wait()
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise self._diverged(loss_value, batch, states, forecast)
-        state.replicas.finish_step()
-        state.step += 1
-        state.samples += len(states) * self._mesh.layout.data
+        if not outcome.is_taken:
+            raise self._diverged(outcome.loss, batch, states, outcome.forecast)
         stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
             state.step,
-            loss=loss_value,
-            grad_norm=norm_value,
+            loss=outcome.loss,
+            grad_norm=outcome.grad_norm,
             seconds=time.perf_counter() - began,
-            stopped_by=stopped_by if stop_count else None,
+            stopped_by=stopped_by if outcome.stops else None,
         )
         self.history.add(report, bytes_read=batch.bytes_read, counted=counter.since(before))
         return report
@@ -255,8 +237,8 @@ class TrainingLoop:
             scores = validate(
                 self.state.model,
                 batches,
-                self._static,
-                self._weights,
+                self._objective.static,
+                self._objective.weights,
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,
