@@ -4,19 +4,18 @@
 
 Both are timed alternately in one process and compared by their medians. "Bare" is each block's
 products and those of their gradients, on tensors that exist already, with nothing between them.
+``accelerator.py`` does the same for the whole network on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from device.products import bare_products
+from device.timing import alternated, median
 
-from weathermixer.jigsaw.layers import set_dropout_key
+from weathermixer.jigsaw.dropout import set_dropout_key
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import build
@@ -71,54 +70,16 @@ def compare(arguments: argparse.Namespace, arithmetic: torch.dtype) -> None:
         model.zero_grad()
         x.grad = None
 
-    bare = products(architecture, arithmetic, arguments.device)
-    seconds: dict[str, list[float]] = {"network": [], "products": []}
-    for _ in range(arguments.repetitions + 1):
-        seconds["network"].append(measure(network, arguments.device))
-        seconds["products"].append(measure(bare, arguments.device))
-    network_s, products_s = (statistics.median(values[1:]) for values in seconds.values())
-    ratios = [a / b for a, b in zip(*(values[1:] for values in seconds.values()), strict=True)]
+    device = torch.device(arguments.device)
+    bare = bare_products(model.blocks, lambda _: arithmetic, device)
+    seconds = alternated({"network": network, "products": bare}, arguments.repetitions, device)
+    network_s, products_s = map(median, seconds.values())
+    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     print(
         f"{str(arithmetic).removeprefix('torch.'):9} network {network_s:.3f} s, "
         f"products {products_s:.3f} s, ratio {network_s / products_s:.3f} "
         f"(pairs {min(ratios):.3f} to {max(ratios):.3f})"
     )
-
-
-def products(a: Architecture, dtype: torch.dtype, device: str) -> Callable[[], None]:
-    """The six products of each MLP (two maps; forward, gradient of input and of weight)."""
-
-    def tensor(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=dtype, device=device)
-
-    x, hidden_tokens = tensor(a.tokens, a.channels), tensor(a.token_hidden, a.channels)
-    hidden_channels = tensor(a.tokens, a.channel_hidden)
-    expand, contract = tensor(a.token_hidden, a.tokens), tensor(a.tokens, a.token_hidden)
-    widen, narrow = tensor(a.channel_hidden, a.channels), tensor(a.channels, a.channel_hidden)
-
-    def run() -> None:
-        for _ in range(a.blocks):
-            for weight, value, out in ((expand, x, hidden_tokens), (contract, hidden_tokens, x)):
-                torch.mm(weight, value)
-                torch.mm(weight.t(), out)
-                torch.mm(out, value.t())
-            for weight, value, out in ((widen, x, hidden_channels), (narrow, hidden_channels, x)):
-                torch.mm(value, weight.t())
-                torch.mm(out, weight)
-                torch.mm(out.t(), value)
-
-    return run
-
-
-def measure(function: Callable[[], None], device: str) -> float:
-    """Seconds that one call of ``function`` takes on a device."""
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    start = time.perf_counter()
-    function()
-    if device != "cpu":
-        torch.accelerator.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -150,7 +150,9 @@ def machine(device: str) -> Mapping[str, str | int]:
 
 
 if __name__ == "__main__":
-    # A rank imports this module under its name, as the work it is given does.
+    # A rank imports this module under its name, as the work it is given does. Ranks are started
+    # without the folder of the program among the places of modules.
+    sys.path.insert(0, str(Path(__file__).parent))
     from harness import _be_a_rank as be_a_rank
 
     folder = Path(sys.argv[1])

@@ -29,7 +29,7 @@ class Layer(nn.Module):
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, -1, HEAD)).permute(2, 1, 3, 0, 4)
         mixed = F.scaled_dot_product_attention(q, self.all_tokens(k), self.all_tokens(v))
         x = x + self.out(mixed.permute(2, 0, 1, 3).flatten(2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return x + jigsaw.feed_forward(self.norm2(x), self.up, F.gelu, self.down)
 
 
 if __name__ == "__main__":

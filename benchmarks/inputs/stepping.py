@@ -74,7 +74,7 @@ class TimedTraining:
 
     def plan(self, count: int) -> Iterator[NDArray[np.int64]]:
         """Yield the time indices ``(1, 2)`` of ``count`` samples, the same on all ranks."""
-        return itertools.islice(itertools.cycle(self.loop.windows[:, None, :]), count)
+        return itertools.islice(itertools.cycle(self.loop.windows[:][:, None, :]), count)
 
     def loading(
         self, reader: StateReader, count: int, *, whole: bool = False, ahead: int = AHEAD

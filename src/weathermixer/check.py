@@ -23,9 +23,9 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, check_cuts
 from weathermixer.planning.reading_share import REMEDY, reading_warning
-from weathermixer.runs.run import state_dtype
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
 
 
@@ -210,9 +210,9 @@ def _ends_of_periods_can_be_read(
         windows = training_windows(data, training, store)
         for index in sorted({*windows[0].tolist(), *windows[-1].tolist()}):
             store.read(index, channels)
-    windows = validation_windows(data, training, store)
+    samples = validation_windows(data, training, store)
     try:
-        for index in sorted({*windows[:1].ravel().tolist(), *windows[-1:].ravel().tolist()}):
+        for index in sorted({*samples[:1].ravel().tolist(), *samples[-1:].ravel().tolist()}):
             store.read(index, channels)
     except UserError as error:
         notes.warn("data.validation", f"{error}: validation leaves it out", within)
@@ -262,7 +262,7 @@ def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     channels = range(architecture.prognostic)[part.channels]
     columns = range(architecture.grid[1])[part.longitudes]
     values = len(channels) * architecture.grid[0] * len(columns)
-    state = values * state_dtype(config.training).itemsize
+    state = values * Arithmetic.of(config.training.dtype).states.itemsize
     training = config.training
     return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
 

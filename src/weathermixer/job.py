@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from weathermixer.config import Config
-from weathermixer.console import waiting_for
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.states import States
 from weathermixer.errors import reason
@@ -21,6 +20,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.consistency import require_equal_settings, settings_of, versions
 from weathermixer.launch.ranks import this_rank
 from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_cost import choose_layout
@@ -42,13 +42,6 @@ class Job:
     mesh: Mesh
     part: Part
     ranks_on_machine: int
-
-    def prepare(self, make: Callable[[], object]) -> None:
-        """Call ``make`` on the first rank, and return on every rank when it has returned there."""
-        if meshes.is_first_rank():
-            make()
-        with waiting_for("the other ranks"):
-            meshes.wait_for_all()
 
     def reading_problems(self, windows: Iterable[Iterable[int]]) -> list[str | None]:
         """Read the states at each window of time indices, and say for each what went wrong.
@@ -85,8 +78,8 @@ def join(
     has to be the same on all of them, by names for the user. The mesh is the one that ``config``
     asks for or, where it leaves a choice, the one that sends least in a step of ``samples``
     samples. ``device`` is by default the accelerator of this rank, or the processor. The first rank
-    says what of an archive is left out, and where chunks make ranks read much more than their
-    share.
+    says what of an archive is left out, where the device does not have the arithmetic, and where
+    chunks make ranks read much more than their share.
 
     Raises UserError where ranks differ, or the states lack channels or do not fit the patches;
     LayoutError where the mesh does not fit the ranks or the network; RankLost where one is gone.
@@ -108,6 +101,9 @@ def join(
     if meshes.is_first_rank():
         for remark in states.remarks:
             say(remark)
+        arithmetic_remark = Arithmetic.of(config.training.dtype).remark(mesh.device)
+        if arithmetic_remark is not None:
+            say(arithmetic_remark)
         advice = reading_warning(states, channels, architecture, layout)
         if advice is not None:
             say(f"{advice}: {REMEDY}")

@@ -137,8 +137,9 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "parallel.gradient_dtype": st.none() | st.just("bfloat16"),
         "training.steps": counts,
         "training.seed": st.integers(0, 2**64 - 1),
-        "training.dtype": st.sampled_from(["float64", "float32", "bfloat16"]),
+        "training.dtype": st.sampled_from(["float64", "float32", "tf32", "bfloat16"]),
         "training.recompute": st.booleans(),
+        "training.compile": st.booleans(),
         "training.instance_batch": counts,
         "training.rollout": st.integers(1, 100)
         | st.dictionaries(counts, st.integers(1, 100)).map(lambda later: {0: 1, **later}),

@@ -54,7 +54,7 @@ def test_overrides_on_the_command_line_win_over_the_file(minimal: Path) -> None:
     ("override", "where", "said"),
     [
         ("--model.chanels=3", "model.chanels", "did you mean model.channels?"),
-        ("--training.dtype=int8", "training.dtype", "'float64', 'float32' or 'bfloat16'"),
+        ("--training.dtype=int8", "training.dtype", "'float64', 'float32', 'tf32' or 'bfloat16'"),
         ("--training.steps=-1", "training.steps", "-1 is impossible"),
         ("--training.steps=many", "training.steps", "'many' is impossible"),
         ("--model.patch=[4]", "model.patch", "impossible"),

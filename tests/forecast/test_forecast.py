@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from support.waves import START, write_waves
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
+from weathermixer.forecast.rollout import rollout
 from weathermixer.runs.run import Run
 
 INITS = "2001-01-02/2001-01-04T12/6h"
@@ -204,3 +207,27 @@ def test_overrides_reach_the_model(waves: Path, random_run: Path, tmp_path: Path
     exact, rounded = (_values(tmp_path / name)["2m_temperature"] for name in ("a.zarr", "b.zarr"))
     assert not np.array_equal(exact, rounded)
     np.testing.assert_allclose(exact, rounded, atol=2.0)
+
+
+def test_a_forecast_in_tf32_sets_its_products_and_leaves_those_of_others(
+    waves: Path, random_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+
+    def noting(*arguments: Any) -> Iterator[torch.Tensor]:
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return rollout(*arguments)
+
+    with mock.patch("weathermixer.forecast.forecast.rollout", noting):
+        for name, dtype in (("a", "float32"), ("b", "tf32")):
+            forecast(
+                random_run,
+                waves,
+                "2001-01-03",
+                1,
+                tmp_path / f"{name}.zarr",
+                overrides=[f"training.dtype={dtype}"],
+            )
+    assert seen == [False, True]
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert "tf32, which this device (cpu) does not have" in capsys.readouterr().err

@@ -86,7 +86,7 @@ def gathered(mesh: Mesh) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     own = torch.full(shapes[axis.index], float(axis.index))
     into = torch.full((sum(rows), 2), -1.0)
     apart = Gather(axis, own, shapes).wait()
-    Gather(axis, own, shapes, into=into).wait()
+    Gather(axis, own, shapes, torch.split(into, rows)).wait()
     scattered = ReduceScatter(axis)
     for place in axis.peers()[:-1]:
         block = torch.full(shapes[place], 10.0**axis.index)
@@ -338,3 +338,17 @@ def test_what_fails_on_a_rank_fails_in_its_test_and_spares_the_next(
     with pytest.raises(RankFailed, match=reason):
         pool.run(function, Layout(tensor=2), deadline_seconds=2)
     assert len(pool.run(sums, Layout(tensor=2))) == 2
+
+
+def from_first(mesh: Mesh) -> tuple[int, str]:
+    def refuse() -> None:
+        raise LayoutError(f"not on rank {mesh.layout.rank}")
+
+    told = meshes.from_first_rank(lambda: 10 + mesh.layout.rank)
+    with pytest.raises(LayoutError) as caught:
+        meshes.from_first_rank(refuse)
+    return told, str(caught.value)
+
+
+def test_all_ranks_have_what_the_first_made_or_why_it_could_not(pool: Pool) -> None:
+    assert pool.run(from_first, Layout(tensor=3)) == [(10, "not on rank 0")] * 3

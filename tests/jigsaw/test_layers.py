@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from support.networks import over_tokens
+from weathermixer.jigsaw.dropout import Dropout
 from weathermixer.jigsaw.initial import derive_key, fill_uniform
-from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, initialise
+from weathermixer.jigsaw.layers import LayerNorm, Linear, initialise
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.product import Features, Scheme
@@ -188,3 +189,19 @@ def test_a_layer_made_without_memory_knows_what_its_rank_holds(features: Feature
     assert module.weight.shape == block.local_shape
     assert block.shape == (200_000, 100_000)
     assert abs(module.weight.numel() * 6 / 2e10 - 1) < 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 3, 40])
+def test_dropout_zeroes_what_its_draws_say_in_small_tensors_too(size: int) -> None:
+    dropout = Dropout(0.2, Mesh.describe())
+    zeroed = 0
+    for key in range(60):
+        dropout.key = key
+        generator = torch.Generator()
+        generator.manual_seed(derive_key(key, 0) & (1 << 63) - 1)
+        gaps = torch.empty(100, dtype=torch.int64).geometric_(0.2, generator=generator)
+        expected = np.full(size, 1.25)
+        expected[[place for place in (gaps.cumsum(0) - 1).tolist() if place < size]] = 0.0
+        np.testing.assert_array_equal(dropout(torch.ones(size)).numpy(), expected)
+        zeroed += int((expected == 0).sum())
+    assert 0 < zeroed < 60 * size

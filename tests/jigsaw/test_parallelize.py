@@ -19,8 +19,9 @@ from support.networks import (
 )
 from support.ranks import Pool
 from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, CutTensors, parallelize
+from weathermixer.jigsaw.dropout import Dropout
 from weathermixer.jigsaw.gradients import JigsawError
-from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, RMSNorm
+from weathermixer.jigsaw.layers import LayerNorm, Linear, RMSNorm
 from weathermixer.jigsaw.layout import Dimension, Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.replicas import Replicas

@@ -1,9 +1,7 @@
-"""Weights that move: fetched before their product; their gradients come after the one before."""
+"""Weights that move: fetched before their product, their gradients made whenever there is time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -12,8 +10,7 @@ from torch import Tensor, nn
 
 from support.networks import gradient_of, over_tokens
 from support.ranks import Pool
-from weathermixer.jigsaw import matmul
-from weathermixer.jigsaw.exchange import AllReduce, ReduceScatter
+from weathermixer.jigsaw.exchange import Round
 from weathermixer.jigsaw.layers import LayerNorm, Linear, initialise
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
@@ -42,8 +39,9 @@ def apply(layer: Linear, x: Tensor) -> Tensor:
 
 
 def own_channels(mesh: Mesh, whole: Tensor) -> Tensor:
-    start = mesh.tensor.index * CHANNELS // 2
-    return whole[..., start : start + CHANNELS // 2].contiguous()
+    own = CHANNELS // mesh.tensor.size
+    start = mesh.tensor.index * own
+    return whole[..., start : start + own].contiguous()
 
 
 def draw() -> Tensor:
@@ -51,66 +49,36 @@ def draw() -> Tensor:
     return torch.randn(TOKENS, 1, CHANNELS, generator=generator, dtype=torch.float64)
 
 
-def order_of_the_backward_pass(mesh: Mesh, first_moves: bool) -> list[str]:
-    first, second = two_layers(mesh, first_moves=first_moves)
-    y = apply(second, apply(first, own_channels(mesh, draw())))
-    return events_of_weight_gradients(y.sum())
-
-
-def events_of_weight_gradients(loss: Tensor) -> list[str]:
-    """What happens to gradients of weights in a backward pass, in order."""
-    events: list[str] = []
-
-    def noting(event: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*arguments: Any) -> Any:
-            events.append(event)
-            return function(*arguments)
-
-        return noted
-
-    def finish(sums: ReduceScatter, own: Tensor) -> Tensor:
-        if sums._rounds:
-            events.append("arrived")
-        return plain_finish(sums, own)
-
-    plain_finish = ReduceScatter.finish
-    with (
-        patch.object(ReduceScatter, "finish", finish),
-        patch.object(ReduceScatter, "send", noting("sent", ReduceScatter.send)),
-        patch.object(AllReduce, "__init__", noting("sums sent", AllReduce.__init__)),
-        patch.object(AllReduce, "wait", noting("sums arrived", AllReduce.wait)),
-        patch.object(matmul, "_weight_gradient", noting("product", matmul._weight_gradient)),
-    ):
-        loss.backward()
-    return events
-
-
-@pytest.mark.parametrize("first_moves", [True, False])
-def test_parts_of_a_gradient_travel_while_the_product_before_computes(
-    pool: Pool, first_moves: bool
-) -> None:
-    for events in pool.run(order_of_the_backward_pass, MOVING, first_moves):
-        first = ["product", "sent"] if first_moves else ["product"]
-        arrivals = ["arrived"] * events.count("sent")
-        assert events == ["product", "sent", *first, *arrivals, "sums sent", "sums arrived"]
-
-
-def order_behind_a_norm(mesh: Mesh) -> list[str]:
+def step_that_fills(mesh: Mesh, always: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of a step whose ranks do what can wait in every wait, or in none."""
     norm = LayerNorm(CHANNELS, mesh, rows=TOKENS).double()
-    _, second = two_layers(mesh)
     initialise(norm, seed=0)
-    return events_of_weight_gradients(apply(second, norm(own_channels(mesh, draw()))).sum())
+    first, second = two_layers(mesh)
+    x = own_channels(mesh, draw()).requires_grad_()
+    has_ended = property(lambda exchange: not always)
+    with patch.object(Round, "has_ended", has_ended):
+        apply(second, apply(first, norm(x))).square().sum().backward()
+    assert first.weight.grad is not None
+    assert second.weight.grad is not None
+    return gradient_of(x), first.weight.grad, second.weight.grad
 
 
-def test_the_gradient_of_a_weight_is_computed_while_the_sums_of_a_norm_travel(pool: Pool) -> None:
-    for events in pool.run(order_behind_a_norm, MOVING):
-        assert events[:5] == ["sums sent", "product", "sent", "sums arrived", "arrived"]
+def step_on_ranks_at_odds(mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
+    return step_that_fills(mesh, always=mesh.layout.rank == 0)
+
+
+@pytest.mark.parametrize("layout", [MOVING, Layout(tensor=3)], ids=str)
+def test_ranks_may_make_gradients_in_different_waits(pool: Pool, layout: Layout) -> None:
+    together = pool.run(step_that_fills, layout, False)
+    for expected, found in zip(together, pool.run(step_on_ranks_at_odds, layout), strict=True):
+        for one, other in zip(expected, found, strict=True):
+            assert torch.equal(one, other)
 
 
 def fetches_of_the_second_begun_with_the_first(mesh: Mesh) -> int:
     first, second = two_layers(mesh, first_moves=False)
     before = mesh.counter.copy()
-    first.gathered.get(torch.float64)
+    first.gathered.matrix(torch.float64)
     begun = mesh.counter.since(before).messages
     apply(second, own_channels(mesh, draw()))  # what was begun has to be waited for
     return begun

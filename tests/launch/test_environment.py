@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from weathermixer.launch.environment import (
     rank_info,
     threads_per_rank,
 )
+from weathermixer.launch.ranks import _allow_connections
 
 TORCHRUN = {
     "RANK": "5",
@@ -148,3 +150,15 @@ def test_each_rank_of_a_machine_has_a_gpu_of_its_own() -> None:
 def test_ranks_of_this_machine_meet_in_a_folder(tmp_path: Path) -> None:
     info = rank_info({**TORCHRUN, "WEATHERMIXER_MEETING_FOLDER": str(tmp_path)})
     assert info.meeting == tmp_path
+
+
+def test_a_rank_may_open_a_file_for_each_connection_as_far_as_the_system_allows() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        _allow_connections(2)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 1040
+        _allow_connections(10**9)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

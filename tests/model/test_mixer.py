@@ -15,7 +15,7 @@ from support.networks import gradient_of, held_gradients, held_parameters
 from support.ranks import Pool
 from weathermixer.config import Config
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layers import set_dropout_key
+from weathermixer.jigsaw.dropout import set_dropout_key
 from weathermixer.jigsaw.layout import Dimension, Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.tensors import load_whole

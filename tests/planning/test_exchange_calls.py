@@ -41,7 +41,8 @@ ARCHITECTURE = Architecture(
     dropout=0.0,  # how many values it zeroes is drawn, which tensors without memory cannot
     prediction=NETWORK["prediction"],
 )
-MOST_CALLS = 150
+# Where a link carries the bytes, activations travel in pieces, beside the products of the others.
+MOST_CALLS = {False: 150, True: 300}
 SCALARS = 3  # loss, square of the gradient's norm, and whether to stop: summed over all ranks
 
 
@@ -50,9 +51,9 @@ def size_of(part: slice) -> int:
 
 
 @cache
-def counted_step(layout: Layout, sharded: bool) -> tuple[Counter, Cost]:
+def counted_step(layout: Layout, sharded: bool, has_link: bool) -> tuple[Counter, Cost]:
     """What a step counts on a rank, and what is predicted of all but the scalars."""
-    with FakeTensorMode(), fake_mesh(layout) as mesh:
+    with FakeTensorMode(), fake_mesh(layout, has_link=has_link) as mesh:
         model = parallelize(WeatherMixer(ARCHITECTURE), mesh, cuts(ARCHITECTURE, mesh))
         replicas = Replicas(model, mesh, sharded=sharded)
         optimizer = torch.optim.AdamW(replicas.parameters().values(), fused=True)
@@ -76,17 +77,18 @@ def counted_step(layout: Layout, sharded: bool) -> tuple[Counter, Cost]:
 @pytest.mark.parametrize(
     ("replicas", "sharded"), [(64, True), (256, True), *exhaustive((64, False), (256, False))]
 )
+@pytest.mark.parametrize("has_link", [False, True], ids=["whole", "in pieces"])
 def test_the_published_network_makes_few_exchanges_however_many_replicas(
-    replicas: int, sharded: bool
+    replicas: int, sharded: bool, has_link: bool
 ) -> None:
     assert round(count_parameters(ARCHITECTURE) / 1e9, 2) == 1.06
     layout = Layout(data=replicas, domain=2, tensor=2, rank=4 * replicas - 1)
-    counted, predicted = counted_step(layout, sharded)
-    assert counted.calls <= MOST_CALLS
+    counted, predicted = counted_step(layout, sharded, has_link)
+    assert counted.calls <= MOST_CALLS[has_link]
     # One for the scalars over the replicas, and one along each axis of the instance.
     assert counted.calls == predicted.calls + 3
     scalars = 8 * (2 * (replicas - 1) * SCALARS // replicas + 2 * SCALARS)
     assert counted.bytes_sent == predicted.bytes_sent + scalars
     assert counted.multiply_adds == predicted.multiply_adds
-    on_few = counted_step(Layout(data=4, domain=2, tensor=2), sharded)[0]
+    on_few = counted_step(Layout(data=4, domain=2, tensor=2), sharded, has_link)[0]
     assert counted.calls == on_few.calls

@@ -9,12 +9,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load as load_plainly
 
 from support.disk import full_disk
+from support.ranks import Pool
 from weathermixer.errors import UserError
-from weathermixer.runs import checkpoint
+from weathermixer.jigsaw.fake import fake_mesh
+from weathermixer.jigsaw.layout import Block, Dimension, Layout
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.runs import checkpoint, checkpoint_index
+from weathermixer.runs.shards import Shard, ShardSavePlanner, own_share
 
 
 def _tensors(seed: int = 0) -> dict[str, Tensor]:
@@ -192,3 +197,94 @@ def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
         "step-123456789",
     ]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_index_that_lacks_a_part_of_a_tensor_is_refused(saved: Path) -> None:
+    index = pickle.loads((saved / ".metadata").read_bytes())
+    chunk = index.state_dict_metadata["model.weight"].chunks[0]
+    chunk.sizes = torch.Size([40, 29])
+    _write_index(saved, index)
+    with pytest.raises(UserError, match=r"\.metadata lacks a part of model\.weight: copy"):
+        checkpoint.load(saved, _empty())
+
+
+def _shards(mesh: Mesh) -> dict[str, Tensor | Shard]:
+    """Weights that are cut, biases that ranks share, and averages of each replica's own rows."""
+    tensors: dict[str, Tensor | Shard] = {"step": torch.tensor(7)}
+    rows = Dimension((11,)).ranges(mesh.domain.size, mesh.domain.index)
+    columns = Dimension((6,)).ranges(mesh.tensor.size, mesh.tensor.index)
+    own = Dimension((11,)).ranges(mesh.data.size, mesh.data.index)
+    for layer in range(6):
+        for name, shape, ranges, axes in (
+            ("weight", (11, 6), (rows, columns), (mesh.data,)),
+            ("bias", (6,), (columns,), (mesh.data, mesh.domain)),
+            ("average", (11, 6), (own, columns), (mesh.domain,)),
+        ):
+            block = Block(shape, ranges)
+            tensors[f"{layer}.{name}"] = Shard(torch.zeros(block.local_shape), block, axes)
+    return tensors
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 1, 2), (2, 3, 1), (4, 2, 2)])
+def test_each_piece_is_written_once_and_the_work_is_shared(sizes: tuple[int, int, int]) -> None:
+    data, domain, tensor = sizes
+    layout = Layout(data=data, domain=domain, tensor=tensor)
+    written: dict[str, int] = {}
+    by_rank: list[int] = []
+    for rank in range(layout.world_size):
+        planner = ShardSavePlanner()
+        with fake_mesh(layout.at(rank)) as mesh:
+            planner.set_up_planner(own_share(_shards(mesh)), StorageMeta(), rank == 0)
+            plan = planner.create_local_plan()
+        by_rank.append(0)
+        for item in plan.items:
+            assert item.tensor_data is not None
+            count = item.tensor_data.chunk.sizes.numel()
+            written[item.index.fqn] = written.get(item.index.fqn, 0) + count
+            by_rank[-1] += count
+    assert written["step"] == 1
+    assert {name: count for name, count in written.items() if name != "step"} == {
+        f"{layer}.{name}": count
+        for layer in range(6)
+        for name, count in (("weight", 66), ("bias", 6), ("average", 66))
+    }
+    # Of weights, the part of one layer more than another; and the like of the others.
+    assert max(by_rank) - min(by_rank) <= 66 + 66 + 6 + 1
+
+
+def _load_without_looking(mesh: Mesh, path: Path) -> bool:
+    """Work for a pool: load where none but the first rank can read the index."""
+    plain = checkpoint_index._whole_index
+
+    def read(path: Path) -> bytes:
+        assert mesh.layout.rank == 0
+        return plain(path)
+
+    loaded = _empty()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint_index, "_whole_index", read)
+        checkpoint.load(path, loaded)
+    return all(torch.equal(loaded[name], tensor) for name, tensor in _tensors().items())
+
+
+def _load_damaged(mesh: Mesh, path: Path) -> str:
+    """Work for a pool: load what one rank alone finds damaged; what each of them says."""
+    plain = checkpoint._read_own
+
+    def read(*arguments: Any) -> None:
+        if mesh.layout.rank == 1:
+            raise UserError("damaged")
+        plain(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as caught:
+        patch.setattr(checkpoint, "_read_own", read)
+        checkpoint.load(path, _empty())
+    return str(caught.value)
+
+
+def test_one_rank_reads_the_index_for_all(saved: Path, pool: Pool) -> None:
+    assert pool.run(_load_without_looking, Layout(tensor=2), saved) == [True, True]
+
+
+def test_what_one_rank_finds_damaged_is_said_by_all(saved: Path, pool: Pool) -> None:
+    assert pool.run(_load_damaged, Layout(tensor=2), saved) == ["damaged"] * 2

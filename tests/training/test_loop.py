@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.console import Console
 from support.waves import wave_config
 from weathermixer.config import Config
 from weathermixer.errors import UserError
+from weathermixer.model import cuts
+from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.notices import Notices
 from weathermixer.training.result import TrainResult
@@ -94,6 +97,57 @@ def test_a_batch_with_a_nan_leaves_the_weights_alone(waves: Path, tmp_path: Path
     assert loop.state.step == 1
 
 
+def test_a_gradient_that_overflows_leaves_weights_and_averages_alone(
+    waves: Path, tmp_path: Path
+) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        loop.step()
+        state = loop.state
+        before = copy.deepcopy((state.model.state_dict(), state.optimizer.state_dict()["state"]))
+        weight = state.model.get_parameter("blocks.1.0.contract.weight")
+        hook = weight.register_hook(lambda gradient: gradient.clone().fill_(torch.inf))
+        with pytest.raises(UserError, match=r"first in that of blocks\.1\.0\.contract\.weight"):
+            loop.step()
+        hook.remove()
+        after = (state.model.state_dict(), state.optimizer.state_dict()["state"])
+        torch.testing.assert_close(after, before, rtol=0.0, atol=0.0)
+        assert loop.state.step == 1
+
+
+def test_tf32_is_float32_on_a_processor_and_a_notice_says_so(waves: Path, tmp_path: Path) -> None:
+    losses: dict[str, list[float]] = {}
+    said: dict[str, list[str]] = {}
+    for dtype in ("float32", "tf32"):
+        words = said[dtype] = []
+        config = wave_config(waves, training={"dtype": dtype, "steps": 3})
+        notices = Notices(words.append)
+        with TrainingLoop.begin(config, tmp_path / dtype, notices=notices) as loop:
+            losses[dtype] = [step.loss for step in loop]
+            loop.save()
+            assert loop.result().dtype == dtype
+    assert losses["tf32"] == losses["float32"]
+    assert len(said["tf32"]) == 1 and "tf32" in said["tf32"][0]
+    assert not said["float32"]
+
+
+def test_products_are_of_the_arithmetic_in_both_passes_and_validation(
+    waves: Path, tmp_path: Path
+) -> None:
+    seen = []
+
+    def note(*_: Any) -> None:
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+
+    config = wave_config(waves, training={"dtype": "tf32", "steps": 3})
+    with TrainingLoop.begin(config, tmp_path / "run") as loop:
+        loop.state.model.decoder.linear.register_forward_hook(note)
+        loop.state.model.decoder.linear.weight.register_hook(note)
+        loop.step()
+        loop.validate()
+    assert len(seen) > 2 and all(seen)
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
 def test_a_loop_without_validation_samples_refuses_to_validate(waves: Path, tmp_path: Path) -> None:
     with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
         loop.validation_samples = loop.validation_samples[:0]
@@ -114,3 +168,23 @@ def test_a_run_is_written_by_one_training_at_a_time(
         assert [step.loss for step in loop] == trained.loss[7:]
     with TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=True) as loop:
         assert loop.state.step == 7
+
+
+def test_initial_weights_are_drawn_only_where_no_checkpoint_follows(
+    waves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+        loop.step()
+        loop.save()
+        expected = loop.state.model.state_dict()
+
+    def refuse(*_: Any) -> None:
+        pytest.fail("drawn")
+
+    monkeypatch.setattr(cuts, "initialise", refuse)
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run", resume=True) as loop:
+        resumed = loop.state.model.state_dict()
+    loaded = Run.open(tmp_path / "run").load_model().state_dict()
+    for name, value in expected.items():
+        assert torch.equal(resumed[name], value)
+        assert torch.equal(loaded[name], value)

@@ -24,14 +24,20 @@ class Training(Section):
 
     steps: Count = Field(2000, description="optimizer steps")
     seed: Seed = Field(0, description="of initial weights, data order and dropout")
-    dtype: Literal["float64", "float32", "bfloat16"] = Field(
+    dtype: Literal["float64", "float32", "tf32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic; with bfloat16, weights, encoder and state stay in float32",
+        description="arithmetic; with bfloat16, weights, encoder and state stay in float32, with "
+        "tf32 everything but the factors of products, on GPUs",
     )
     recompute: bool = Field(
         False,
         description="compute a block's activations again in the backward pass instead of keeping "
         "them: less memory, a third more operations",
+    )
+    compile: bool = Field(
+        False,
+        description="let PyTorch compile what lies between products, which needs a C++ compiler, "
+        "on GPUs Triton; same results but for rounding",
     )
     instance_batch: Count = Field(4, description="samples per model instance and step")
     rollout: Length | dict[Number, Length] = Field(

@@ -32,6 +32,7 @@ from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import join
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.runs.run import Run
 
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
@@ -93,7 +94,9 @@ def forecast(
     share_one_arena()
     _check_overrides(overrides)
     refuse_existing(out)
-    opened = Run.open(run)
+    opened, checkpoint = meshes.from_first_rank(
+        lambda: (Run.open(run).read(), Run.open(run).require_checkpoint())
+    )
     # What training had of a mesh does not bind a forecast.
     config = opened.config_with(overrides, base_overrides=_ANY_MESH)
     normalisation = opened.normalisation
@@ -102,9 +105,6 @@ def forecast(
     source.channel_indices(normalisation.channels)
     initial_times = parse_initial_times(init)
     indices = [source.index_of(time) for time in initial_times]
-    checkpoint = opened.newest_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"{run} has no checkpoint yet: train it first")
 
     job = join(
         config,
@@ -140,10 +140,10 @@ def forecast(
         (problem,) = job.reading_problems([indices[-1:]])
         if problem is not None:
             raise UserError(problem)
-    job.prepare(lambda: ForecastWriter.create(out, description))
+    with waiting_for("the first rank to create the forecast"):
+        finished = meshes.from_first_rank(lambda: _begin(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
-    finished = meshes.gather_objects([writer.is_finished(n) for n in range(len(indices))])[0]
-    model = opened.load_model(config, mesh)
+    model = opened.load_model(config, mesh, checkpoint)
     own, total = part.of(normalisation), len(indices) * steps
     own_channels = source.channel_indices(own.channels)
 
@@ -151,7 +151,7 @@ def forecast(
         return source.read(indices[number], own_channels, part.longitudes)
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
-    with kept_weights(model):
+    with kept_weights(model), Arithmetic.of(config.training.dtype).in_force():
         for number, batch in enumerate(batches):
             if number % mesh.data.size != mesh.data.index:
                 continue
@@ -168,10 +168,17 @@ def forecast(
                 progress(batch.stop * steps, total)
     with waiting_for("the other ranks to finish their forecasts"):
         meshes.wait_for_all()
-    job.prepare(writer.finish)
+    meshes.from_first_rank(writer.finish)
     return ForecastResult(
         out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
     )
+
+
+def _begin(out: Path, description: ForecastDescription) -> list[bool]:
+    """Create the forecast, and tell which of its initial times are finished already."""
+    ForecastWriter.create(out, description)
+    writer = ForecastWriter(out, description)
+    return [writer.is_finished(number) for number in range(len(description.initial_times))]
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

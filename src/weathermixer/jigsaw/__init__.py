@@ -25,17 +25,18 @@ if TYPE_CHECKING:
     from weathermixer.jigsaw.cutting import CutNorm as CutNorm
     from weathermixer.jigsaw.cutting import CutTensors as CutTensors
     from weathermixer.jigsaw.cutting import parallelize as parallelize
+    from weathermixer.jigsaw.dropout import Dropout as Dropout
+    from weathermixer.jigsaw.dropout import set_dropout_key as set_dropout_key
     from weathermixer.jigsaw.exchange import total_over as total_over
     from weathermixer.jigsaw.fake import fake_mesh as fake_mesh
     from weathermixer.jigsaw.gradients import JigsawError as JigsawError
-    from weathermixer.jigsaw.layers import Dropout as Dropout
     from weathermixer.jigsaw.layers import GatherRows as GatherRows
     from weathermixer.jigsaw.layers import LayerNorm as LayerNorm
     from weathermixer.jigsaw.layers import Linear as Linear
     from weathermixer.jigsaw.layers import MeanRows as MeanRows
     from weathermixer.jigsaw.layers import RMSNorm as RMSNorm
+    from weathermixer.jigsaw.layers import feed_forward as feed_forward
     from weathermixer.jigsaw.layers import initialise as initialise
-    from weathermixer.jigsaw.layers import set_dropout_key as set_dropout_key
     from weathermixer.jigsaw.layout import Block as Block
     from weathermixer.jigsaw.layout import Dimension as Dimension
     from weathermixer.jigsaw.layout import Layout as Layout
@@ -67,18 +68,18 @@ if TYPE_CHECKING:
 
 _NAMES_BY_MODULE = {
     "cost": ("Cost", "cheapest_pair", "cheapest_scheme", "layers_cost", "shared_cost"),
+    "dropout": ("Dropout", "set_dropout_key"),
     "exchange": ("total_over",),
     "fake": ("fake_mesh",),
     "gradients": ("JigsawError",),
     "layers": (
-        "Dropout",
         "GatherRows",
         "LayerNorm",
         "Linear",
+        "feed_forward",
         "MeanRows",
         "RMSNorm",
         "initialise",
-        "set_dropout_key",
     ),
     "layout": ("Block", "Dimension", "Layout", "LayoutError", "layouts"),
     "losses": ("cross_entropy", "mean_squared_error"),

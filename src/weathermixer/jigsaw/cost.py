@@ -15,10 +15,10 @@ from torch import nn
 
 from weathermixer.jigsaw.buckets import BUCKET_BYTES
 from weathermixer.jigsaw.layers import LayerNorm, Linear, RMSNorm
-from weathermixer.jigsaw.layout import Dimension
+from weathermixer.jigsaw.layout import Dimension, shard
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.pieces import local_parameters
-from weathermixer.jigsaw.product import Features, Product, Scheme, Side
+from weathermixer.jigsaw.product import Features, Product, Scheme, Side, num_pieces
 
 Pair = tuple[Scheme, Scheme]
 
@@ -67,26 +67,40 @@ class ProductCost:
 def product_cost(
     product: Product, *, samples: int, element_bytes: int, input_gradient: bool = True
 ) -> ProductCost:
-    """The cost of ``product`` on its rank, for activations of ``element_bytes`` each."""
+    """The cost of ``product`` on its rank, for activations of ``element_bytes`` each.
+
+    Messages and calls are those of a single map that stays as it lies, and of the maps of a pair.
+    """
     source, target = product.source, product.target
     axis, rows = product.weight_axis, product.weight_rows
     width = product.weight.local_shape[1]
     multiply_adds = _features(source) * _features(target) * _rows(product) * samples
-    pieces = [count * width for count in rows]
-    fetch = _gather(pieces, axis.index, element_bytes) + Cost(
+    fetch = _gather([count * width for count in rows], axis.index, element_bytes) + Cost(
         kept_bytes=sum(rows) * width * element_bytes if axis.size > 1 else 0
     )
-    of_input = _pieces(source, samples), source.axis.index, element_bytes
-    of_output = _pieces(target, samples), target.axis.index, element_bytes
-    forward = _gather(*of_input) + _reduce(*of_output)
-    backward = _gather(*of_output) + _reduce(pieces, axis.index, element_bytes)
+    slices = product.gradient_slices(element_bytes)
+    of_weight = [
+        [len(shard(count, slices, number)) * width for count in rows] for number in range(slices)
+    ]
+    of_input = _pieces(product, source, samples, element_bytes)
+    of_output = _pieces(product, target, samples, element_bytes)
+
+    def gathered(pieces: list[list[int]], over: Axis) -> Cost:
+        return sum((_gather(piece, over.index, element_bytes) for piece in pieces), Cost())
+
+    def reduced(pieces: list[list[int]], over: Axis) -> Cost:
+        return sum((_reduce(piece, over.index, element_bytes) for piece in pieces), Cost())
+
+    forward = gathered(of_input, source.axis) + reduced(of_output, target.axis)
+    backward = gathered(of_output, target.axis) + reduced(of_weight, axis)
     products = 1
     if input_gradient:
         products = 2
-        backward += _reduce(*of_input)
+        backward += reduced(of_input, source.axis)
+    kept = sum(_others(piece, source.axis.index, element_bytes) for piece in of_input)
     return ProductCost(
         fetch,
-        forward + Cost(multiply_adds=multiply_adds, kept_bytes=_others(*of_input)),
+        forward + Cost(multiply_adds=multiply_adds, kept_bytes=kept),
         backward + Cost(multiply_adds=products * multiply_adds),
     )
 
@@ -258,6 +272,11 @@ def _step_cost(product: Product, samples: int, *, input_gradient: bool = True) -
     return cost.fetch + cost.forward + cost.backward
 
 
+def _num_pieces(product: Product, samples: int, element_bytes: int) -> int:
+    """Pieces of a map in a pair, both maps of which exchange as much in one piece."""
+    return num_pieces((product, product), samples=samples, element_bytes=element_bytes)
+
+
 def _features(side: Side) -> int:
     return side.features[0] if side.by_rows else sum(side.features)
 
@@ -269,11 +288,24 @@ def _rows(product: Product) -> int:
     return product.rows.sizes(product.across.size)[product.across.index]
 
 
-def _pieces(side: Side, samples: int) -> list[int]:
-    """Elements that each rank of the side's axis holds."""
-    return [
-        features * rows * samples for features, rows in zip(side.features, side.rows, strict=True)
-    ]
+def _pieces(product: Product, side: Side, samples: int, element_bytes: int) -> list[list[int]]:
+    """For each piece of the columns, the elements that each rank of the side's axis holds."""
+    count = _num_pieces(product, samples, element_bytes)
+    by_rank = product.rows.sizes(product.across.size)
+    found = []
+    for number in range(count):
+        if product.moves_rows and not side.by_rows:
+            # All rows, of which a piece has some of each rank across.
+            columns = sum(len(shard(rows * samples, count, number)) for rows in by_rank)
+            found.append([features * columns for features in side.features])
+        else:
+            found.append(
+                [
+                    features * len(shard(rows * samples, count, number))
+                    for features, rows in zip(side.features, side.rows, strict=True)
+                ]
+            )
+    return found
 
 
 def _others(pieces: Sequence[int], place: int, element_bytes: int) -> int:

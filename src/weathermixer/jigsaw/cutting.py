@@ -11,11 +11,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from weathermixer.jigsaw.dropout import Dropout
 from weathermixer.jigsaw.gradient_sums import Destination
 from weathermixer.jigsaw.gradients import JigsawError, Source, current_pass, refuse_autograd_grad
-from weathermixer.jigsaw.layers import Dropout, LayerNorm, Linear, RMSNorm
+from weathermixer.jigsaw.layers import LayerNorm, Linear, RMSNorm
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.opaque import opaque
 from weathermixer.jigsaw.pieces import CutModule, Piece, label, local_parameters
 from weathermixer.jigsaw.product import Features, Scheme
 from weathermixer.jigsaw.tensors import cut
@@ -220,6 +222,7 @@ def _refuse_tied(model: nn.Module) -> None:
 _own_tensors: WeakKeyDictionary[nn.Module, list[tuple[str, str]]] = WeakKeyDictionary()
 
 
+@opaque
 def _track_own_tensors(model: nn.Module, _: Any = None) -> None:
     """Let the gradients of parameters that modules kept for themselves be summed over ranks.
 

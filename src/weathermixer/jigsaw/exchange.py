@@ -9,14 +9,14 @@ arrives. Sums of what ranks hold alike are taken in the order of the ranks, so t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from weathermixer.jigsaw.collectives import begin_all_reduce
-from weathermixer.jigsaw.in_flight import InFlight
+from weathermixer.jigsaw.in_flight import Fill, InFlight
 from weathermixer.jigsaw.mesh import Axis
 
 
@@ -34,22 +34,27 @@ class Round(InFlight):
         self._send, self._receive = send, receive
         operations = []
         if send.numel():
-            operations.append(dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to))
+            operations.append(
+                dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to, tag=axis.tag)
+            )
             axis.counter.bytes_sent += send.numel() * send.element_size()
             axis.counter.messages += 1
         if receive.numel():
             operations.append(
-                dist.P2POp(dist.irecv, receive, group=axis.group, group_peer=self._from)
+                dist.P2POp(
+                    dist.irecv, receive, group=axis.group, group_peer=self._from, tag=axis.tag
+                )
             )
         super().__init__(
             axis,
             max(send.numel(), receive.numel()) * send.element_size(),
             lambda: dist.batch_isend_irecv(operations) if operations else [],
+            is_watched=send.device.type == "cpu",
         )
 
-    def wait(self) -> Tensor:
-        """What was received, once both transfers are done."""
-        self._end()
+    def wait(self, fill: Fill | None = None) -> Tensor:
+        """What was received, once both transfers are done; ``fill`` works until then."""
+        self._end(fill)
         return self._receive
 
     def __str__(self) -> str:
@@ -60,10 +65,10 @@ class Round(InFlight):
 
 
 class Gather:
-    """All pieces of a tensor along an axis, this rank's own first, then the others as they come.
+    """All pieces of a tensor along an axis; each rank sends ``P − 1`` times its own piece.
 
     ``piece`` is what this rank holds; rank ``q`` of the axis holds a tensor of shape
-    ``shapes[q]``. Each rank sends ``P − 1`` times its own piece.
+    ``shapes[q]``.
     """
 
     def __init__(
@@ -71,37 +76,40 @@ class Gather:
         axis: Axis,
         piece: Tensor,
         shapes: Sequence[tuple[int, ...]],
-        into: Tensor | None = None,
+        into: Sequence[Tensor] | None = None,
     ) -> None:
-        """Begin. ``into`` is to be filled with all pieces' rows, in the order of the ranks."""
+        """Begin. ``into`` is the memory that the pieces come in, in the order of the ranks."""
         self._axis = axis
-        self._pieces: dict[int, Tensor] = {axis.index: piece}
+        if into is None:
+            into = [
+                piece if place == axis.index else piece.new_empty(shape)
+                for place, shape in enumerate(shapes)
+            ]
+        elif into[axis.index] is not piece:
+            into[axis.index].copy_(piece)
+        self._pieces = list(into)
         self._rounds: dict[int, Round] = {}
-        into_pieces = None if into is None else torch.split(into, [shape[0] for shape in shapes])
-        if into_pieces is not None:
-            into_pieces[axis.index].copy_(piece)
-            piece = self._pieces[axis.index] = into_pieces[axis.index]
         if axis.size > 1:
-            piece = piece.contiguous()
+            piece = into[axis.index].contiguous()
         for distance in range(1, axis.size):
             source = (axis.index - distance) % axis.size
-            receive = (
-                piece.new_empty(shapes[source]) if into_pieces is None else into_pieces[source]
-            )
-            self._rounds[source] = Round(axis, distance, piece, receive)
+            self._rounds[source] = Round(axis, distance, piece, self._pieces[source])
 
-    def arrivals(self) -> Iterator[tuple[int, Tensor]]:
-        """Each rank's place and piece. The order is fixed, so that sums have the same bits."""
-        yield self._axis.index, self._pieces[self._axis.index]
-        for source, round_ in self._rounds.items():
-            self._pieces[source] = round_.wait()
-            yield source, self._pieces[source]
+    def arrivals(self) -> list[int]:
+        """The places of the other ranks, in an order that is fixed, so that sums are."""
+        return list(self._rounds)
 
-    def wait(self) -> list[Tensor]:
+    def piece(self, place: int, fill: Fill | None = None) -> Tensor:
+        """One rank's piece, once it is there."""
+        if place in self._rounds:
+            self._rounds[place].wait(fill)
+        return self._pieces[place]
+
+    def wait(self, fill: Fill | None = None) -> list[Tensor]:
         """The pieces in the order of the ranks."""
-        for _ in self.arrivals():
-            pass
-        return [self._pieces[place] for place in range(self._axis.size)]
+        for place in self.arrivals():
+            self.piece(place, fill)
+        return self._pieces
 
 
 class ReduceScatter:
@@ -116,19 +124,43 @@ class ReduceScatter:
         self._axis = axis
         self._rounds: list[Round] = []
 
-    def send(self, block: Tensor, own_shape: tuple[int, ...]) -> None:
-        """Begin the next round with the block for its peer."""
-        distance = len(self._rounds) + 1
-        receive = block.new_empty(own_shape)
-        self._rounds.append(Round(self._axis, distance, block, receive))
+    def send(
+        self, block: Tensor, own_shape: tuple[int, ...], *, into: Tensor | None = None
+    ) -> None:
+        """Begin the next round with the block for its peer.
 
-    def finish(self, own: Tensor) -> Tensor:
-        """The sum of ``own`` and the others' contributions, in the memory that these came in."""
-        for round_ in self._rounds:
-            received = round_.wait()
-            # The gradient of a weight may be of a wider type than what travels.
-            own = received.add_(own) if received.dtype == own.dtype else own + received
-        return own
+        What comes back may lie in ``into``, the memory that the sum is to be in.
+        """
+        distance = len(self._rounds) + 1
+        if self._rounds or into is None or not into.is_contiguous():
+            into = block.new_empty(own_shape)
+        self._rounds.append(Round(self._axis, distance, block, into))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the others' contributions are known to be there."""
+        return all(round_.has_ended for round_ in self._rounds)
+
+    def finish(self, own: Tensor, *, out: Tensor | None = None, fill: Fill | None = None) -> Tensor:
+        """The sum of ``own`` and the others' contributions, in ``out`` or else in their memory.
+
+        Several contributions of a narrow type are summed in float32. The gradient of a weight may
+        be of a wider type than what travels.
+        """
+        received = [round_.wait(fill) for round_ in self._rounds]
+        if not received:
+            return own if out is None else out.copy_(own)
+        if len(received) > 1 and own.dtype.itemsize < 4:
+            total = own.float()
+            for other in received:
+                total += other
+            return (received[0] if out is None else out).copy_(total)
+        for other in received[:-1]:
+            own = torch.add(other, own, out=other if other.dtype == own.dtype else None)
+        last = received[-1]
+        if out is None and last.dtype == own.dtype:
+            out = last
+        return torch.add(last, own, out=out)
 
     def let_go(self) -> None:
         """Wait for the others' contributions, which nobody wants."""
@@ -147,9 +179,9 @@ class AllReduce:
     def __init__(self, axis: Axis, tensor: Tensor) -> None:
         self._gather = Gather(axis, tensor, [tuple(tensor.shape)] * axis.size)
 
-    def wait(self) -> Tensor:
+    def wait(self, fill: Fill | None = None) -> Tensor:
         """The sum, in the order of the ranks; of one rank, the tensor itself."""
-        first, *others = self._gather.wait()
+        first, *others = self._gather.wait(fill)
         if not others:
             return first
         total = first.clone()

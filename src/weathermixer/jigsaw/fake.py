@@ -18,12 +18,13 @@ from weathermixer.jigsaw.mesh import Axis, Mesh
 
 
 @contextmanager
-def fake_mesh(layout: Layout, *, overlap: bool = True) -> Iterator[Mesh]:
+def fake_mesh(layout: Layout, *, overlap: bool = True, has_link: bool = False) -> Iterator[Mesh]:
     """The mesh as the rank of ``layout`` sees it, without any of the other ranks.
 
     What runs on it goes through all that it would on a real one, and is counted: ``mesh.counter``.
     Within ``torch._subclasses.FakeTensorMode`` nothing is computed or held either, so that a
     network of any size can be counted in seconds. A thousand ranks cost what two do.
+    ``has_link`` is as in :func:`~weathermixer.jigsaw.mesh.connect`.
 
     Raises LayoutError where ranks were started: this process is one of them.
     """
@@ -36,7 +37,7 @@ def fake_mesh(layout: Layout, *, overlap: bool = True) -> Iterator[Mesh]:
         "fake", store=FakeStore(), rank=layout.rank, world_size=layout.world_size
     )
     try:
-        described = Mesh.describe(layout)
+        described = Mesh.describe(layout, has_link=has_link)
         data, domain, tensor = (_with_groups(axis, overlap) for axis in described.axes)
         yield replace(described, data=data, domain=domain, tensor=tensor)
     finally:

@@ -11,7 +11,6 @@ it, so that parameters that began with the same bits keep them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from weathermixer.jigsaw.exchange import ReduceScatter
+from weathermixer.jigsaw.backlog import BACKLOG
 from weathermixer.jigsaw.gradient_sums import Destination, Part, ReplicaSums, sum_shared
 
 
@@ -66,15 +65,21 @@ def use(parameter: nn.Parameter, destination: Destination, *, is_cut: bool = Fal
     return Use(source, _Tracked.apply(parameter, source))  # type: ignore[no-untyped-call]
 
 
+def accumulates(parameter: nn.Parameter) -> bool:
+    """Whether the pass adds to ``parameter.grad``, and does not return its gradient."""
+    try:
+        return torch._C._will_engine_execute_node(get_gradient_edge(parameter).node)
+    except RuntimeError:
+        return False
+
+
 def refuse_autograd_grad(parameter: nn.Parameter) -> None:
     """Raise JigsawError where a pass is to return the gradient of a parameter that ranks share."""
-    try:
-        torch._C._will_engine_execute_node(get_gradient_edge(parameter).node)
-    except RuntimeError as error:
+    if not accumulates(parameter):
         raise JigsawError(
             "gradients of parameters that ranks share come from backward(), not from "
             "torch.autograd.grad()"
-        ) from error
+        )
 
 
 class _Tracked(torch.autograd.Function):
@@ -106,42 +111,22 @@ class BackwardPass:
 
     def __init__(self) -> None:
         self._parts: dict[Source | nn.Parameter, Part] = {}
-        self._travelling: list[tuple[Part, Tensor, ReduceScatter]] = []
-        self._deferred: list[Callable[[], None]] = []
         self._to_sum: deque[Part] = deque()
         self._sums = ReplicaSums()
 
-    def defer(self, source: Source, work: Callable[[BackwardPass], None]) -> None:
-        """Let ``work``, which adds to a gradient in a pass, fill the next wait."""
-        part = self._part(source)
-        part.outstanding += 1
+    def expect(self, source: Source) -> None:
+        """Take note that a gradient is to be given later."""
+        self._part(source).outstanding += 1
 
-        def run() -> None:
-            work(self)
-            part.outstanding -= 1
-
-        self._deferred.append(run)
-
-    def work(self) -> None:
-        """Do what was deferred."""
-        deferred, self._deferred = self._deferred, []
-        for run in deferred:
-            run()
+    def give(self, source: Source, gradient: Tensor) -> None:
+        """Add a gradient that was expected."""
+        self._part(source).outstanding -= 1
+        self.add(source, gradient)
 
     def add(self, source: Source, gradient: Tensor) -> None:
         """Add to the gradient of a parameter."""
         self._part(source).add(gradient)
         self._begin_sums()
-
-    def add_travelling(self, source: Source, own: Tensor, sums: ReduceScatter) -> None:
-        """Add this rank's part of a gradient, and what the others send for it.
-
-        That is waited for when the next part has been sent, or at the end.
-        """
-        self._arrive()
-        part = self._part(source)
-        part.outstanding += 1
-        self._travelling.append((part, own.to(part.parameter.dtype), sums))
 
     def complete(self, source: Source) -> None:
         """Take note that the pass has been through all that uses a node, and wants its gradient."""
@@ -151,8 +136,7 @@ class BackwardPass:
     def end(self) -> None:
         """Give its gradient to every parameter that the pass was asked for."""
         with torch.no_grad():
-            self.work()
-            self._arrive()
+            BACKLOG.finish()
             self._begin_sums(of_unwanted=True)
             sum_shared(part for part in self._parts.values() if part.total is not None)
             self._sums.finish()
@@ -161,8 +145,6 @@ class BackwardPass:
 
     def let_go(self) -> None:
         """Wait for what is on its way, of a pass that was broken off."""
-        for _, _, sums in self._travelling:
-            sums.let_go()
         self._sums.wait()
 
     def _part(self, source: Source) -> Part:
@@ -174,14 +156,6 @@ class BackwardPass:
             if by_rows:
                 self._to_sum.append(part)
         return self._parts[key]
-
-    def _arrive(self) -> None:
-        """Take in what the others sent for parts of gradients."""
-        travelling, self._travelling = self._travelling, []
-        for part, own, sums in travelling:
-            part.outstanding -= 1
-            part.add(sums.finish(own))
-        self._begin_sums()
 
     def _begin_sums(self, *, of_unwanted: bool = False) -> None:
         while self._to_sum:
@@ -210,7 +184,12 @@ def current_pass() -> BackwardPass:
 
 
 def let_go_of_broken_passes() -> None:
-    """Finish what backward passes that raised an error left on its way; outside of any."""
+    """Finish what backward passes that raised an error left to do; outside of any.
+
+    Some ranks may have done a part of it, for which others wait.
+    """
+    if _passes:
+        BACKLOG.finish()
     while _passes:
         _, broken = _passes.popitem()
         broken.let_go()

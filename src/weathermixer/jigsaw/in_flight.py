@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import torch.distributed as dist
 
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.mesh import Axis, RankLost
+
+# Does a little of other work; False where there is none left.
+Fill = Callable[[], bool]
 
 
 class InFlight:
@@ -17,9 +21,20 @@ class InFlight:
     off does: what was sent for it still finds its place, and not that of the next exchange.
     """
 
-    def __init__(self, axis: Axis, num_bytes: int, begin: Callable[[], list[dist.Work]]) -> None:
-        """Begin to wait for so many bytes; ``begin`` hands the exchange to the backend, if any."""
+    def __init__(
+        self,
+        axis: Axis,
+        num_bytes: int,
+        begin: Callable[[], list[dist.Work]],
+        *,
+        is_watched: bool = False,
+    ) -> None:
+        """Begin to wait for so many bytes; ``begin`` hands the exchange to the backend, if any.
+
+        Of what ``is_watched`` it is known when it has ended, before anybody waits for it.
+        """
         self._axis, self._num_bytes = axis, num_bytes
+        self._end_seen: Future[None] | None = None
         try:
             self._works = begin()
         except RuntimeError as error:
@@ -29,18 +44,36 @@ class InFlight:
         ACTIVITY.exchanges += 1
         if not axis.overlap:
             self._end()
+        elif self._works and is_watched:
+            self._end_seen = axis.transfers.of(self._works)
 
-    def _end(self) -> None:
-        """Wait until it has ended."""
-        if self in self._axis.in_flight:
-            try:
-                with ACTIVITY.waiting_for(self, self._num_bytes):
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended."""
+        return not self._works or (self._end_seen is not None and self._end_seen.done())
+
+    def _end(self, fill: Fill | None = None) -> None:
+        """Wait until it has ended.
+
+        Until then ``fill`` does other work, a little at a time, and tells whether it did any. Where
+        it is not known when an exchange has ended, as on an accelerator, it does so once.
+        """
+        if self not in self._axis.in_flight:
+            return
+        if fill is not None:
+            while not self.has_ended and fill() and self._end_seen is not None:
+                pass
+        try:
+            with ACTIVITY.waiting_for(self, self._num_bytes):
+                if self._end_seen is not None:
+                    self._end_seen.result()
+                else:
                     for work in self._works:
                         work.wait()
-            except RuntimeError as error:
-                raise self._lost(error) from error
-            self._axis.in_flight.remove(self)
-            self._works = []
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        self._axis.in_flight.remove(self)
+        self._works, self._end_seen = [], None
 
     def _lost(self, error: RuntimeError) -> RankLost:
         return RankLost(

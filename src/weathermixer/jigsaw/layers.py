@@ -9,7 +9,8 @@ product with the axes exchanged. A layer computes in the type of its input, or t
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from weathermixer.jigsaw.gradients import JigsawError, use
 from weathermixer.jigsaw.initial import derive_key, fill_uniform, linear_bound
 from weathermixer.jigsaw.layout import Block, Dimension, LayoutError
-from weathermixer.jigsaw.matmul import multiply
+from weathermixer.jigsaw.matmul import Map, multiply
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.normalise import Channels, normalise, scale_by_rms
+from weathermixer.jigsaw.opaque import opaque
 from weathermixer.jigsaw.operations import all_gather, reduce_scatter
 from weathermixer.jigsaw.pieces import CutModule, Piece, label, local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme
@@ -74,13 +76,10 @@ class Linear(CutModule):
         self.gathered = WeightGather(self)
         label(self)
 
+    @opaque
     def forward(self, x: Tensor) -> Tensor:
         """This rank's part of ``x Wᵀ + b``."""
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self._apply_to(x.to(torch.get_autocast_dtype(device)))
-        return self._apply_to(x)
+        return _apply_maps(x, [self])
 
     def reset(self, seed: int, name: str) -> None:
         """Weights uniform and biases zero, whichever way the layer is applied."""
@@ -98,21 +97,15 @@ class Linear(CutModule):
             if self.bias is not None:
                 self.bias.zero_()
 
-    def _apply_to(self, x: Tensor) -> Tensor:
-        product = self.product
-        rows, batch = self._rows_and_batch(x)
-        samples = batch.numel() if product.moves_rows else _samples(x, product)
-        weight, whole = self.gathered.get(x.dtype)
-        bias = None if self.bias is None else use(self.bias, self.pieces["bias"].destination)
-        matrix = x.movedim(-1, 0).flatten(1) if product.features_first else x.flatten(0, -2)
-        y = multiply(
-            matrix.contiguous(), weight, whole, bias, product, samples=samples, name=self.name
+    def use(self, dtype: torch.dtype) -> Map:
+        """The map for one use of it, in one type."""
+        return Map(
+            self.product,
+            self.gathered.use(dtype),
+            None if self.bias is None else use(self.bias, self.pieces["bias"].destination),
+            partial(self.gathered.matrix, dtype),
+            self.name,
         )
-        if product.moves_rows:
-            rows = product.target.own_rows
-        if product.features_first:
-            return y.view(y.shape[0], *batch, rows).movedim(0, -1)
-        return y.view(rows, *batch, y.shape[1])
 
     def _rows_and_batch(self, x: Tensor) -> tuple[int, torch.Size]:
         """The rows of an input, and the sizes of its dimensions that are not rows or features."""
@@ -134,6 +127,50 @@ class Linear(CutModule):
             f"{product.source.own_rows} rows of {product.source.own_features} features on this "
             f"rank, as {order}, but its input is {tuple(x.shape)}"
         )
+
+
+def feed_forward(
+    x: Tensor, expand: nn.Module, between: Callable[[Tensor], Tensor], contract: nn.Module
+) -> Tensor:
+    """``contract(between(expand(x)))``, of which a part travels while another computes.
+
+    ``between`` is elementwise, such as an activation function with dropout. Of two :class:`Linear`
+    the columns go through both in pieces, and ``between`` is called with matrices of them, in
+    the forward pass and once more in the backward pass; of other modules, this is what it says.
+
+    Raises JigsawError where ``between`` changes its input or its shape.
+    """
+    if isinstance(expand, Linear) and isinstance(contract, Linear):
+        return _apply_maps(x, [expand, contract], between)
+    y: Tensor = contract(between(expand(x)))
+    return y
+
+
+@opaque
+def _apply_maps(
+    x: Tensor, layers: list[Linear], between: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """One linear map, or two with ``between`` them, in the type that autocast wants."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return _apply_maps(x.to(torch.get_autocast_dtype(device)), layers, between)
+    first, last = layers[0].product, layers[-1].product
+    rows, batch = layers[0]._rows_and_batch(x)
+    turns = len(layers) == 1 and first.moves_rows
+    samples = batch.numel() if first.moves_rows else _samples(x, first)
+    matrix = x.movedim(-1, 0).flatten(1) if first.features_first else x.flatten(0, -2)
+    y = multiply(
+        matrix.contiguous(),
+        tuple(layer.use(x.dtype) for layer in layers),
+        samples=samples,
+        between=between,
+    )
+    if turns:
+        rows = last.target.own_rows
+    if first.features_first:
+        return y.view(y.shape[0], *batch, rows).movedim(0, -1)
+    return y.view(rows, *batch, y.shape[1])
 
 
 def _samples(x: Tensor, product: Product) -> int:
@@ -170,6 +207,7 @@ class LayerNorm(CutModule):
         self.bias = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
         label(self)
 
+    @opaque
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the normalised rows, in the type of ``x``."""
         gain = use(self.weight, self.pieces["weight"].destination)
@@ -208,6 +246,7 @@ class RMSNorm(CutModule):
         self.weight = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
         label(self)
 
+    @opaque
     def forward(self, x: Tensor) -> Tensor:
         """This rank's channels of the scaled rows, in the type of ``x``."""
         gain = use(self.weight, self.pieces["weight"].destination)
@@ -274,63 +313,6 @@ class MeanRows(nn.Module):
         return reduce_scatter(own, self.axis, 0, Dimension.of(1).sizes(self.axis.size))
 
 
-class Dropout(nn.Module):
-    """Zeroes each value with probability ``p`` and divides the others by ``1 − p``, in training.
-
-    What is zeroed depends on ``key`` and on the rank alone, so a step can be repeated, and a run
-    continued, without saving the state of a generator. Instead of a draw per value there is a draw
-    per zero: the gaps between the successes of a Bernoulli process are geometric.
-    """
-
-    def __init__(self, p: float, mesh: Mesh) -> None:
-        super().__init__()
-        self.p = p
-        self.rank = mesh.layout.rank
-        self.key = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0:
-            return x
-        generator = torch.Generator(device=x.device)
-        generator.manual_seed(derive_key(self.key, self.rank) & (1 << 63) - 1)
-        zeroed: Tensor = _Zero.apply(  # type: ignore[no-untyped-call]
-            x, self._positions(x.numel(), generator), 1.0 / (1.0 - self.p)
-        )
-        return zeroed
-
-    def _positions(self, size: int, generator: torch.Generator) -> Tensor:
-        # Eight standard deviations more than expected: that all gaps end before the tensor does
-        # has a probability of about 1e-15.
-        expected = size * self.p
-        count = math.ceil(expected + 8.0 * math.sqrt(expected) + 8.0)
-        gaps = torch.empty(count, dtype=torch.int64, device=generator.device)
-        positions = gaps.geometric_(self.p, generator=generator).cumsum(0) - 1
-        return positions[positions < size]
-
-
-class _Zero(torch.autograd.Function):
-    """Scales a tensor and zeroes some elements, counted in the order of its memory."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, positions: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(positions)
-        y = x * scale
-        ctx.scale, ctx.stride = scale, y.stride()
-        return _zero(y, positions)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (positions,) = ctx.saved_tensors
-        dx = torch.empty_strided(grad.shape, ctx.stride, dtype=grad.dtype, device=grad.device)
-        return _zero(torch.mul(grad, ctx.scale, out=dx), positions), None, None
-
-
-def _zero(y: Tensor, positions: Tensor) -> Tensor:
-    # What an operation has made is dense, in whichever order its dimensions lie.
-    y.as_strided((y.numel(),), (1,)).index_fill_(0, positions, 0.0)
-    return y
-
-
 def initialise(model: nn.Module, seed: int) -> None:
     """Give each layer of a model that is cut its initial weights: the same elements on any mesh.
 
@@ -344,10 +326,3 @@ def initialise(model: nn.Module, seed: int) -> None:
         if not hasattr(module, "reset"):
             raise JigsawError(f"{name} has parameters of its own, which only you can initialise")
         module.reset(seed, name)
-
-
-def set_dropout_key(model: nn.Module, seed: int, step: int) -> None:
-    """Fix what dropout zeroes in the next passes: the same for the same seed and step."""
-    for name, module in model.named_modules():
-        if isinstance(module, Dropout):
-            module.key = derive_key(seed, step, name)

@@ -64,8 +64,8 @@ class LineGather:
         if dist.get_backend(axis.group) in COLLECTIVE_BACKENDS:
             self._exchange = _begin(axis, dist.all_gather_single, line, lines)
         else:
-            shapes = [(1, len(line))] * axis.size
-            self._exchange = Gather(axis, line[None], shapes, into=lines)
+            shapes = [tuple(line.shape)] * axis.size
+            self._exchange = Gather(axis, line, shapes, into=list(lines))
 
     def wait(self) -> Tensor:
         """The lines of all ranks."""

@@ -3,173 +3,282 @@
 Forward: ``Y[p] = Σ_q W[p, q] X[q]`` over gathered pieces ``q``, reduce-scattered over ``p``.
 Backward: ``dX[q] = Σ_p W[p, q]ᵀ dY[p]`` over gathered pieces ``p``, reduce-scattered over ``q``;
 ``dW[p, q] = dY[p] X[q]ᵀ``, reduce-scattered over ``weight_axis``. Since a gather and a
-reduce-scatter over the same axis are adjoint, these are the gradients of the forward product.
-What the others wait for is computed and sent first; this rank's own part, while it travels.
+reduce-scatter over the same axis are adjoint, these are the gradients of the forward product. Two
+products with an elementwise function between are one chain, through which the pieces of the columns
+follow each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from weathermixer.jigsaw.activity import ACTIVITY
-from weathermixer.jigsaw.exchange import Gather, ReduceScatter
+from weathermixer.jigsaw.backlog import BACKLOG
+from weathermixer.jigsaw.between import Elementwise, apply_between, differentiate_between
+from weathermixer.jigsaw.dropout import PieceOfMatrix, piece_of
 from weathermixer.jigsaw.gradients import (
-    BackwardPass,
     Use,
+    accumulates,
     current_pass,
     in_backward,
     let_go_of_broken_passes,
 )
 from weathermixer.jigsaw.layout import offsets
-from weathermixer.jigsaw.mesh import Axis
-from weathermixer.jigsaw.normalise import is_normalised
-from weathermixer.jigsaw.product import Product, Side
-
-
-def multiply(
-    x: Tensor,
-    weight: Use,
-    whole: Tensor,
-    bias: Use | None,
-    product: Product,
-    *,
-    samples: int,
-    name: str,
-) -> Tensor:
-    """``W x + b``, differentiable.
-
-    ``x`` is this rank's matrix of the input as stored, of so many samples, and ``whole`` what it
-    multiplies with of the weight. The result is this rank's matrix of the output. ``name`` is that
-    of the layer, for messages.
-    """
-    if not in_backward():
-        let_go_of_broken_passes()
-    call = _Call(product, samples, weight, bias, name, may_wait=is_normalised(x))
-    y: Tensor = _Multiply.apply(  # type: ignore[no-untyped-call]
-        x, weight.node, None if bias is None else bias.node, whole, call
-    )
-    return y
+from weathermixer.jigsaw.pipeline import Activation, Columns, Contraction, take_turns
+from weathermixer.jigsaw.product import Product, Side, num_pieces
+from weathermixer.jigsaw.weight_gradient import WeightGradient
 
 
 @dataclass(frozen=True)
-class _Call:
-    """One use of a product, of so many samples, with its parameters.
+class Map:
+    """One use of a product and its parameters.
 
-    The gradient of the weight ``may_wait`` for the backward pass to wait where a layer norm made
-    the input: its sums then travel meanwhile.
+    ``fetch`` gives the weight, the matrix ``(outputs, inputs)`` to multiply with, when it is
+    needed; ``name`` is that of the layer, for messages.
     """
 
     product: Product
-    samples: int
     weight: Use
     bias: Use | None
+    fetch: Callable[[], Tensor]
     name: str
-    may_wait: bool
+
+
+def multiply(
+    x: Tensor, maps: tuple[Map, ...], *, samples: int, between: Elementwise | None = None
+) -> Tensor:
+    """``W x + b`` of one map, or of two with ``between`` them, differentiable.
+
+    ``x`` is this rank's matrix of the input as stored, of so many samples; the result is its
+    matrix of the output.
+    """
+    if not in_backward():
+        let_go_of_broken_passes()
+    chain = _Chain(maps, between, samples, x.element_size())
+    nodes = [
+        None if parameter is None else parameter.node
+        for one in maps
+        for parameter in (one.weight, one.bias)
+    ]
+    y: Tensor = _Multiply.apply(chain, x, *nodes)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Chain:
+    """One use of one map, or of two, and how its columns are cut into pieces.
+
+    ``inputs`` and ``outputs`` are those of each map.
+    """
+
+    def __init__(
+        self, maps: tuple[Map, ...], between: Elementwise | None, samples: int, element_bytes: int
+    ) -> None:
+        self.maps, self.between = maps, between
+        products = [one.product for one in maps]
+        self.has_link = products[0].along.has_link
+        self.num_pieces = num_pieces(products, samples=samples, element_bytes=element_bytes)
+
+        def cut(side: Side) -> Columns:
+            return Columns.of(side, samples=samples, num_pieces=self.num_pieces)
+
+        def inner(side: Side) -> Columns:
+            first = side.features_first and self.num_pieces == 1
+            return self.inputs[0].on(replace(side, features_first=first))
+
+        self.inputs = [cut(products[0].source)]
+        self.inputs += [inner(product.source) for product in products[1:]]
+        self.outputs = [inner(product.target) for product in products[:-1]]
+        self.outputs += [cut(products[-1].target)]
+
+    def inner_piece(self, number: int) -> PieceOfMatrix | None:
+        """What a piece between the maps is of a matrix that is not cut into any."""
+        if self.num_pieces == 1:
+            return None
+        source, inner = self.inputs[0], self.outputs[0]
+        wholes = [range(inner.num_columns)]
+        parts, starts = [inner.parts[number][inner.side.axis.index]], [0]
+        if source.is_by_rows:
+            wholes = offsets([sum(map(len, parts)) for parts in zip(*source.parts, strict=True)])
+            parts = list(source.parts[number])
+            starts = [within.start for within in source.within[number]]
+        runs = tuple(
+            (range(whole.start + part.start, whole.start + part.stop), start)
+            for whole, part, start in zip(wholes, parts, starts, strict=True)
+        )
+        return PieceOfMatrix(
+            inner.side.own_features,
+            inner.num_columns,
+            self.maps[0].product.features_first,
+            runs,
+        )
 
 
 class _Multiply(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, whole: Tensor, call: _Call
-    ) -> Tensor:
-        ACTIVITY.where = f"{call.name}, forward"
-        product, samples = call.product, call.samples
-        start = None if bias is None else bias.to(x.dtype)
-        pieces = _gather(product, product.source, x, samples)
-        block = _Blocks(whole, product).forward
-        sums, y = _contract(product, product.source, product.target, pieces, block, samples, start)
-        y = sums.finish(y)
-        ctx.save_for_backward(whole, *pieces.wait())
-        ctx.call = call
+    def forward(ctx: Any, chain: _Chain, x: Tensor, *_: Tensor | None) -> Tensor:
+        activations = [Activation(chain.inputs[0], x)]
+        activations += [Activation(columns) for columns in chain.inputs[1:]]
+        contractions: list[Contraction] = []
+        wholes: list[Tensor] = []
+        inner: list[Tensor] = []
+        output = chain.outputs[-1]
+        y: Tensor | None = None
+
+        def contraction(place: int) -> Contraction:
+            if place == len(contractions):
+                one = chain.maps[place]
+                wholes.append(one.fetch())
+                bias = None if one.bias is None else one.bias.source.parameter.detach()
+                contractions.append(
+                    Contraction(
+                        chain.outputs[place],
+                        _Blocks(wholes[-1], one.product).forward,
+                        f"{one.name}, forward",
+                        None if bias is None else bias.to(x.dtype),
+                    )
+                )
+            return contractions[place]
+
+        def pass_through(number: int) -> Iterator[None]:
+            nonlocal y
+            for place, activation in enumerate(activations):
+                if place:
+                    assert chain.between is not None
+                    with piece_of(chain.inner_piece(number)):
+                        activation.put(apply_between(chain.between, inner[number]))
+                if place == len(activations) - 1:
+                    y = output.new_matrix(x) if y is None else y
+                    made = output.side.matrix(y)[:, output.own(number)]
+                else:
+                    inner.append(chain.outputs[place].new_piece(x, number))
+                    made = chain.outputs[place].side.matrix(inner[-1])
+                yield from contraction(place).of(activation, number, made)
+
+        take_turns([pass_through(number) for number in range(chain.num_pieces)])
+        kept = [activation.kept() for activation in activations]
+        ctx.save_for_backward(*wholes, *inner, *(each for tensors in kept for each in tensors))
+        ctx.chain, ctx.num_kept = chain, [len(tensors) for tensors in kept]
+        assert y is not None
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        ACTIVITY.where = f"{ctx.call.name}, backward"
-        whole, *pieces = ctx.saved_tensors
-        of_input, of_weight, of_bias, *_ = ctx.needs_input_grad
-        adjoint = _Adjoint(ctx.call, dy, whole, pieces)
-        return (
-            adjoint.input_gradient() if of_input else None,
-            adjoint.weight_gradient() if of_weight else None,
-            adjoint.bias_gradient() if of_bias else None,
-            None,
-            None,
-        )
+        _, of_input, *of_parameters = ctx.needs_input_grad
+        adjoint = _Adjoint(ctx.chain, dy.contiguous(), ctx.saved_tensors, ctx.num_kept)
+        ctx.maybe_clear_saved_tensors()  # so that they go as they have been used
+        dx, gradients = adjoint.gradients(of_input, of_parameters)
+        BACKLOG.finish_layer()
+        return None, dx, *gradients
 
 
 class _Adjoint:
-    """The gradients of a product: first that of its input, which the ranks wait for."""
+    """The gradients of a chain: first that of its input, which the ranks wait for."""
 
-    def __init__(self, call: _Call, dy: Tensor, whole: Tensor, x: Sequence[Tensor]) -> None:
-        self._call, self._product, self._whole, self._x = call, call.product, whole, x
-        self._dy = dy.contiguous()
-        self._pieces = _gather(self._product, self._product.target, self._dy, call.samples)
+    def __init__(
+        self, chain: _Chain, dy: Tensor, saved: Sequence[Tensor], num_kept: Sequence[int]
+    ) -> None:
+        self._chain = chain
+        rest = iter(saved)
+        self._wholes = [next(rest) for _ in chain.maps]
+        self._inner = {
+            number: next(rest) for _ in chain.outputs[1:] for number in range(chain.num_pieces)
+        }
+        # Of what lies between the maps this rank's own part is made again: it takes less time than
+        # its memory is worth.
+        self._x = {
+            place: Activation.kept_from(
+                columns, [next(rest) for _ in range(count)], is_given=place == 0
+            )
+            for place, (columns, count) in enumerate(zip(chain.inputs, num_kept, strict=True))
+        }
+        self._dy = {place: Activation(columns) for place, columns in enumerate(chain.outputs[:-1])}
+        self._dy[len(chain.maps) - 1] = Activation(chain.outputs[-1], dy)
+        self._like = dy
 
-    def input_gradient(self) -> Tensor:
-        """The gradient with respect to this rank's input, as stored."""
-        product = self._product
-        sums, dx = _contract(
-            product,
-            product.target,
-            product.source,
-            self._pieces,
-            _Blocks(self._whole, product).backward,
-            self._call.samples,
-            None,
+    def gradients(
+        self, of_input: bool, of_parameters: Sequence[bool]
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """The gradients of this rank's input, as stored, and of weight and bias of each map.
+
+        They are None where they are not wanted, and where they are made or arrive later.
+        """
+        chain, found = self._chain, list[Tensor | None]([None] * len(of_parameters))
+        dx: Tensor | None = None
+
+        def parameters(place: int) -> None:
+            of_weight, of_bias = of_parameters[2 * place : 2 * place + 2]
+            dy, x = self._dy.pop(place), self._x.pop(place)
+            one = chain.maps[place]
+            if of_bias:
+                assert one.bias is not None
+                found[2 * place + 1] = _bias_gradient(one.bias, dy)
+            if of_weight:
+                found[2 * place] = _weight_gradient(one, dy, x)
+
+        def pass_back(number: int) -> Iterator[None]:
+            nonlocal dx
+            for place in reversed(range(len(chain.maps))):
+                columns = chain.inputs[place]
+                if place:
+                    made = columns.new_piece(self._like, number)
+                    into = columns.side.matrix(made)
+                elif of_input:
+                    dx = columns.new_matrix(self._like) if dx is None else dx
+                    into = columns.side.matrix(dx)[:, columns.own(number)]
+                else:
+                    yield from self._dy[0].all_of(number, BACKLOG.fill)
+                    return
+                yield from self._contraction(place).of(self._dy[place], number, into, BACKLOG.fill)
+                if place:
+                    assert chain.between is not None
+                    with piece_of(chain.inner_piece(number)):
+                        hidden, gradient = differentiate_between(
+                            chain.between, self._inner.pop(number), made
+                        )
+                    self._x[place].put(hidden)
+                    self._dy[place - 1].put(gradient)
+                    del made, into, hidden, gradient  # which this coroutine would keep
+                    if not chain.has_link:
+                        # There is only one piece, and memory that is not needed after this.
+                        parameters(place)
+                        BACKLOG.catch_up()
+
+        take_turns([pass_back(number) for number in range(chain.num_pieces)])
+        for place in sorted(self._dy, reverse=True):
+            parameters(place)
+        return dx, found
+
+    def _contraction(self, place: int) -> Contraction:
+        one = self._chain.maps[place]
+        return Contraction(
+            self._chain.inputs[place],
+            _Blocks(self._wholes[place], one.product).backward,
+            f"{one.name}, backward",
         )
-        return sums.finish(dx)
-
-    def weight_gradient(self) -> Tensor | None:
-        """The gradient of this rank's weight; None where it is on its way when this returns."""
-        weight = self._call.weight
-        if weight.is_local:
-            return self._whole_weight_gradient()
-        if self._call.may_wait:
-            current_pass().defer(weight.source, self._send_weight_gradient)
-        else:
-            self._send_weight_gradient(current_pass())
-        return None
-
-    def bias_gradient(self) -> Tensor | None:
-        """The gradient of this rank's bias; None where it is on its way when this returns."""
-        bias = self._call.bias
-        assert bias is not None
-        gradient = self._product.matrix(self._dy).sum(1, dtype=bias.source.parameter.dtype)
-        if bias.is_local:
-            return gradient
-        current_pass().add(bias.source, gradient)
-        return None
-
-    def _send_weight_gradient(self, current: BackwardPass) -> None:
-        product, axis = self._product, self._product.weight_axis
-        source = self._call.weight.source
-        whole = self._whole_weight_gradient()
-        if axis.size == 1:
-            current.add(source, whole)
-            return
-        rows = offsets(product.weight_rows)
-        own = whole[_slice(rows[axis.index])]
-        sums = ReduceScatter(axis)
-        for place in axis.peers()[:-1]:
-            sums.send(whole[_slice(rows[place])], own.shape)
-        current.add_travelling(source, own, sums)
-
-    def _whole_weight_gradient(self) -> Tensor:
-        return _weight_gradient(self._product, self._pieces.wait(), self._x, self._call.samples)
 
 
-def _gather(product: Product, side: Side, own: Tensor, samples: int) -> Gather:
-    shapes = [
-        product.stored_shape(features, rows * samples)
-        for features, rows in zip(side.features, side.rows, strict=True)
-    ]
-    return Gather(side.axis, own, shapes)
+def _weight_gradient(one: Map, dy: Activation, x: Activation) -> Tensor | None:
+    """The gradient of this rank's weight; None where it is made and given later."""
+    gradient, use = WeightGradient(one.product, dy, x), one.weight
+    if use.is_local and not (one.product.is_shared and accumulates(use.source.parameter)):
+        return gradient.whole()
+    gradient.defer(current_pass(), use.source)
+    if use.is_local:
+        current_pass().complete(use.source)
+    return None
+
+
+def _bias_gradient(bias: Use, dy: Activation) -> Tensor | None:
+    """The gradient of this rank's bias; None where it is on its way when this returns."""
+    gradient = dy.own().sum(1, dtype=bias.source.parameter.dtype)
+    if bias.is_local:
+        return gradient
+    current_pass().add(bias.source, gradient)
+    return None
 
 
 class _Blocks:
@@ -183,95 +292,10 @@ class _Blocks:
     def forward(self, p: int, q: int) -> Tensor:
         block = self._whole
         if self._outputs is not None:
-            block = block[_slice(self._outputs[p])]
+            block = block[self._outputs[p].start : self._outputs[p].stop]
         if self._inputs is not None:
-            block = block[:, _slice(self._inputs[q])]
+            block = block[:, self._inputs[q].start : self._inputs[q].stop]
         return block
 
     def backward(self, q: int, p: int) -> Tensor:
         return self.forward(p, q).t()
-
-
-def _contract(
-    product: Product,
-    source: Side,
-    target: Side,
-    pieces: Gather,
-    block: Callable[[int, int], Tensor],
-    samples: int,
-    bias: Tensor | None,
-) -> tuple[ReduceScatter, Tensor]:
-    """Partial sums ``Σ_q block(p, q) · piece(q)``: the peers' are sent, this rank's own returned.
-
-    The reduce-scatter that is returned has yet to be finished, with this rank's own block.
-    """
-    sums = ReduceScatter(target.axis)
-    own = target.axis.index
-    own_shape = product.stored_shape(target.features[own], target.rows[own] * samples)
-    source_rows = offsets([rows * samples for rows in source.rows])
-    target_rows = offsets([rows * samples for rows in target.rows])
-    outputs: dict[int, Tensor] = {}
-    for count, (q, stored) in enumerate(pieces.arrivals()):
-        piece = product.matrix(stored)
-        for p in target.axis.peers():
-            if count == 0:
-                shape = product.stored_shape(target.features[p], target.rows[p] * samples)
-                outputs[p] = stored.new_empty(shape)
-            output = product.matrix(outputs[p])
-            _multiply_into(
-                output[:, _slice(source_rows[q])] if source.by_rows else output,
-                block(p, q),
-                piece[:, _slice(target_rows[p])] if target.by_rows else piece,
-                source.axis,
-                start=bias if p == own else None,
-                accumulate=count > 0 and not source.by_rows,
-            )
-            if count == source.axis.size - 1 and p != own:
-                sums.send(outputs.pop(p), own_shape)
-    return sums, outputs[own]
-
-
-def _weight_gradient(
-    product: Product, dy: Sequence[Tensor], x: Sequence[Tensor], samples: int
-) -> Tensor:
-    """``dW = dY Xᵀ``, of all the rows and columns that this rank's pieces know something of."""
-    source, target = product.source, product.target
-    dy_rows = offsets([rows * samples for rows in target.rows])
-    x_rows = offsets([rows * samples for rows in source.rows])
-    outputs, inputs = offsets(target.features), offsets(source.features)
-    width = source.features[0] if source.by_rows else inputs[-1].stop
-    gradient = x[0].new_empty(sum(product.weight_rows), width)
-    for p, dy_piece in enumerate(map(product.matrix, dy)):
-        rows = gradient if target.by_rows else gradient[_slice(outputs[p])]
-        for q, x_piece in enumerate(map(product.matrix, x)):
-            _multiply_into(
-                rows if source.by_rows else rows[:, _slice(inputs[q])],
-                dy_piece[:, _slice(x_rows[q])] if source.by_rows else dy_piece,
-                (x_piece[:, _slice(dy_rows[p])] if target.by_rows else x_piece).t(),
-                source.axis,
-                accumulate=(source.by_rows and q > 0) or (target.by_rows and p > 0),
-            )
-    return gradient
-
-
-def _multiply_into(
-    out: Tensor,
-    left: Tensor,
-    right: Tensor,
-    axis: Axis,
-    *,
-    start: Tensor | None = None,
-    accumulate: bool,
-) -> None:
-    """``out = left · right``, counted: on top of ``out`` itself or of ``start``, one per row."""
-    axis.counter.multiply_adds += left.shape[0] * left.shape[1] * right.shape[1]
-    if accumulate:
-        out.addmm_(left, right)
-    elif start is not None:
-        torch.addmm(start[:, None], left, right, out=out)
-    else:
-        torch.mm(left, right, out=out)
-
-
-def _slice(part: range) -> slice:
-    return slice(part.start, part.stop)

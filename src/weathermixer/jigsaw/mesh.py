@@ -8,11 +8,13 @@ do not queue behind those over another.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,9 @@ from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.heartbeat import Heartbeat, StoreBoard, exit_with
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
+from weathermixer.jigsaw.transfers import Transfers
+
+T = TypeVar("T")
 
 
 class RankLost(RuntimeError):
@@ -34,8 +39,11 @@ class Axis:
     ``ranks`` are the global ranks along it, of which this one stands at ``index``. ``group`` is
     their process group, absent where the axis has one rank or the mesh only describes ranks.
     ``background`` is a second one, so that what is fetched ahead or sent behind, weights and their
-    gradients, does not stand in the way of what is waited for. ``in_flight`` are the exchanges of
-    the whole mesh that have begun and not ended. A copy of a model shares all of it.
+    gradients, does not stand in the way of what is waited for. Messages of one ``tag`` and group
+    arrive in the order in which they were sent. ``in_flight`` are the exchanges of the whole mesh
+    that have begun and not ended. ``has_link`` tells whether something other than the processors
+    that compute carries what is exchanged, as between hosts or accelerators. A copy of a model
+    shares all of it.
     """
 
     name: str
@@ -46,6 +54,12 @@ class Axis:
     background: dist.ProcessGroup | None = None
     overlap: bool = True
     in_flight: set[Any] = field(default_factory=set)
+    tag: int = 0
+    has_link: bool = False
+    transfers: Transfers = field(default_factory=Transfers)
+    background_transfers: tuple[Transfers, Transfers] = field(
+        default_factory=lambda: (Transfers(), Transfers())
+    )
 
     @property
     def size(self) -> int:
@@ -63,9 +77,16 @@ class Axis:
     def __deepcopy__(self, memo: dict[int, Any]) -> Axis:
         return self
 
-    def in_background(self) -> Axis:
-        """The same ranks, in their second group."""
-        return replace(self, group=self.background)
+    def ahead(self) -> Axis:
+        """The same ranks, in their second group, for what is fetched before it is needed."""
+        return replace(self, group=self.background, transfers=self.background_transfers[0])
+
+    def behind(self) -> Axis:
+        """The same ranks, in their second group, for what is sent whenever there is time.
+
+        Ranks do so at different moments, but each in the same order.
+        """
+        return replace(self, group=self.background, tag=1, transfers=self.background_transfers[1])
 
     def peers(self) -> list[int]:
         """Places of the other ranks, nearest following one first; this rank's own comes last."""
@@ -91,9 +112,12 @@ class Mesh:
         return self
 
     @classmethod
-    def describe(cls, layout: Layout | None = None) -> Mesh:
-        """A mesh without groups; by default that of one rank, on which everything runs."""
-        return _mesh(layout or Layout(), {}, torch.device("cpu"), overlap=True)
+    def describe(cls, layout: Layout | None = None, *, has_link: bool = False) -> Mesh:
+        """A mesh without groups; by default that of one rank, on which everything runs.
+
+        ``has_link`` as in :func:`connect`.
+        """
+        return _mesh(layout or Layout(), {}, torch.device("cpu"), has_link=has_link)
 
     @property
     def axes(self) -> tuple[Axis, Axis, Axis]:
@@ -136,11 +160,20 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def connect(layout: Layout, *, device: torch.device | None = None, overlap: bool = True) -> Mesh:
+def connect(
+    layout: Layout,
+    *,
+    device: torch.device | None = None,
+    overlap: bool = True,
+    has_link: bool | None = None,
+) -> Mesh:
     """The mesh of all ranks that were started; each of them calls this at the same time.
 
     ``layout`` is taken as seen by any rank: its own place in it is this process's. With ``overlap``
     off, each exchange is waited for before anything is computed; the results are the same bits.
+    ``has_link`` tells whether something other than the processors that compute carries what is
+    exchanged, so that it is worth exchanging in pieces. By default it is found out: ranks that
+    compute on the processors of one host have none.
 
     Raises LayoutError where the layout has another number of ranks than were started.
     """
@@ -161,7 +194,10 @@ def connect(layout: Layout, *, device: torch.device | None = None, overlap: bool
                     # piece is empty takes no part in that of an activation.
                     dist.all_reduce(torch.zeros(1, device=device), group=own)
                 groups[use, here.ranks_along(axis)] = own
-    return _mesh(here, groups, device or torch.device("cpu"), overlap=overlap)
+    device = device or torch.device("cpu")
+    if has_link is None:
+        has_link = device.type != "cpu" or len(set(gather_objects(_host()))) > 1
+    return _mesh(here, groups, device, overlap=overlap, has_link=has_link)
 
 
 @contextmanager
@@ -222,6 +258,27 @@ def gather_objects(value: Any) -> list[Any]:
     return found
 
 
+def from_first_rank(make: Callable[[], T]) -> T:
+    """Call ``make`` on the first rank of all, and return on every rank what it returned there.
+
+    A ValueError that it raises is raised on every rank; RankLost where one is gone.
+    """
+    if not dist.is_initialized():
+        return make()
+    told: list[Any] = [None]
+    if is_first_rank():
+        try:
+            told = [make()]
+        except ValueError as error:
+            told = [error]
+    with _losing_ranks("hearing from the first"):
+        dist.broadcast_object_list(told)
+    if isinstance(told[0], ValueError):
+        raise told[0]
+    result: T = told[0]
+    return result
+
+
 def local_device(index: int | None = None) -> torch.device:
     """The accelerator of this number among those of its machine, or the processor without any.
 
@@ -243,12 +300,19 @@ def _losing_ranks(doing: str) -> Iterator[None]:
         ) from error
 
 
+def _host() -> str:
+    """What tells hosts apart that a link lies between, where it is known."""
+    network = Path("/proc/self/ns/net")
+    return f"{socket.gethostname()} {network.stat().st_ino if network.exists() else ''}"
+
+
 def _mesh(
     layout: Layout,
     groups: Mapping[tuple[str, tuple[int, ...]], Any],
     device: torch.device,
     *,
-    overlap: bool,
+    overlap: bool = True,
+    has_link: bool,
 ) -> Mesh:
     counter = Counter()
     in_flight: set[Any] = set()
@@ -262,6 +326,7 @@ def _mesh(
             groups.get(("background", layout.ranks_along(name))),
             overlap,
             in_flight,
+            has_link=has_link,
         )
         for name in ("data", "domain", "tensor")
     }

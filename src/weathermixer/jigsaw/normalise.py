@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weathermixer.jigsaw.backlog import BACKLOG
 from weathermixer.jigsaw.exchange import AllReduce, all_gather, all_reduce
 from weathermixer.jigsaw.gradients import Use, current_pass
 from weathermixer.jigsaw.mesh import Axis
-
-# Nodes of a graph that change how a tensor is seen, and not its values.
-_NORMS = ("_NormaliseBackward", "_ScaleByRmsBackward")
-_VIEWS = ("PermuteBackward", "TransposeBackward", "ViewBackward", "ReshapeAliasBackward")
 
 
 @dataclass(frozen=True)
@@ -59,14 +56,6 @@ def scale_by_rms(x: Tensor, gain: Use, channels: Channels) -> Tensor:
     return y
 
 
-def is_normalised(x: Tensor) -> bool:
-    """Whether a tensor is what a norm of this module made, seen in whichever order."""
-    node = x.grad_fn
-    while node is not None and node.name().startswith(_VIEWS):
-        node = node.next_functions[0][0]
-    return node is not None and node.name() in _NORMS
-
-
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -87,10 +76,8 @@ class _Normalise(torch.autograd.Function):
         x, gain, shift, mean, scale = ctx.saved_tensors
         if ctx.channels.axis.size > 1:
             gradient = _NormGradient(dy, x, gain, mean, scale, ctx.channels)
-            current_pass().work()  # while the sums travel
             dx, dgain, dshift = gradient.finish(), gradient.gain, gradient.bias
         else:
-            current_pass().work()
             narrow = gain.to(x.dtype), shift.to(x.dtype)
             dx, dgain, dshift = torch.ops.aten.native_layer_norm_backward(
                 dy.contiguous(), x, gain.shape, mean, scale, *narrow, [True, True, True]
@@ -124,8 +111,7 @@ class _ScaleByRms(torch.autograd.Function):
         scaled = dy * gain.to(dy.dtype)
         sums = AllReduce(ctx.channels.axis, (scaled * rows).sum(-1, keepdim=True))
         dgain = (dy * rows).flatten(0, -2).sum(0).to(gain.dtype)
-        current_pass().work()  # while the sums travel
-        dx = (scaled - rows * (sums.wait() / ctx.channels.total)) * scale
+        dx = (scaled - rows * (sums.wait(BACKLOG.fill) / ctx.channels.total)) * scale
         of_gain = ctx.needs_input_grad[1]
         return dx.to(x.dtype), _hand_over(ctx.use, dgain) if of_gain else None, None, None
 
@@ -193,7 +179,7 @@ class _NormGradient:
     def finish(self) -> Tensor:
         """The gradient with respect to the norm's input."""
         mean, scale = self._mean, self._scale
-        total, slope = self._sums.wait() / self._channels.total
+        total, slope = self._sums.wait(BACKLOG.fill) / self._channels.total
         slope *= -scale.square()
         dx = self._dx.addcmul_(self._rows, slope[:, None])
         dx.sub_((total * scale + mean * slope)[:, None])

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from weathermixer.jigsaw import exchange
 from weathermixer.jigsaw.mesh import Axis
+from weathermixer.jigsaw.opaque import opaque
 
 
+@opaque
 def all_reduce(x: Tensor, axis: Axis) -> Tensor:
     """The sum of ``x`` over an axis, the same bits on each of its ranks; shaped as ``x``.
 
@@ -29,6 +31,7 @@ def all_reduce(x: Tensor, axis: Axis) -> Tensor:
     return total
 
 
+@opaque
 def all_gather(x: Tensor, axis: Axis, dim: int, sizes: Sequence[int] | None = None) -> Tensor:
     """The pieces of all ranks along an axis, laid end to end in the dimension ``dim``.
 
@@ -42,6 +45,7 @@ def all_gather(x: Tensor, axis: Axis, dim: int, sizes: Sequence[int] | None = No
     return whole
 
 
+@opaque
 def reduce_scatter(x: Tensor, axis: Axis, dim: int, sizes: Sequence[int]) -> Tensor:
     """This rank's piece of the sum of ``x`` over an axis, cut in ``dim`` into parts of ``sizes``.
 

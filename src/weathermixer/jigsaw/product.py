@@ -24,6 +24,8 @@ each scheme, and so do both of the backward pass.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -37,6 +39,13 @@ Scheme = Literal["reduce", "gather", "turn", "fold"]
 # The axis that features are cut over.
 Features = Literal["tensor", "domain"]
 
+# What a link carries in about the time that an exchange takes to begin and end on the host.
+_BYTES_OF_A_CALL = 1 << 18
+# Products of ever fewer columns take longer than they save.
+_MOST_PIECES = 4
+# So many fill a wait closely enough, and are still large products.
+_SLICES = 3
+
 
 @dataclass(frozen=True)
 class Side:
@@ -44,12 +53,15 @@ class Side:
 
     Rank ``q`` holds ``features[q]`` features of ``rows[q]`` rows (per sample). ``by_rows`` says
     that the ranks hold different rows of the same features, and not the other way round.
+    ``features_first`` tells whether its matrix is stored ``(features, rows)`` or ``(rows,
+    features)``.
     """
 
     axis: Axis
     features: tuple[int, ...]
     rows: tuple[int, ...]
     by_rows: bool = False
+    features_first: bool = False
 
     @property
     def own_features(self) -> int:
@@ -60,6 +72,14 @@ class Side:
     def own_rows(self) -> int:
         """Rows of a sample that this rank holds."""
         return self.rows[self.axis.index]
+
+    def matrix(self, stored: Tensor) -> Tensor:
+        """``(features, rows)`` of a matrix as it is stored."""
+        return stored if self.features_first else stored.t()
+
+    def shape(self, features: int, rows: int) -> tuple[int, int]:
+        """The shape of so many features and rows as they are stored."""
+        return (features, rows) if self.features_first else (rows, features)
 
 
 @dataclass(frozen=True)
@@ -120,6 +140,37 @@ class Product:
         )
 
     @property
+    def is_shared(self) -> bool:
+        """Whether several ranks make the product together, so that there are waits to fill."""
+        return self.along.size * self.across.size > 1
+
+    @property
+    def largest_message(self) -> int:
+        """Elements of the most that a rank sends another of an activation, per sample."""
+        along, across = self.along.size, self.across.size
+        rows = max(self.rows.sizes(across))
+        inputs, outputs = max(self.inputs.sizes(along)), max(self.outputs.sizes(along))
+        moved = {
+            "reduce": (outputs * (along > 1),),
+            "gather": (inputs * (along > 1),),
+            "turn": (inputs * (across > 1), outputs * (along > 1)),
+            "fold": (inputs * (along > 1), outputs * (across > 1)),
+        }
+        return max(moved[self.scheme]) * rows
+
+    def gradient_slices(self, element_bytes: int) -> int:
+        """In how many slices the gradient of the weight is made.
+
+        One that other ranks have parts of travels by slices, as activations do by pieces.
+        """
+        parts = self.weight_axis.size
+        if parts == 1:
+            return _SLICES if self.along.has_link else 1
+        rows, columns = self.outputs.size, self.inputs.size
+        message = -(-rows // parts) * -(-columns // self.along.size) * element_bytes
+        return _pieces_of(message, self.weight_axis)
+
+    @property
     def moves_rows(self) -> bool:
         """Whether the input or the output lies turned, so that their rows differ."""
         return self.scheme in ("turn", "fold")
@@ -127,36 +178,34 @@ class Product:
     @cached_property
     def source(self) -> Side:
         """The input, and the axis that it is gathered over."""
-        own_rows, own_features = self._own_rows, self._own(self.inputs)
+        own_features, along = self._own(self.inputs), self.along
         if self.scheme == "reduce":
-            return Side(_alone(self.along), (own_features,), (own_rows,))
+            return self._side(_alone(along), (own_features,), (self._own_rows,))
         if self.scheme == "gather":
-            sizes = self.inputs.sizes(self.along.size)
-            return Side(self.along, sizes, (own_rows,) * self.along.size)
+            sizes = self.inputs.sizes(along.size)
+            return self._side(along, sizes, (self._own_rows,) * along.size)
         if self.scheme == "turn":
-            rows = self.rows.sizes(self.across.size)
-            return Side(self.across, (own_features,) * self.across.size, rows, by_rows=True)
-        return Side(self.along, self._turned(self.inputs), (self.rows.size,) * self.along.size)
+            return self._side_by_rows(own_features)
+        return self._side(along, self._turned(self.inputs), (self.rows.size,) * along.size)
 
     @cached_property
     def target(self) -> Side:
         """The output, and the axis that partial sums of it are reduce-scattered over."""
-        own_rows, own_features = self._own_rows, self._own(self.outputs)
+        own_features, along = self._own(self.outputs), self.along
         if self.scheme == "reduce":
-            sizes = self.outputs.sizes(self.along.size)
-            return Side(self.along, sizes, (own_rows,) * self.along.size)
+            sizes = self.outputs.sizes(along.size)
+            return self._side(along, sizes, (self._own_rows,) * along.size)
         if self.scheme == "gather":
-            return Side(_alone(self.along), (own_features,), (own_rows,))
+            return self._side(_alone(along), (own_features,), (self._own_rows,))
         if self.scheme == "turn":
-            return Side(self.along, self._turned(self.outputs), (self.rows.size,) * self.along.size)
-        rows = self.rows.sizes(self.across.size)
-        return Side(self.across, (own_features,) * self.across.size, rows, by_rows=True)
+            return self._side(along, self._turned(self.outputs), (self.rows.size,) * along.size)
+        return self._side_by_rows(own_features)
 
     @cached_property
     def weight_axis(self) -> Axis:
         """The axis that the weight is gathered over, and its gradient reduce-scattered."""
         if self.scheme in ("reduce", "gather"):
-            return self.across.in_background()
+            return self.across
         return _alone(self.across)
 
     @cached_property
@@ -208,13 +257,18 @@ class Product:
         """Axes whose ranks hold the same part of the bias, each seeing a part of its gradient."""
         return () if self.scheme == "turn" else (self.across,)
 
-    def matrix(self, stored: Tensor) -> Tensor:
-        """``(features, rows)`` of an activation's matrix as stored."""
-        return stored if self.features_first else stored.t()
+    def _side(self, axis: Axis, features: tuple[int, ...], rows: tuple[int, ...]) -> Side:
+        return Side(axis, features, rows, features_first=self.features_first)
 
-    def stored_shape(self, features: int, rows: int) -> tuple[int, int]:
-        """The shape of a matrix of so many features and rows as stored."""
-        return (features, rows) if self.features_first else (rows, features)
+    def _side_by_rows(self, features: int) -> Side:
+        """What has the same features, of other rows, on each rank across."""
+        return Side(
+            self.across,
+            (features,) * self.across.size,
+            self.rows.sizes(self.across.size),
+            by_rows=True,
+            features_first=self.features_first,
+        )
 
     @property
     def _own_rows(self) -> int:
@@ -250,3 +304,26 @@ def _elements(ranges: tuple[range, ...], part: range) -> tuple[range, ...]:
         else:
             merged.append(kept)
     return tuple(merged) or (range(0),)
+
+
+def num_pieces(products: Sequence[Product], *, samples: int, element_bytes: int) -> int:
+    """Into how many pieces the columns of a product, or of two in a row, are cut.
+
+    Every rank has to cut alike, so this depends on global sizes alone.
+    """
+    if len(products) == 1 and products[0].moves_rows:
+        return 1
+    largest = max(product.largest_message for product in products) * samples * element_bytes
+    return _pieces_of(largest, products[0].along)
+
+
+def _pieces_of(num_bytes: int, axis: Axis) -> int:
+    """Into how many pieces a message is cut, so that most of it travels beside other work.
+
+    While one piece travels the next is computed, and what is left to wait for is the last, ``1 /
+    n`` of the time; but each of the ``n`` has a cost of its own. The sum is least at the root of
+    the ratio of both. Where the processors that compute also carry the bytes, nothing is hidden.
+    """
+    if not axis.has_link:
+        return 1
+    return max(1, min(_MOST_PIECES, round(math.sqrt(num_bytes / _BYTES_OF_A_CALL))))

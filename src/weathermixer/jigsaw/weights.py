@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.exchange import Gather
 from weathermixer.jigsaw.gradients import Use, in_backward, use
+from weathermixer.jigsaw.opaque import opaque
 from weathermixer.jigsaw.pieces import Piece
 from weathermixer.jigsaw.product import Product
 
@@ -83,19 +84,19 @@ class WeightGather:
             self._kept = self._kept_use = None
         return before
 
-    def get(self, dtype: torch.dtype) -> tuple[Use, Tensor]:
-        """The weight for one use, and the matrix ``(outputs, inputs)`` to multiply with."""
+    def matrix(self, dtype: torch.dtype) -> Tensor:
+        """The matrix ``(outputs, inputs)`` to multiply with."""
         state = self._state(dtype)
         if self._kept is not None and self._kept[1] == state:
             whole = self._kept[0]
         else:
             whole = self._fetch(state)
             if self._keeps:
-                self._kept, self._kept_use = (whole, state), None
+                self._kept = whole, state
         # A block that is computed again in the backward pass is the last that needs its weights.
         if self._following is not None and not in_backward():
             self._following.prefetch(dtype)
-        return self._use(), whole
+        return whole
 
     def prefetch(self, dtype: torch.dtype) -> None:
         """Begin what the next use is going to need, unless it is here or on its way."""
@@ -111,7 +112,8 @@ class WeightGather:
             rows, columns = self._layer.product.weight_rows, own.shape[1]
             whole = own.new_empty(sum(rows), columns)
             shapes = [(count, columns) for count in rows]
-            gather = Gather(self._layer.product.weight_axis, own, shapes, into=whole)
+            into = torch.split(whole, list(rows))
+            gather = Gather(self._layer.product.weight_axis.ahead(), own, shapes, into)
         self._begun = gather, whole, state
 
     def _fetch(self, state: _State) -> Tensor:
@@ -134,11 +136,13 @@ class WeightGather:
     def _state(self, dtype: torch.dtype) -> _State:
         return _State(dtype, self._layer.weight._version, ACTIVITY.steps)
 
-    def _use(self) -> Use:
+    def use(self, dtype: torch.dtype) -> Use:
         """The parameter in the graph: one node for all uses of a weight that is kept."""
         weight, destination = self._layer.weight, self._layer.pieces["weight"].destination
         if not self._keeps or not torch.is_grad_enabled():
             return use(weight, destination, is_cut=self.moves)
+        if self._kept is not None and self._kept[1] != self._state(dtype):
+            self._kept = self._kept_use = None
         if self._kept_use is None:
             self._kept_use = use(weight, destination, is_cut=self.moves)
         return self._kept_use
@@ -151,6 +155,7 @@ def prefetch_in_order(model: nn.Module) -> None:
     """
     _link(model)
 
+    @opaque
     def link_copy(module: nn.Module, _: Any) -> None:
         if module not in _linked:
             _link(module)

@@ -18,6 +18,9 @@ from typing import Any, NoReturn, Protocol
 from weathermixer.launch.failures import LastWords
 
 SECONDS_TO_MEET = 300.0
+# Ranks come all at once, and one that finds no place among those that wait tries again a second
+# later, then after two. The system may allow fewer.
+_MOST_AT_ONCE = 4096
 SECONDS_TO_COME = 60.0  # for ranks that have not come yet when another fails
 
 
@@ -63,8 +66,10 @@ class Connection:
 def listen(port: int) -> socket.socket:
     """Listen at a port of all of this machine's addresses; 0 stands for any that is free."""
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, backlog=_MOST_AT_ONCE, dualstack_ipv6=True
+        )
+    return socket.create_server(("", port), backlog=_MOST_AT_ONCE)
 
 
 def keep_alive(connected: socket.socket) -> None:

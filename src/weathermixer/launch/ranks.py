@@ -6,6 +6,7 @@ Nothing heavy is imported before it is known that there are several ranks.
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from weathermixer.jigsaw.heartbeat import Ending
     from weathermixer.launch.other_ranks import OtherRanks
 
+_FILES_PER_RANK, _OTHER_FILES = 8, 1024
 _SECONDS_TO_REPORT = 120.0  # in which one that fails before it has met the others finds rank 0
 
 
@@ -78,6 +80,7 @@ def run_as_rank(remedy: str = "start the same command again") -> Iterator[RankIn
         from weathermixer.jigsaw import heartbeat, mesh
         from weathermixer.launch.meeting import meet, shared_store
 
+    _allow_connections(info.world_size)
     with ExitStack() as stack:
         if isinstance(info.meeting, MeetingAddress):
             _ThisProcess.has_looked_for_others = True
@@ -223,6 +226,20 @@ def _end_step() -> None:
     if job and step and shutil.which("scancel"):
         command = ["scancel", "--signal=KILL", f"{job}.{step}"]
         subprocess.run(command, check=False, timeout=10.0, capture_output=True)
+
+
+def _allow_connections(world_size: int) -> None:
+    """Let this process open as many files as it has connections, as far as the system allows it.
+
+    Rank 0 has several to each of the others, and with gloo so has every rank. The usual limit, 1024
+    files, is what four hundred ranks need.
+    """
+    most_open, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_PER_RANK * world_size + _OTHER_FILES
+    if allowed != resource.RLIM_INFINITY:
+        wanted = min(wanted, allowed)
+    if most_open != resource.RLIM_INFINITY and most_open < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, allowed))
 
 
 @contextmanager

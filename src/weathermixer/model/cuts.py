@@ -134,7 +134,7 @@ def build(
     architecture: Architecture,
     mesh: Mesh,
     *,
-    seed: int,
+    seed: int | None,
     increment_scale: Tensor,
     samples: int = 1,
     dtype: torch.dtype = torch.float32,
@@ -144,6 +144,7 @@ def build(
 ) -> WeatherMixer:
     """A rank's part of a network with its initial weights, which a seed and their names determine.
 
+    Without a ``seed`` the weights are whatever was in their memory, for a checkpoint to fill.
     ``increment_scale (prognostic,)``, of this rank's channels, is each one's step standard
     deviation divided by its standard deviation. ``samples`` is the batch that the movement of data
     is chosen for. ``dtype`` is the type of the weights; ``arithmetic`` (the same where unset) and
@@ -154,9 +155,11 @@ def build(
         architecture, mesh, samples=samples, arithmetic=arithmetic, recompute=recompute
     )
     model = model.to(dtype).to_empty(device=device or mesh.device)
-    initialise(model, seed)
+    if seed is not None:
+        initialise(model, seed)
     if isinstance(model.head, Increment):
-        # Starting from persistence, the best forecast that needs no weights.
-        nn.init.zeros_(model.decoder.linear.weight)
+        if seed is not None:
+            # Starting from persistence, the best forecast that needs no weights.
+            nn.init.zeros_(model.decoder.linear.weight)
         model.head.scale.copy_(increment_scale.view(-1, 1, 1))
     return model

@@ -7,6 +7,7 @@ plain PyTorch, and knows neither files nor units nor ranks: how it is cut over a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from weathermixer.jigsaw.layers import feed_forward
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.patches import from_patches, to_patches
+
+
+def activate(hidden: Tensor, dropout: nn.Module) -> Tensor:
+    """What lies between the two maps of a mixing, of any shape."""
+    active: Tensor = dropout(F.gelu(hidden))
+    return active
 
 
 class Mixing(nn.Module):
@@ -38,17 +46,17 @@ class Mixing(nn.Module):
         self.expand = nn.Linear(size, hidden, device=device)
         self.contract = nn.Linear(hidden, size, device=device)
         self.dropout = nn.Dropout(architecture.dropout)
+        # What lies between products can be replaced by the same, compiled (compiling.py).
+        self.activation = activate
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` with what the mixing adds to it."""
-        hidden = F.gelu(self._apply_to(self.norm(x), self.expand))
-        return x + self._apply_to(self.dropout(hidden), self.contract)
-
-    def _apply_to(self, x: Tensor, linear: nn.Module) -> Tensor:
-        mixed: Tensor = (
-            linear(x.movedim(0, -1)).movedim(-1, 0) if self.over == "tokens" else linear(x)
-        )
-        return mixed
+        between = partial(self.activation, dropout=self.dropout)
+        y = self.norm(x)
+        if self.over == "channels":
+            return x + feed_forward(y, self.expand, between, self.contract)
+        mixed = feed_forward(y.movedim(0, -1), self.expand, between, self.contract)
+        return x + mixed.movedim(-1, 0)
 
 
 class Decoder(nn.Module):
@@ -106,6 +114,18 @@ class Blend(nn.Module):
         return self.linear(self.norm(points)).movedim(-1, 1)
 
 
+def patches_of(state: Tensor, static: Tensor, patch: tuple[int, int]) -> Tensor:
+    """What the encoder maps: the patches of a state and of static fields."""
+    return to_patches(torch.cat([state, static.expand(len(state), -1, -1, -1)], dim=1), patch)
+
+
+def fields_of(
+    values: Tensor, patch: tuple[int, int], grid: tuple[int, int], dtype: torch.dtype
+) -> Tensor:
+    """What the decoder made of patches, as fields in the type of a state."""
+    return from_patches(values.to(dtype), patch, grid)
+
+
 class WeatherMixer(nn.Module):
     """The network, with the initial weights that ``torch.nn`` draws.
 
@@ -140,6 +160,7 @@ class WeatherMixer(nn.Module):
         self.decoder = Decoder(architecture, device)
         head = Increment if architecture.prediction == "increment" else Blend
         self.head = head(architecture, device)
+        self.patches, self.fields = patches_of, fields_of
 
     def forward(self, state: Tensor, static: Tensor, *, applications: int = 1) -> Tensor:
         """The state one step later, or ``applications`` steps later by repeating the blocks.
@@ -160,14 +181,11 @@ class WeatherMixer(nn.Module):
                 )
         # No name for what the decoder makes, as large as the state: it is gone before the head's.
         grid = (state.shape[2], state.shape[3])
-        return self.head(
-            from_patches(self.decoder(x, encoded).to(state.dtype), self.architecture.patch, grid),
-            state,
-        )
+        patch, dtype = self.architecture.patch, state.dtype
+        return self.head(self.fields(self.decoder(x, encoded), patch, grid, dtype), state)
 
     def _encode(self, state: Tensor, static: Tensor) -> Tensor:
-        fields = torch.cat([state, static.expand(len(state), -1, -1, -1)], dim=1)
-        encoded: Tensor = self.encoder(to_patches(fields, self.architecture.patch))
+        encoded: Tensor = self.encoder(self.patches(state, static, self.architecture.patch))
         return encoded if self.arithmetic is None else encoded.to(self.arithmetic)
 
 

@@ -26,15 +26,22 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.mesh import is_first_rank, wait_for_all
+from weathermixer.jigsaw.mesh import gather_objects, is_first_rank, wait_for_all
 from weathermixer.runs.checkpoint_index import (
+    INDEX,
     damaged,
     read_index,
     require_same_tensors,
     unreadable,
     write_checksum,
 )
-from weathermixer.runs.shards import Shard, ShardLoadPlanner, ShardSavePlanner
+from weathermixer.runs.shards import (
+    IncompleteTensor,
+    Shard,
+    ShardLoadPlanner,
+    ShardSavePlanner,
+    own_share,
+)
 
 _PARTIAL = ".partial"
 _REMOVED = ".removed"
@@ -65,8 +72,8 @@ def save(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
         wait_for_all()  # before the others put their files there
         with _plain():
             save_shards(
-                dict(tensors),
-                storage_writer=_Writer(partial),
+                own_share(tensors),
+                storage_writer=ShardWriter(partial),
                 planner=ShardSavePlanner(),
                 no_dist=not dist.is_initialized(),
             )
@@ -85,25 +92,39 @@ def save(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
 
 
 def load(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
-    """Fill tensors in place with those of the same names in a checkpoint.
+    """Fill tensors in place with those of the same names in a checkpoint; all ranks call this.
 
-    Raises UserError where the checkpoint is of something else, naming the first tensor that
-    differs, or where a file of it is missing, truncated or damaged.
+    Raises UserError, the same on every rank, where the checkpoint is of something else, naming the
+    first tensor that differs, or where a file of it is missing, truncated or damaged.
     """
     metadata = read_index(path)
     require_same_tensors(path, metadata, tensors)
+    problem: UserError | None = None
+    try:
+        _read_own(path, metadata, tensors)
+    except UserError as error:
+        problem = error  # which the others, who have read their parts, must hear of
+    problem = next(filter(None, gather_objects(problem)), None)
+    if problem is not None:
+        raise problem
+
+
+def _read_own(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor | Shard]) -> None:
+    """Read what this rank needs, by itself: every rank has the index, and finds its parts in it."""
     try:
         with _plain():
             load_shards(
                 dict(tensors),
                 storage_reader=_CheckedReader(path, metadata),
                 planner=ShardLoadPlanner(),
-                no_dist=not dist.is_initialized(),
+                no_dist=True,
             )
     except OSError as error:
         raise unreadable(error, path) from error
     except pickle.UnpicklingError as error:
         raise damaged(path, "holds something other than tensors") from error
+    except IncompleteTensor as error:
+        raise damaged(path / INDEX, f"lacks a part of {error}") from error
 
 
 def remove_old(folder: Path, keep: int) -> None:
@@ -123,7 +144,7 @@ def remove_leftovers(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class _Writer(FileSystemWriter):
+class ShardWriter(FileSystemWriter):
     """DCP's writer, without the path and the random number that it would record."""
 
     def storage_meta(self) -> StorageMeta:

@@ -18,15 +18,32 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from weathermixer.errors import UserError
+from weathermixer.jigsaw.mesh import from_first_rank
 from weathermixer.runs.shards import Shard
 
-_INDEX = ".metadata"  # the name that DCP gives it
+INDEX = ".metadata"
+"""The name that DCP gives the index."""
+
 _CHECKSUM = "metadata.sha256"
 
 
 def read_index(path: Path) -> Metadata:
-    """Read the index of the checkpoint in ``path``; UserError where it is missing or damaged."""
-    index = path / _INDEX
+    """Read the index of the checkpoint in ``path``; UserError where it is missing or damaged.
+
+    All ranks call this: the first reads it and tells the others. That of a thousand ranks has
+    megabytes, which a file system would have to hand out a thousand times.
+    """
+    content = from_first_rank(lambda: _whole_index(path))
+    try:
+        metadata = _IndexUnpickler(io.BytesIO(content)).load()
+    except pickle.UnpicklingError as error:
+        raise damaged(path / INDEX, f"is not the index of a checkpoint ({error})") from error
+    assert isinstance(metadata, Metadata)
+    return metadata
+
+
+def _whole_index(path: Path) -> bytes:
+    index = path / INDEX
     try:
         content = index.read_bytes()
         expected = (path / _CHECKSUM).read_text(encoding="utf-8")
@@ -34,18 +51,13 @@ def read_index(path: Path) -> Metadata:
         raise unreadable(error, path) from error
     if _checksum(content) != expected:
         raise damaged(index, "is truncated or damaged")
-    try:
-        metadata = _IndexUnpickler(io.BytesIO(content)).load()
-    except pickle.UnpicklingError as error:
-        raise damaged(index, f"is not the index of a checkpoint ({error})") from error
-    assert isinstance(metadata, Metadata)
-    return metadata
+    return content
 
 
 def write_checksum(path: Path) -> None:
     """Leave the checksum of a checkpoint's index beside it, on the disk."""
     with (path / _CHECKSUM).open("w", encoding="utf-8") as file:
-        file.write(_checksum((path / _INDEX).read_bytes()))
+        file.write(_checksum((path / INDEX).read_bytes()))
         file.flush()
         os.fsync(file.fileno())
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
@@ -25,9 +26,10 @@ from torch import nn
 from weathermixer.config import Config, Training, read_config, write_config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
@@ -82,6 +84,11 @@ class Run:
         """Channels, their statistics and the grid; UserError where the file is damaged."""
         return Normalisation.load(self.path / _NORMALISATION)
 
+    def read(self) -> Self:
+        """This run with configuration and normalisation read: who is sent it opens no file."""
+        _ = self.config, self.normalisation
+        return self
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
@@ -101,6 +108,13 @@ class Run:
         """The path of the newest whole checkpoint, None where there is none."""
         return next(reversed(checkpoint.checkpoints(self.checkpoints)), None)
 
+    def require_checkpoint(self) -> Path:
+        """The path of the newest whole checkpoint; UserError where there is none."""
+        newest = self.newest_checkpoint()
+        if newest is None:
+            raise UserError(f"{self.path} has no checkpoint yet: train it first")
+        return newest
+
     def config_with(
         self, overrides: Sequence[str], *, base_overrides: Sequence[str] = ()
     ) -> Config:
@@ -110,18 +124,24 @@ class Run:
         """
         return read_config(self.path / _CONFIG, overrides, base_overrides=base_overrides)
 
-    def load_model(self, config: Config | None = None, mesh: Mesh | None = None) -> WeatherMixer:
-        """Load the network with the newest checkpoint's weights, in eval mode; a rank's part of it.
+    def load_model(
+        self,
+        config: Config | None = None,
+        mesh: Mesh | None = None,
+        checkpoint_path: Path | None = None,
+    ) -> WeatherMixer:
+        """Load the network with a checkpoint's weights, in eval mode; a rank's part of it.
 
-        ``config`` is the run's own by default. Raises UserError where no checkpoint fits it.
+        ``config`` is the run's own by default, ``checkpoint_path`` that of the newest checkpoint.
+        Raises UserError where it does not fit.
         """
-        newest = self.newest_checkpoint()
-        if newest is None:
-            raise UserError(f"{self.path} has no checkpoint yet: train it first")
+        path = checkpoint_path or self.require_checkpoint()
         config = config or self.config
         architecture = architecture_of(config.data, config.model, self.normalisation.grid)
-        model = build_model(architecture, config.training, self.normalisation, mesh=mesh)
-        checkpoint.load(newest, model_tensors(model))
+        model = build_model(
+            architecture, config.training, self.normalisation, mesh=mesh, draws_weights=False
+        )
+        checkpoint.load(path, model_tensors(model))
         return model.eval()
 
 
@@ -131,31 +151,33 @@ def build_model(
     normalisation: Normalisation,
     *,
     mesh: Mesh | None = None,
+    draws_weights: bool = True,
 ) -> WeatherMixer:
-    """Build a network with its initial weights; with a ``mesh``, the part that a rank holds."""
+    """Build a network with its initial weights; with a ``mesh``, the part that a rank holds.
+
+    Where a checkpoint is going to fill the weights, they need not be drawn.
+    """
     mesh = mesh or Mesh.describe()
-    own = Part.on(mesh, architecture)
+    own, arithmetic = Part.on(mesh, architecture), Arithmetic.of(training.dtype)
     return build(
         architecture,
         mesh,
-        seed=training.seed,
+        seed=training.seed if draws_weights else None,
         increment_scale=torch.from_numpy(normalisation.increment_scale[own.channels]),
         samples=training.instance_batch,
-        dtype=state_dtype(training),
-        arithmetic=getattr(torch, training.dtype),
+        dtype=arithmetic.states,
+        arithmetic=arithmetic.products,
         recompute=training.recompute,
     )
 
 
-def state_dtype(training: Training) -> torch.dtype:
-    """The type of states and weights, which is float32 even where products are bfloat16."""
-    return torch.float64 if training.dtype == "float64" else torch.float32
+def model_tensors(model: nn.Module, *replicas: Axis) -> dict[str, Shard]:
+    """A network's parameters under the names that they have in a checkpoint.
 
-
-def model_tensors(model: nn.Module) -> dict[str, Shard]:
-    """A network's parameters under the names that they have in a checkpoint."""
+    ``replicas`` is the axis of its replicas, where they write one together.
+    """
     return {
-        f"model.{name}": Shard(parameter, piece.block)
+        f"model.{name}": Shard(parameter, piece.block, (*replicas, *piece.shared_over))
         for name, parameter, piece in local_parameters(model)
     }
 

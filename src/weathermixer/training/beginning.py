@@ -14,6 +14,7 @@ from weathermixer.console import progress
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.samples import (
+    Windows,
     evenly_spaced,
     require_windows,
     training_period,
@@ -31,8 +32,12 @@ from weathermixer.runs.run import Run
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
 
-def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: FolderLock) -> None:
+def begin_run(
+    config: Config, out: Path, store: States, *, resume: bool, lock: FolderLock
+) -> tuple[Run, Path | None]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
+
+    Returns the run, as it is sent to the other ranks, and the checkpoint to continue from, if any.
 
     A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here
     and released by the caller. Raises UserError where another training holds it, and where a run
@@ -64,11 +69,11 @@ def begin_run(config: Config, out: Path, store: States, *, resume: bool, lock: F
         _check_same(begun, config)
         normalisation = begun.normalisation
         normalisation.check_grid(store)
-    Run.create(out, config, normalisation)
+    return Run.create(out, config, normalisation).read(), run.newest_checkpoint()
 
 
-def training_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
-    """All samples to learn from, as time indices ``(sample, longest rollout + 1)``.
+def training_windows(data: Data, training: Training, store: States) -> Windows:
+    """All samples to learn from, each as long as the longest rollout.
 
     Raises UserError where the training period holds none.
     """
@@ -88,13 +93,13 @@ def validation_windows(data: Data, training: Training, store: States) -> NDArray
     """
     period = validation_period(data, store)
     hours, length = data.step_hours, training.longest_rollout
-    if data.validation is not None:
-        assert period is not None
-        samples = require_windows(store, hours, length, period, key="data.validation")
-    elif period is not None:
-        samples = windows(store.times, hours, length, period)
-    else:
-        samples = np.empty((0, length + 1), dtype=np.int64)
+    if period is None:
+        return np.empty((0, length + 1), dtype=np.int64)
+    samples = (
+        windows(store.times, hours, length, period)
+        if data.validation is None
+        else require_windows(store, hours, length, period, key="data.validation")
+    )
     return evenly_spaced(samples, training.validation_samples)
 
 

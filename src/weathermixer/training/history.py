@@ -1,16 +1,21 @@
-"""What the steps of a training came to and what they took, and the result that sums them up."""
+"""What the steps of a training came to and what they took, and the result that sums them up.
+
+A training of weeks takes millions of steps: what there is of each is kept once, by the first rank,
+and on disk.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.mesh import Mesh, gather_objects
+from weathermixer.jigsaw.mesh import Mesh, from_first_rank, gather_objects, is_first_rank
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.training.optimizer import optimizer_tensors, total_bytes
 from weathermixer.training.result import TrainResult, peak_memory_bytes
+from weathermixer.training.spool import Spool
 from weathermixer.training.state import TrainingState
 from weathermixer.training.validation import Validation
 
@@ -31,32 +36,32 @@ class StepReport:
     stopped_by: str | None = None
 
 
-@dataclass
 class History:
     """The steps that this training has taken since ``start_step``, and what they took in all.
 
-    ``loss``, ``grad_norm`` and ``seconds`` have one number per step; ``bytes_read``, ``bytes_sent``
-    and ``flops`` (operations) are this rank's, over all steps. ``validation`` holds scores by the
-    step after which they were computed.
+    ``bytes_read``, ``bytes_sent`` and ``flops`` (operations) are this rank's, over all
+    ``num_steps``.
     """
 
-    start_step: int = 0
-    loss: list[float] = field(default_factory=list)
-    grad_norm: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    bytes_read: int = 0
-    bytes_sent: int = 0
-    flops: int = 0
-    validation: dict[int, Validation] = field(default_factory=dict)
+    def __init__(self, start_step: int = 0) -> None:
+        self.start_step = start_step
+        self.num_steps = self.bytes_read = self.bytes_sent = self.flops = 0
+        self._keeps = is_first_rank()
+        self._steps, self._validations = Spool(), Spool()
 
     def add(self, step: StepReport, *, bytes_read: int, counted: Counter) -> None:
         """Count in a step, with the bytes that this rank read and what it sent and computed."""
-        self.loss.append(step.loss)
-        self.grad_norm.append(step.grad_norm)
-        self.seconds.append(step.seconds)
+        self.num_steps += 1
         self.bytes_read += bytes_read
         self.bytes_sent += counted.bytes_sent
         self.flops += 2 * counted.multiply_adds
+        if self._keeps:
+            self._steps.append((step.loss, step.grad_norm, step.seconds))
+
+    def add_validation(self, step: int, scores: Validation) -> None:
+        """Note the scores that were computed after a step; those of an earlier time are void."""
+        if self._keeps:
+            self._validations.append((step, asdict(scores)))
 
     def result(
         self,
@@ -71,7 +76,7 @@ class History:
 
         ``checkpoint`` is the one that it led to, ``stopped_by`` the signal that ended it, if any.
         """
-        taken = max(1, len(self.loss))
+        taken = max(1, self.num_steps)
         averages = optimizer_tensors(state.replicas.parameters(), state.optimizer)
         by_rank = zip(
             *gather_objects(
@@ -87,24 +92,39 @@ class History:
             strict=True,
         )
         sent, read, flops, memory, parameters, optimizer = map(list, by_rank)
-        return TrainResult(
-            layout=mesh.layout.at(0),
-            dtype=dtype,
-            parameters=sum(
-                math.prod(local.piece.block.shape) for local in local_parameters(state.model)
-            ),
-            start_step=self.start_step,
-            loss=self.loss,
-            grad_norm=self.grad_norm,
-            seconds_per_step=self.seconds,
-            bytes_sent_per_step=sent,
-            bytes_read_per_step=read,
-            flops_per_step=flops,
-            peak_memory_bytes=memory,
-            parameter_bytes=parameters,
-            optimizer_bytes=optimizer,
-            samples_seen=state.samples,
-            checkpoint=checkpoint,
-            validation=self.validation,
-            stopped_by=stopped_by,
-        )
+
+        def result() -> TrainResult:
+            loss, grad_norm, seconds = _columns(self._steps)
+            return TrainResult(
+                layout=mesh.layout.at(0),
+                dtype=dtype,
+                parameters=sum(
+                    math.prod(local.piece.block.shape) for local in local_parameters(state.model)
+                ),
+                start_step=self.start_step,
+                loss=loss,
+                grad_norm=grad_norm,
+                seconds_per_step=seconds,
+                bytes_sent_per_step=sent,
+                bytes_read_per_step=read,
+                flops_per_step=flops,
+                peak_memory_bytes=memory,
+                parameter_bytes=parameters,
+                optimizer_bytes=optimizer,
+                samples_seen=state.samples,
+                checkpoint=checkpoint,
+                validation={
+                    step: Validation.from_json(scores) for step, scores in self._validations
+                },
+                stopped_by=stopped_by,
+            )
+
+        return from_first_rank(result)
+
+
+def _columns(steps: Spool) -> tuple[list[float], list[float], list[float]]:
+    columns: tuple[list[float], list[float], list[float]] = ([], [], [])
+    for step in steps:
+        for column, number in zip(columns, step, strict=True):
+            column.append(number)
+    return columns

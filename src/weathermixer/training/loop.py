@@ -6,7 +6,6 @@ progress, and when it validates and saves.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
@@ -21,26 +20,25 @@ from torch import Tensor
 from weathermixer import console
 from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
-from weathermixer.data.feeding.samples import training_plan
+from weathermixer.data.feeding.samples import Windows, training_plan
 from weathermixer.data.opening import open_states
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
-from weathermixer.jigsaw.exchange import total_over
-from weathermixer.jigsaw.layers import set_dropout_key
-from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import Job, join
+from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.model.compiling import compile_between_products, compiled, require_compiler
 from weathermixer.runs.folder_lock import FolderLock
-from weathermixer.runs.run import Run, build_model, state_dtype
+from weathermixer.runs.run import Run, build_model
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
-from weathermixer.training.loss import loss_weights, rollout_loss
+from weathermixer.training.loss import loss_weights, weighted_mse
 from weathermixer.training.notices import Notices
-from weathermixer.training.optimizer import set_step
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
 from weathermixer.training.state import TrainingState
+from weathermixer.training.step import Objective, take_step
 from weathermixer.training.validation import Validation, validate
 
 
@@ -59,19 +57,23 @@ class TrainingLoop:
 
     Every rank of the mesh does the same at the same time. ``job`` holds the settings and the mesh,
     ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
-    came to, and ``checkpoint`` the newest that was saved or loaded. ``windows (sample, rollout +
-    1)`` are the time indices to learn from, and ``validation_samples`` those to validate on. While
-    ``stop_request`` is entered, a signal ends the iteration after the step in hand.
+    came to, and ``checkpoint`` the newest that was saved or loaded. ``windows`` are the samples to
+    learn from, and ``validation_samples (sample, rollout + 1)`` the time indices of those to
+    validate on. While ``stop_request`` is entered, a signal ends the iteration after the step in
+    hand.
     """
 
     def __init__(
         self,
         job: Job,
         run: Run,
-        windows: NDArray[np.int64],
+        windows: Windows,
         validation_samples: NDArray[np.int64],
         notices: Notices | None = None,
+        *,
+        checkpoint: Path | None = None,
     ) -> None:
+        """Begin with initial weights, or with what was saved in ``checkpoint``."""
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
         self.history = History()
@@ -81,23 +83,42 @@ class TrainingLoop:
         self._held = ExitStack()
         self._training, self._mesh = job.config.training, job.mesh
         self._normalisation = job.part.of(run.normalisation)
-        self._share = job.part.share(run.normalisation) / job.mesh.layout.data
-        model = build_model(job.architecture, self._training, run.normalisation, mesh=job.mesh)
+        model = build_model(
+            job.architecture,
+            self._training,
+            run.normalisation,
+            mesh=job.mesh,
+            draws_weights=checkpoint is None,
+        )
+        error = weighted_mse
+        if self._training.compile:
+            require_compiler(job.mesh.device)
+            compile_between_products(model)
+            error = compiled(weighted_mse)
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
-        dtype = state_dtype(self._training)
-        self._static = torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype)
+        self._arithmetic = Arithmetic.of(self._training.dtype)
+        dtype = self._arithmetic.states
         weights = loss_weights(self._training.loss, self._normalisation)
-        self._weights = torch.from_numpy(weights).to(job.mesh.device, dtype)
+        self._objective = Objective(
+            torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype),
+            torch.from_numpy(weights).to(job.mesh.device, dtype),
+            job.part.share(run.normalisation) / job.mesh.layout.data,
+            error,
+        )
+        needed = windows.states()
+        needed[validation_samples] = True
         self._reader = StateReader(
             job.states,
             self._normalisation,
             dtype,
-            num_states=len(np.union1d(windows, validation_samples)),
+            num_states=int(needed.sum()),
             longitudes=job.part.longitudes,
             memory_bytes=kept_states_bytes(job.ranks_on_machine),
         )
         self._batches: Generator[Batch, None, None] | None = None
         self._saved_step = -1
+        if checkpoint is not None:
+            self.load(checkpoint)
 
     @classmethod
     def begin(
@@ -131,12 +152,14 @@ class TrainingLoop:
         lock = FolderLock(out, "training")
         with ExitStack() as held:
             held.callback(lock.release)
-            job.prepare(lambda: begin_run(config, out, states, resume=resume, lock=lock))
-            loop = cls(job, Run.open(out), windows, validation_samples, notices)
-            # As the first rank sees it: a shared folder may look older to the others.
-            newest = meshes.gather_objects(loop.run.newest_checkpoint())[0]
+            # As the first rank sees it: a shared folder may look older to the others, and a
+            # thousand that look into it are slow.
+            with console.waiting_for("the first rank to open the run"):
+                run, newest = meshes.from_first_rank(
+                    lambda: begin_run(config, out, states, resume=resume, lock=lock)
+                )
+            loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
             if newest is not None:
-                loop.load(newest)
                 notices.say(f"continuing from {newest}")
             loop._held = held.pop_all()
         return loop
@@ -176,7 +199,7 @@ class TrainingLoop:
                 samples=self.state.samples,
                 rollout_at=training.rollout_at,
             )
-            self._batches = read_ahead(self._reader, plan)
+            self._batches = read_ahead(self._reader, plan, device=self._mesh.device)
         return next(self._batches)
 
     def step(self, batch: Batch | None = None) -> StepReport:
@@ -188,39 +211,24 @@ class TrainingLoop:
         training, state = self._training, self.state
         batch = self.next_batch() if batch is None else batch
         counter, before = self._mesh.counter, self._mesh.counter.copy()
-        set_step(state.optimizer, state.step, training)
-        set_dropout_key(state.model, training.seed, state.step)
         states = batch.states.to(self._mesh.device, non_blocking=True)
-        with kept_weights(
-            state.model, apart_from=[state.model.blocks] if training.recompute else []
-        ):
-            loss, forecast = rollout_loss(
-                state.model, states, self._static, self._weights, share=self._share
-            )
-        torch.autograd.backward(loss)
-        # One exchange for all that is summed over the whole mesh.
-        sums = torch.stack(
-            [
-                loss.detach().double(),
-                state.replicas.gradient_square(),
-                torch.tensor(self.stop_request.received is not None, device=loss.device).double(),
-            ]
+        outcome = take_step(
+            state,
+            self._mesh,
+            training,
+            states,
+            self._objective,
+            stopping=self.stop_request.received is not None,
         )
-        total_loss, square, stops = total_over(self._mesh.axes, sums)
-        norm = square.sqrt()
-        if not (math.isfinite(total_loss.item()) and math.isfinite(norm.item())):
-            raise self._diverged(total_loss.item(), batch, states, forecast)
-        state.replicas.clip_gradients(training.clip_norm, norm)
-        state.optimizer.step()
-        state.replicas.finish_step()
-        state.step += 1
-        state.samples += len(states) * self._mesh.layout.data
+        if not outcome.is_taken:
+            raise self._diverged(outcome.loss, batch, states, outcome.forecast)
+        stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
             state.step,
-            loss=total_loss.item(),
-            grad_norm=norm.item(),
+            loss=outcome.loss,
+            grad_norm=outcome.grad_norm,
             seconds=time.perf_counter() - began,
-            stopped_by=self.stop_request.received or "a signal to another rank" if stops else None,
+            stopped_by=stopped_by if outcome.stops else None,
         )
         self.history.add(report, bytes_read=batch.bytes_read, counted=counter.since(before))
         return report
@@ -236,17 +244,20 @@ class TrainingLoop:
         size, data = self._training.instance_batch, self._mesh.data
         firsts = range(data.index * size, len(self.validation_samples), data.size * size)
         plan = (self.validation_samples[first : first + size] for first in firsts)
-        with closing(read_ahead(self._reader, plan)) as batches:
+        with (
+            closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches,
+            self._arithmetic.in_force(),
+        ):
             scores = validate(
                 self.state.model,
                 batches,
-                self._static,
-                self._weights,
+                self._objective.static,
+                self._objective.weights,
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,
             )
-        self.history.validation[self.state.step] = scores
+        self.history.add_validation(self.state.step, scores)
         return scores
 
     def save(self) -> Path:

@@ -6,6 +6,7 @@ squared error is multiplied before the mean is taken over everything.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -75,18 +76,24 @@ def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 
 
 def rollout_loss(
-    model: nn.Module, states: Tensor, static: Tensor, weights: Tensor, *, share: float = 1.0
+    model: nn.Module,
+    states: Tensor,
+    static: Tensor,
+    weights: Tensor,
+    *,
+    share: float = 1.0,
+    error: Callable[[Tensor, Tensor, Tensor], Tensor] = weighted_mse,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast step by step, each from the one before, and average the steps' losses.
 
     ``states (batch, rollout + 1, channel, latitude, longitude)``, the first of them the initial
     one; gradients flow through all steps. Where these are a rank's part of the states, ``share`` of
-    all values, the result is its part of the mean, which the ranks' parts add up to. Also returns
-    the forecast states, step by step.
+    all values, the result is its part of the mean, which the ranks' parts add up to. ``error`` is
+    the loss of one step. Also returns the forecast states, step by step.
     """
     forecast = [states[:, 0]]
     losses = []
     for target in states.unbind(1)[1:]:
         forecast.append(model(forecast[-1], static))
-        losses.append(weighted_mse(forecast[-1], target, weights))
+        losses.append(error(forecast[-1], target, weights))
     return torch.stack(losses).mean() * share, forecast[1:]

@@ -56,6 +56,16 @@ def set_step(optimizer: torch.optim.Optimizer, step: int, training: Training) ->
         group["lr"] = rate * group["scale"]
 
 
+def step_unless(bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Take a step, unless ``bad``, which has one element, is true: then nothing is changed.
+
+    The device decides, so that the processor need not wait for what it has computed.
+    """
+    # By which torch.amp tells a fused optimizer to leave out a step.
+    optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+    optimizer.step()
+
+
 def restart_at(optimizer: torch.optim.Optimizer, step: int) -> None:
     """Set the number of steps that Adam's averages hold, by which it corrects their bias."""
     for state in optimizer.state.values():

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import Training
-from weathermixer.data.feeding.samples import sample_numbers
+from weathermixer.data.feeding.samples import Windows, sample_numbers
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.job import Job
 from weathermixer.training.notices import Notices
 
 
-def require_last_sample(job: Job, windows: NDArray[np.int64]) -> None:
-    """Read the last sample that will be learned from; ``windows (sample, rollout + 1)`` are all.
+def require_last_sample(job: Job, windows: Windows) -> None:
+    """Read the last sample that will be learned from; ``windows`` are all.
 
     Every rank calls this. Raises UserError, alike on all ranks, where any of them cannot read its
     part, so that a training does not end there after days.

@@ -23,12 +23,12 @@ class TrainResult:
 
     ``layout`` is the mesh that was used, as it was asked for or chosen, ``dtype`` the arithmetic,
     and ``parameters`` their number. ``loss``, ``grad_norm`` (before clipping) and
-    ``seconds_per_step`` have one number per step; the lists after them one per rank: bytes sent and
-    read in a step, operations in a step, and the most bytes held in all and those of parameters and
-    of the optimizer's state. ``flops_per_step`` counts two operations for each multiply-add of a
-    matrix product. ``samples_seen`` are those of the whole run, over all replicas. ``checkpoint``
-    is the newest, and ``validation`` holds scores by step. ``stopped_by`` names the signal that
-    ended the training early.
+    ``seconds_per_step`` (of the first rank) have one number per step; the lists after them one per
+    rank: bytes sent and read in a step, operations in a step, and the most bytes held in all and
+    those of parameters and of the optimizer's state. ``flops_per_step`` counts two operations for
+    each multiply-add of a matrix product. ``samples_seen`` are those of the whole run, over all
+    replicas. ``checkpoint`` is the newest, and ``validation`` holds scores by step. ``stopped_by``
+    names the signal that ended the training early.
     """
 
     layout: Layout

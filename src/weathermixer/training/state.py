@@ -27,12 +27,13 @@ from weathermixer.training.optimizer import build_optimizer, optimizer_tensors, 
 class TrainingState:
     """All that a training is made of: a network on a mesh, its optimizer, and how far it has come.
 
-    ``model`` is this rank's part of the network, and ``replicas`` average its gradients over
-    ``data``. ``step`` counts the optimizer steps taken, ``samples`` those that all ranks have
+    ``model`` is this rank's part of the network on ``mesh``, and ``replicas`` average its gradients
+    over ``data``. ``step`` counts the optimizer steps taken, ``samples`` those that all ranks have
     consumed.
     """
 
     model: WeatherMixer
+    mesh: Mesh
     replicas: Replicas
     optimizer: torch.optim.Optimizer
     step: int = 0
@@ -42,7 +43,7 @@ class TrainingState:
     def initial(
         cls, model: WeatherMixer, mesh: Mesh, training: Training, parallel: Parallel
     ) -> TrainingState:
-        """The state before the first step of a model that has its initial weights.
+        """The state before the first step of a model, or the one that a checkpoint is loaded into.
 
         Of ``parallel``, its ``shard_optimizer`` divides Adam's averages among the replicas, and
         ``gradient_dtype`` is what gradients travel in between them.
@@ -53,7 +54,7 @@ class TrainingState:
             sharded=parallel.shard_optimizer,
             gradient_dtype=torch.bfloat16 if parallel.gradient_dtype else None,
         )
-        return cls(model, replicas, build_optimizer(replicas.parameters(), training))
+        return cls(model, mesh, replicas, build_optimizer(replicas.parameters(), training))
 
     def save(self, run: Run, *, keep: int, notices: Notices) -> Path:
         """Write a checkpoint, then remove all but the newest ``keep``; returns its path.
@@ -62,7 +63,7 @@ class TrainingState:
         ones cannot be removed is only said.
         """
         path = checkpoint.checkpoint_path(run.checkpoints, self.step)
-        checkpoint.save(path, self._tensors())
+        checkpoint.save(path, self.tensors())
         if is_first_rank():
             try:
                 checkpoint.remove_old(run.checkpoints, keep)
@@ -76,20 +77,29 @@ class TrainingState:
 
     def load(self, path: Path) -> None:
         """Take over what was saved, on any mesh; UserError where it is damaged or does not fit."""
-        tensors = self._tensors()
+        tensors = self.tensors()
         checkpoint.load(path, tensors)
         step, samples = tensors["progress.step"], tensors["progress.samples"]
         assert isinstance(step, Tensor) and isinstance(samples, Tensor)
         self.step, self.samples = int(step), int(samples)
         restart_at(self.optimizer, self.step)
 
-    def _tensors(self) -> dict[str, Tensor | Shard]:
-        blocks = self.replicas.blocks()
-        averages = optimizer_tensors(self.replicas.parameters(), self.optimizer)
+    def tensors(self) -> dict[str, Tensor | Shard]:
+        """Everything under the names that it has in a checkpoint: this rank's parts, in place."""
+        blocks, owned = self.replicas.blocks(), self.replicas.parameters()
+        weights = model_tensors(self.model, self.mesh.data)
+
+        def shard(average: Tensor, name: str) -> Shard:
+            # Where each replica's optimizer has rows of its own, it alone holds their averages.
+            weight = weights[f"model.{name}"]
+            is_divided = owned[name] is not weight.tensor
+            return Shard(average, blocks[name], weight.shared_over[1 if is_divided else 0 :])
+
+        averages = optimizer_tensors(owned, self.optimizer)
         return {
-            **model_tensors(self.model),
+            **weights,
             **{
-                f"optimizer.{average}.{name}": Shard(tensor, blocks[name])
+                f"optimizer.{average}.{name}": shard(tensor, name)
                 for (average, name), tensor in averages.items()
             },
             "progress.step": torch.tensor(self.step),

@@ -17,14 +17,15 @@ def replace_tail(path: Path, start: int, content: bytes) -> None:
         file.seek(start)
         former = file.read()
         try:
-            _write(file.fileno(), start, content)
+            write_at(file.fileno(), start, content)
         except OSError:
             # These bytes have their place on the disk already.
-            _write(file.fileno(), start, former)
+            write_at(file.fileno(), start, former)
             raise
 
 
-def _write(descriptor: int, start: int, content: bytes) -> None:
+def write_at(descriptor: int, start: int, content: bytes) -> None:
+    """Let an open file end with ``content``, from byte ``start`` on; OSError where it cannot."""
     written = 0
     while written < len(content):  # a disk that fills up takes a part, and refuses the rest
         written += os.pwrite(descriptor, content[written:], start + written)

@@ -83,7 +83,7 @@ def validate(
     try:
         with kept_weights(model):
             for batch in reading:
-                states = batch.states.to(static.device)
+                states = batch.states.to(static.device, non_blocking=True)
                 mean_loss, forecast = rollout_loss(model, states, static, weights, share=share)
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways

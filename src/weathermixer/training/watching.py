@@ -6,13 +6,14 @@ each kind of trouble, and the steps go on.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import asdict
 from typing import Any, Self
 
 from rich.console import Console
 
 from weathermixer.errors import UserError, reason
-from weathermixer.jigsaw.mesh import gather_objects, is_first_rank
+from weathermixer.jigsaw.mesh import from_first_rank, is_first_rank
 from weathermixer.training.history import StepReport
 from weathermixer.training.log import RunLog
 from weathermixer.training.loop import TrainingLoop
@@ -43,13 +44,16 @@ class Watch:
         else:
             console = Console(quiet=True)
         self._line = ProgressLine(console, loop.notices, start, end)
+        self._recent: deque[float] = deque(maxlen=self._config.logging.every)  # seconds
 
     def __enter__(self) -> Self:
         self._line.__enter__()
-        if self._is_due(self._loop.state.step):
-            owed = self._log is not None and self._log.lacks_validation(self._loop.state.step)
-            if gather_objects(owed)[0]:  # as the first rank, which has the log, knows
-                self._validate()
+        step = self._loop.state.step
+        # As the first rank, which has the log, knows.
+        if self._is_due(step) and from_first_rank(
+            lambda: self._log is not None and self._log.lacks_validation(step)
+        ):
+            self._validate()
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -58,13 +62,13 @@ class Watch:
     def record(self, step: StepReport) -> None:
         """Show and record a step, where it is one to be logged."""
         training, every = self._config.training, self._config.logging.every
+        self._recent.append(step.seconds)
         is_last = step.stopped_by is not None or step.number == training.steps
         if not (is_last or step.number % every == 0):
             return
         rate = learning_rate(step.number - 1, training)
-        recent = self._loop.history.seconds[-every:]
         batch = training.instance_batch * self._loop.job.mesh.layout.data
-        samples_per_second = batch * len(recent) / sum(recent)
+        samples_per_second = batch * len(self._recent) / sum(self._recent)
         self._line.update(step.number, step.loss, rate, samples_per_second)
         self._write(
             step.number,

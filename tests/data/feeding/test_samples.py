@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from support.waves import START, wave_config, write_waves
@@ -42,7 +43,7 @@ def test_windows_are_all_runs_of_times_one_step_apart_in_the_period(
         and span[0] <= hour
         and hour + step * length <= span[1]
     ]
-    assert windows(times, step, length, period).tolist() == expected
+    assert windows(times, step, length, period)[:].tolist() == expected
 
 
 def test_the_real_samples_uneven_times_hold_their_17_pairs(test_data: Path) -> None:
@@ -123,7 +124,8 @@ def test_the_ranks_of_a_model_instance_see_the_same_samples() -> None:
 
 
 def test_a_plan_continues_where_it_was_left_and_follows_the_rollout() -> None:
-    found = np.arange(30)[:, None] + np.arange(4)
+    times = START + np.arange(33) * HOUR
+    found = windows(times, 1, 3, (times[0], times[-1]))
 
     def lengths(step: int) -> int:
         return 1 if step < 5 else 3
@@ -143,6 +145,78 @@ def test_a_plan_continues_where_it_was_left_and_follows_the_rollout() -> None:
     whole = plan(0)
     assert [len(indices[0]) for indices in whole] == [2] * 5 + [4] * 4
     assert plan(3) == whole[3:]
+
+
+def _plan_of_all(
+    hours: list[int], step: int, length: int, seed: int, batch: int, data: int, lengths: list[int]
+) -> list[list[list[list[int]]]]:
+    """The plan of every replica, in plain NumPy: all samples and all orders written out."""
+    samples = np.array(
+        [
+            [hours.index(hour + step * number) for number in range(length + 1)]
+            for hour in hours
+            if all(hour + step * number in hours for number in range(length + 1))
+        ]
+    )
+    num_epochs = -(-len(lengths) * batch * data // len(samples))
+    orders = [
+        np.argsort(np.random.PCG64([seed, epoch]).random_raw(len(samples)), kind="stable")
+        for epoch in range(num_epochs)
+    ]
+    seen = samples[np.concatenate(orders)][: len(lengths) * batch * data]
+    by_replica = seen.reshape(len(lengths), data, batch, length + 1)
+    return [
+        [by_replica[at, replica, :, : lengths[at] + 1].tolist() for at in range(len(lengths))]
+        for replica in range(data)
+    ]
+
+
+@given(
+    hours=st.lists(st.integers(0, 60), unique=True, min_size=20, max_size=50).map(sorted),
+    step=st.integers(1, 3),
+    length=st.integers(1, 3),
+    seed=st.integers(0, 2**63),
+    batch=st.integers(1, 5),
+    data=st.integers(1, 4),
+)
+def test_a_plan_is_that_of_all_samples_and_orders_written_out(
+    hours: list[int], step: int, length: int, seed: int, batch: int, data: int
+) -> None:
+    times = START + np.array(hours) * HOUR
+    found = windows(times, step, length, (times[0], times[-1]))
+    assume(len(found))
+    lengths = [1, 1, length, length, length, 1, length]
+    assert [
+        [
+            indices.tolist()
+            for indices in training_plan(
+                found,
+                seed=seed,
+                batch=batch,
+                layout=Layout(data=data, tensor=2, rank=2 * replica + 1),
+                steps=range(len(lengths)),
+                samples=0,
+                rollout_at=lengths.__getitem__,
+            )
+        ]
+        for replica in range(data)
+    ] == _plan_of_all(hours, step, length, seed, batch, data, lengths)
+    assert np.flatnonzero(found.states()).tolist() == np.unique(found[:]).tolist()
+
+
+def test_samples_take_the_memory_of_their_times_however_long_they_are() -> None:
+    times = START + np.arange(100_000) * HOUR
+    held, most = [], []
+    for length in (2, 40):
+        tracemalloc.start()
+        found = windows(times, 1, length, (times[0], times[-1]))
+        assert found.states().sum() == len(times)
+        now, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        held.append(now / len(times))
+        most.append(peak / len(times))
+    assert max(held) < 10  # bytes: the number of each sample's first time
+    assert most[1] < 1.1 * most[0]
 
 
 @given(size=st.integers(0, 200), count=st.integers(1, 60))

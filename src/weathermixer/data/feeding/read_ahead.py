@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.feeding.upload import Upload
 from weathermixer.data.states import States
 
 AHEAD = 2  # batches that are being read, or wait, while one is used
@@ -34,9 +35,10 @@ _WORTH_KEEPING = 0.1  # of the states; visited in random order, a smaller part i
 class Batch:
     """Consecutive normalised states of several samples.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)``; ``indices (batch, rollout + 1)``
-    are their places among the store's times. ``bytes_read`` is what reading them takes, as decoded
-    from the store, whether or not some were still in memory.
+    ``states (batch, rollout + 1, channel, latitude, longitude)`` lie on the device that they were
+    read for; ``indices (batch, rollout + 1)`` are their places among the store's times.
+    ``bytes_read`` is what reading them takes, as decoded from the store, whether or not some were
+    still in memory.
     """
 
     states: Tensor
@@ -93,17 +95,20 @@ def read_ahead(
     reader: StateReader,
     plan: Iterable[NDArray[np.int64]],
     *,
+    device: torch.device | None = None,
     ahead: int = AHEAD,
     threads: int = THREADS,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
 
-    While one batch is used, ``ahead`` others are being read, or wait. Close the generator
+    While one batch is used, ``ahead`` others are being read, or wait. On an accelerator, ``device``
+    (by default the processor), the next one is copied there meanwhile. Close the generator
     (``contextlib.closing``) to stop early; errors of the threads are raised in their batch's turn.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="read-ahead")
+    stream = None if device is None or device.type == "cpu" else torch.Stream(device)
     try:
-        yield from _in_order((_submit(pool, reader, indices) for indices in plan), ahead)
+        yield from _in_order((_submit(pool, reader, indices, stream) for indices in plan), ahead)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -123,30 +128,45 @@ def kept_states_bytes(ranks: int) -> int:
     return memory // _MEMORY_SHARE // ranks
 
 
-@dataclass(frozen=True)
+@dataclass
 class _PendingBatch:
-    """A batch whose states are being read into its tensor."""
+    """A batch whose states are being read into a tensor, then copied to the stream's device."""
 
     states: Tensor
     indices: NDArray[np.int64]
     reads: list[Future[int]]
+    stream: torch.Stream | None
+    upload: Upload | None = None
+
+    def begin_upload(self) -> None:
+        """Begin to copy the states, where they are to be and are read."""
+        if self.stream is not None and self.upload is None and all(map(Future.done, self.reads)):
+            self.upload = Upload(self.states, self.stream)
 
     def batch(self) -> Batch:
-        return Batch(self.states, self.indices, sum(read.result() for read in self.reads))
+        bytes_read = sum(read.result() for read in self.reads)
+        self.begin_upload()
+        states = self.states if self.upload is None else self.upload.wait()
+        return Batch(states, self.indices, bytes_read)
 
 
 def _submit(
-    pool: ThreadPoolExecutor, reader: StateReader, indices: NDArray[np.int64]
+    pool: ThreadPoolExecutor,
+    reader: StateReader,
+    indices: NDArray[np.int64],
+    stream: torch.Stream | None,
 ) -> _PendingBatch:
     channels, grid = len(reader.normalisation.channels), reader.normalisation.grid
     # Allocated by torch: NumPy aligns to 16 bytes only, and vectorised sums may depend on that.
-    states = torch.empty((*indices.shape, channels, *grid), dtype=reader.dtype)
+    states = torch.empty(
+        (*indices.shape, channels, *grid), dtype=reader.dtype, pin_memory=stream is not None
+    )
     slots = states.view(-1, channels, *grid).numpy()
     reads = [
         pool.submit(reader.fill, slot, int(index))
         for slot, index in zip(slots, indices.ravel(), strict=True)
     ]
-    return _PendingBatch(states, indices, reads)
+    return _PendingBatch(states, indices, reads, stream)
 
 
 def _in_order(batches: Iterator[_PendingBatch], ahead: int) -> Iterator[Batch]:
@@ -154,6 +174,13 @@ def _in_order(batches: Iterator[_PendingBatch], ahead: int) -> Iterator[Batch]:
     for pending in batches:
         waiting.append(pending)
         if len(waiting) > ahead:
-            yield waiting.popleft().batch()
+            yield _next_of(waiting)
     while waiting:
-        yield waiting.popleft().batch()
+        yield _next_of(waiting)
+
+
+def _next_of(waiting: deque[_PendingBatch]) -> Batch:
+    batch = waiting.popleft().batch()
+    if waiting:
+        waiting[0].begin_upload()  # while this batch is used
+    return batch

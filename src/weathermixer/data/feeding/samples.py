@@ -30,32 +30,65 @@ def validation_period(data: Data, store: States) -> Period | None:
     return _periods(data, store).validation
 
 
+class Windows:
+    """Every run of ``length + 1`` times exactly one step apart: the samples that there are.
+
+    Only the first time of each is held. ``windows[numbers]`` gives the time indices of some of
+    them, ``(..., length + 1)``, in the order of their first time; a number, a slice or an array of
+    numbers takes as many.
+    """
+
+    def __init__(
+        self,
+        times: NDArray[np.datetime64],
+        step: np.timedelta64,
+        length: int,
+        firsts: NDArray[np.intp],
+    ) -> None:
+        self._times, self._step, self._length, self._firsts = times, step, length, firsts
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, numbers: int | slice | NDArray[np.integer]) -> NDArray[np.int64]:
+        return self._after(self._firsts[numbers][..., None], np.arange(self._length + 1))
+
+    def states(self) -> NDArray[np.bool_]:
+        """Which of all times ``(time,)`` are in any window."""
+        found = np.zeros(len(self._times), dtype=np.bool_)
+        for steps in range(self._length + 1):
+            found[self._after(self._firsts, steps)] = True
+        return found
+
+    def _after(
+        self, indices: NDArray[np.intp], steps: int | NDArray[np.integer]
+    ) -> NDArray[np.int64]:
+        """The indices of the times so many steps after those at ``indices``, which there are."""
+        return np.searchsorted(self._times, self._times[indices] + steps * self._step)
+
+
 def windows(
     times: NDArray[np.datetime64], step_hours: float, length: int, period: Period
-) -> NDArray[np.int64]:
+) -> Windows:
     """Find the windows: every run of times exactly one step apart.
 
-    They are time indices ``(window, length + 1)``, in the order of their first time.
-
     ``times`` increase, at any spacing: a step may span several of them. All of a window's times lie
-    in the period (inclusive).
+    in the period (inclusive). Takes memory for a few numbers per time, whatever the ``length``.
     """
     step = to_timedelta(step_hours)
     following = np.searchsorted(times, times + step)
     following[following == len(times)] = 0
-    whole = times[following] == times + step
     inside = (times >= period[0]) & (times <= period[1])
-    result = np.flatnonzero(inside)[:, None]
+    goes_on = inside & (times[following] == times + step)
+    begins = inside
     for _ in range(length):
-        last = result[:, -1]
-        result = result[whole[last] & inside[following[last]]]
-        result = np.column_stack([result, following[result[:, -1]]])
-    return result.astype(np.int64)
+        begins = goes_on & begins[following]
+    return Windows(times, step, length, np.flatnonzero(begins))
 
 
 def require_windows(
     store: States, step_hours: float, length: int, period: Period, *, key: str
-) -> NDArray[np.int64]:
+) -> Windows:
     """Find the ``windows`` of a store, at least one.
 
     ``key`` is the setting that chose the period, such as ``data.train``. Raises UserError, with
@@ -78,10 +111,10 @@ def require_windows(
     )
 
 
-def evenly_spaced(samples: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def evenly_spaced(samples: Windows | NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Choose at most ``count`` of the samples, evenly spaced, from the first to the last."""
     if len(samples) <= count:
-        return samples
+        return samples[:]
     return samples[np.linspace(0, len(samples) - 1, count).round().astype(np.int64)]
 
 
@@ -97,17 +130,15 @@ def sample_numbers(
     """
     number = first + layout.coordinates.data * batch + np.arange(batch)
     epochs, positions = np.divmod(number, num_windows)
-    return np.array(
-        [
-            _permutation(num_windows, seed, int(epoch))[position]
-            for epoch, position in zip(epochs, positions, strict=True)
-        ],
-        dtype=np.int64,
-    )
+    numbers = np.empty(batch, dtype=np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        numbers[here] = _permutation(num_windows, seed, int(epoch))[positions[here]]
+    return numbers
 
 
 def training_plan(
-    all_windows: NDArray[np.int64],
+    all_windows: Windows,
     *,
     seed: int,
     batch: int,
@@ -118,9 +149,8 @@ def training_plan(
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
 
-    They are chosen from ``all_windows (window, longest rollout + 1)``. ``samples`` were consumed
-    before the first of ``steps``. Windows are as long as the longest rollout and cut to the one of
-    each step, so that a growing rollout leaves the order alone.
+    ``samples`` were consumed before the first of ``steps``. Windows are as long as the longest
+    rollout and cut to the one of each step, so that a growing rollout leaves the order alone.
     """
     for step in steps:
         chosen = all_windows[sample_numbers(len(all_windows), seed, samples, batch, layout)]
@@ -129,10 +159,11 @@ def training_plan(
 
 
 @lru_cache(maxsize=4)
-def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.intp]:
+def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.unsignedinteger]:
     # Raw bits of a bit generator are the same in every release of NumPy; Generator.permutation
     # makes no such promise.
-    return np.argsort(np.random.PCG64([seed, epoch]).random_raw(size), kind="stable")
+    order = np.argsort(np.random.PCG64([seed, epoch]).random_raw(size), kind="stable")
+    return order.astype(np.min_scalar_type(size))
 
 
 def _periods(data: Data, store: States) -> Periods:

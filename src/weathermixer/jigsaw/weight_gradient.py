@@ -1,0 +1,76 @@
+"""Gradients of weights: work that nobody waits for, in slices that fill the waits of others."""
+
+from __future__ import annotations
+
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from weathermixer.jigsaw.backlog import BACKLOG
+from weathermixer.jigsaw.exchange import ReduceScatter
+from weathermixer.jigsaw.gradients import BackwardPass, Source
+from weathermixer.jigsaw.layout import offsets, shard
+from weathermixer.jigsaw.pipeline import Activation, multiply_into
+from weathermixer.jigsaw.product import Product
+
+
+class WeightGradient:
+    """``dW = dY Xᵀ``: all rows and columns that this rank's activations know something of."""
+
+    def __init__(self, product: Product, dy: Activation, x: Activation) -> None:
+        self._product, self._dy, self._x = product, dy, x
+
+    @cached_property
+    def _factors(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self._dy.matrices(), self._x.matrices()
+
+    def whole(self) -> Tensor:
+        """All of it ``(outputs, inputs)``, as far as this rank knows."""
+        return self._rows(range(sum(self._product.weight_rows)))
+
+    def defer(self, current: BackwardPass, source: Source) -> None:
+        """Let it be made in waits, the other ranks' parts sent, and the sum given to a pass."""
+        num_slices = self._product.gradient_slices(self._dy.dtype.itemsize)
+        rows, axis = offsets(self._product.weight_rows), self._product.weight_axis.behind()
+        parameter = source.parameter
+        total = torch.empty_like(parameter)
+        current.expect(source)
+
+        def make(number: int) -> None:
+            wanted = [_slice_of(here, num_slices, number) for here in rows]
+            first = rows[axis.index].start
+            here = wanted[axis.index]
+            out = total[here.start - first : here.stop - first]
+            then = partial(current.give, source, total) if number == num_slices - 1 else None
+            sums = ReduceScatter(axis)
+            for place in axis.peers()[:-1]:
+                sums.send(self._rows(wanted[place]), tuple(out.shape))
+            is_whole = axis.size == 1 and self._dy.dtype == total.dtype
+            own = self._rows(here, out if is_whole else None)
+            BACKLOG.travel(sums, own, out, then)
+
+        for number in range(num_slices):
+            BACKLOG.defer(partial(make, number))
+
+    def _rows(self, wanted: range, out: Tensor | None = None) -> Tensor:
+        outputs, inputs = self._factors
+        columns = offsets([len(matrix) for matrix in inputs])
+        if out is None:
+            out = inputs[0].new_empty(len(wanted), columns[-1].stop)
+        for here, dy in zip(offsets([len(matrix) for matrix in outputs]), outputs, strict=True):
+            first, last = max(wanted.start, here.start), min(wanted.stop, here.stop)
+            if first >= last:
+                continue
+            left = dy[first - here.start : last - here.start]
+            into = out[first - wanted.start : last - wanted.start]
+            for there, x in zip(columns, inputs, strict=True):
+                multiply_into(
+                    into[:, there.start : there.stop], left, x.t(), self._product.along.counter
+                )
+        return out
+
+
+def _slice_of(rows: range, num_slices: int, number: int) -> range:
+    part = shard(len(rows), num_slices, number)
+    return range(rows.start + part.start, rows.start + part.stop)
