@@ -186,6 +186,23 @@ def refused(mesh: Mesh, between: Callable[[Tensor], Tensor]) -> str:
     return str(error.value)
 
 
+def in_inference(mesh: Mesh, pair: Pair) -> tuple[Tensor, Tensor]:
+    """The own part of the output, with and without inference mode."""
+    model = TwoMaps(mesh, "tensor", pair, 0.0)
+    initialise(model, seed=1)
+    part = block_of((ROWS, FEATURES), mesh, {0: (mesh.domain, ROWS), 1: (mesh.tensor, FEATURES)})
+    x = cut(draw(ROWS, FEATURES, seed=1), part)
+    with torch.inference_mode():
+        inferred = model(x).clone()
+    return inferred.clone(), model(x).detach()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+def test_inference_gives_the_same_bits(pool: Pool, pair: Pair) -> None:
+    for inferred, expected in pool.run(in_inference, Layout(domain=2, tensor=2), pair):
+        assert torch.equal(inferred, expected)
+
+
 class Scaled(nn.Module):
     """An activation function with a parameter of its own."""
 

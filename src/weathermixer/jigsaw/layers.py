@@ -136,9 +136,11 @@ def feed_forward(
 
     ``between`` is elementwise, such as an activation function with dropout. Of two :class:`Linear`
     the columns go through both in pieces, and ``between`` is called with matrices of them, in
-    the forward pass and once more in the backward pass; of other modules, this is what it says.
+    the forward pass and once more in the backward pass; hooks of the two do not run. Of other
+    modules, this is what it says.
 
-    Raises JigsawError where ``between`` changes its input or its shape.
+    Raises JigsawError where ``between`` changes its input or its shape, draws random numbers, or
+    has parameters.
     """
     if isinstance(expand, Linear) and isinstance(contract, Linear):
         return _apply_maps(x, [expand, contract], between)
