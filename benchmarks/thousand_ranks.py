@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def layout_of(options: argparse.Namespace) -> Layout:
-    """As many replicas as there is room for, of instances that are as square as they can be."""
+    """The mesh that is measured: the most replicas of instances as square as they can be."""
     ways = options.ways
     domain = next(parts for parts in range(int(ways**0.5), 0, -1) if ways % parts == 0)
     return Layout(data=options.ranks // ways, domain=domain, tensor=ways // domain)

@@ -65,7 +65,7 @@ SMALL = Architecture(
     dropout=0.001,
     prediction="state",
 )
-"""As many parameters by name, and enough rows of most for a thousand ranks to have some of each."""
+"""A network that stands for a large one: as many parameters by name, and rows for 1,024 ranks."""
 
 
 @dataclass(frozen=True)

@@ -186,6 +186,23 @@ def refused(mesh: Mesh, between: Callable[[Tensor], Tensor]) -> str:
     return str(error.value)
 
 
+def hooked(mesh: Mesh) -> tuple[list[Tensor], Tensor | None]:
+    """What hooks of a weight that stays where it is were told, and its gradient."""
+    model = TwoMaps(mesh, "tensor", ("reduce", "gather"), 0.0)
+    initialise(model, seed=1)
+    told: list[Tensor] = []
+    model.contract.weight.register_hook(told.append)
+    part = block_of((ROWS, FEATURES), mesh, {0: (mesh.domain, ROWS), 1: (mesh.tensor, FEATURES)})
+    model(cut(draw(ROWS, FEATURES, seed=1), part)).square().sum().backward()
+    return told, model.contract.weight.grad
+
+
+def test_hooks_of_a_weight_that_one_rank_knows_are_told_its_gradient(pool: Pool) -> None:
+    for (told,), gradient in pool.run(hooked, Layout(tensor=2)):
+        assert gradient is not None
+        assert torch.equal(told, gradient)
+
+
 def in_inference(mesh: Mesh, pair: Pair) -> tuple[Tensor, Tensor]:
     """The own part of the output, with and without inference mode."""
     model = TwoMaps(mesh, "tensor", pair, 0.0)

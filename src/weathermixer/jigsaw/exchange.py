@@ -2,9 +2,9 @@
 
 Within a model instance everything is made of *rounds*: in round ``d`` each rank sends to the one
 ``d`` places after it and receives from the one ``d`` places before it. A gather and a
-reduce-scatter over ``P`` ranks are
-``P − 1`` rounds each, send what a ring would, need no equal sizes, and hand over each piece as it
-arrives. Sums of what ranks hold alike are taken in the order of the ranks, so their bits agree.
+reduce-scatter over ``P`` ranks are ``P − 1`` rounds each, send what a ring would, need no equal
+sizes, and hand over each piece as it arrives. Sums of what ranks hold alike are taken in the order
+of the ranks, so their bits agree.
 """
 
 from __future__ import annotations
@@ -95,10 +95,6 @@ class Gather:
             source = (axis.index - distance) % axis.size
             self._rounds[source] = Round(axis, distance, piece, self._pieces[source])
 
-    def arrivals(self) -> list[int]:
-        """The places of the other ranks, in an order that is fixed, so that sums are."""
-        return list(self._rounds)
-
     def piece(self, place: int, fill: Fill | None = None) -> Tensor:
         """One rank's piece, once it is there."""
         if place in self._rounds:
@@ -107,7 +103,7 @@ class Gather:
 
     def wait(self, fill: Fill | None = None) -> list[Tensor]:
         """The pieces in the order of the ranks."""
-        for place in self.arrivals():
+        for place in self._rounds:
             self.piece(place, fill)
         return self._pieces
 
@@ -161,11 +157,6 @@ class ReduceScatter:
         if out is None and last.dtype == own.dtype:
             out = last
         return torch.add(last, own, out=out)
-
-    def let_go(self) -> None:
-        """Wait for the others' contributions, which nobody wants."""
-        for round_ in self._rounds:
-            round_.wait()
 
 
 def all_gather(axis: Axis, tensor: Tensor) -> list[Tensor]:

@@ -115,7 +115,7 @@ class ReplicaSums:
 
 
 def _advanced(sums: Iterable[Iterator[None]]) -> list[Iterator[None]]:
-    """Those of some sums that have not ended after one step more."""
+    """Take each sum a step further; returns those that have not ended by that."""
     ended = object()
     return [each for each in sums if next(each, ended) is not ended]
 

@@ -65,6 +65,11 @@ def use(parameter: nn.Parameter, destination: Destination, *, is_cut: bool = Fal
     return Use(source, _Tracked.apply(parameter, source))  # type: ignore[no-untyped-call]
 
 
+def has_hooks(parameter: nn.Parameter) -> bool:
+    """Whether somebody asked to be told of a parameter's gradient when autograd has it."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
 def accumulates(parameter: nn.Parameter) -> bool:
     """Whether the pass adds to ``parameter.grad``, and does not return its gradient."""
     try:

@@ -24,6 +24,7 @@ from weathermixer.jigsaw.gradients import (
     Use,
     accumulates,
     current_pass,
+    has_hooks,
     in_backward,
     let_go_of_broken_passes,
 )
@@ -264,7 +265,9 @@ class _Adjoint:
 def _weight_gradient(one: Map, dy: Activation, x: Activation) -> Tensor | None:
     """The gradient of this rank's weight; None where it is made and given later."""
     gradient, use = WeightGradient(one.product, dy, x), one.weight
-    if use.is_local and not (one.product.is_shared and accumulates(use.source.parameter)):
+    parameter = use.source.parameter
+    may_wait = one.product.is_shared and accumulates(parameter) and not has_hooks(parameter)
+    if use.is_local and not may_wait:
         return gradient.whole()
     gradient.defer(current_pass(), use.source)
     if use.is_local:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
-from weakref import WeakSet
 
 # Longer than a thread that waits for nothing takes to end.
 _FAREWELL_S = 5.0
@@ -37,6 +37,7 @@ class Transfers:
             )
             self._thread.start()
             _waiting.add(self)
+            weakref.finalize(self, self._begun.put, None).atexit = False
         arrival: Future[None] = Future()
         self._begun.put((works, arrival))
         return arrival
@@ -49,7 +50,7 @@ class Transfers:
             self._thread = None
 
 
-_waiting: WeakSet[Transfers] = WeakSet()
+_waiting: weakref.WeakSet[Transfers] = weakref.WeakSet()
 
 
 # A thread that is at work when Python ends takes the process with it.

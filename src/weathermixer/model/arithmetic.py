@@ -24,7 +24,7 @@ class Arithmetic:
 
     @classmethod
     def of(cls, dtype: str) -> Arithmetic:
-        """That of a setting: float64, float32, tf32 or bfloat16."""
+        """The arithmetic that ``training.dtype`` names: float64, float32, tf32 or bfloat16."""
         return _BY_NAME[dtype]
 
     @contextmanager
