@@ -46,13 +46,18 @@ class SchemeRow:
     interface_mb: float | None = None
     peak_memory_mb: float | None = None
     balance: float | None = None
+    processor_s: float | None = None
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """A step: seconds of the slowest rank, bytes of the one that sent most, and per interface."""
+    """A step: seconds of the slowest rank, bytes of the one that sent most, and per interface.
+
+    ``processor_seconds`` are those of the rank whose threads computed most.
+    """
 
     seconds: float
+    processor_seconds: float
     sent_bytes: float
     interface_bytes: float
 
@@ -77,6 +82,7 @@ def time_schemes(
         }
         for name, (_, *times) in measured.items():
             seconds = [time.seconds / steps[name].samples for time in times]
+            computed = statistics.median(time.processor_seconds for time in times)
             sent = statistics.median(time.sent_bytes for time in times)
             on_interfaces = statistics.median(time.interface_bytes for time in times)
             rows.append(
@@ -90,6 +96,7 @@ def time_schemes(
                     speed_up=medians["serial"] / medians[name] if "serial" in medians else None,
                     needed_mb=counts[name][0] / MEGABYTE,
                     balance=counts[name][1],
+                    processor_s=computed / steps[name].samples,
                     sent_mb=sent / MEGABYTE if counted else None,
                     interface_mb=on_interfaces / MEGABYTE if counted else None,
                 )
@@ -154,16 +161,21 @@ def _measure(step: SchemeStep, rank: Rank, *, counted: bool) -> StepTime:
     on_interfaces = interface.transmitted_bytes() if reads_interfaces else 0
     rank.meet()
     sent = process_counters.written_bytes() if counted else 0
-    start = time.perf_counter()
+    start, computed = time.perf_counter(), time.process_time()
     step.run()
     rank.synchronize()
-    seconds = time.perf_counter() - start
+    seconds, computed = time.perf_counter() - start, time.process_time() - computed
     sent = process_counters.written_bytes() - sent if counted else 0
     rank.meet()
     on_interfaces = interface.transmitted_bytes() - on_interfaces if reads_interfaces else 0
-    by_rank = zip(*rank.gather((seconds, sent, on_interfaces)), strict=True)
-    all_seconds, all_sent, all_on_interfaces = by_rank
-    return StepTime(max(all_seconds), max(all_sent), sum(all_on_interfaces) / rank.world_size)
+    by_rank = zip(*rank.gather((seconds, computed, sent, on_interfaces)), strict=True)
+    all_seconds, all_computed, all_sent, all_on_interfaces = by_rank
+    return StepTime(
+        max(all_seconds),
+        max(all_computed),
+        max(all_sent),
+        sum(all_on_interfaces) / rank.world_size,
+    )
 
 
 def _count(step: SchemeStep, rank: Rank) -> tuple[float, float]:

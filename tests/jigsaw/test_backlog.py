@@ -26,7 +26,7 @@ class Sums(ReduceScatter):
 def test_work_is_done_in_the_order_in_which_it_was_deferred() -> None:
     backlog, done = Backlog(), list[int]()
     for number in range(3):
-        backlog.defer(partial(done.append, number))
+        backlog.defer(partial(done.append, number), is_shared=False)
     assert backlog.fill()
     assert done == [0]
     backlog.finish()
@@ -34,10 +34,18 @@ def test_work_is_done_in_the_order_in_which_it_was_deferred() -> None:
     assert not backlog.fill()
 
 
+def test_what_other_ranks_wait_for_is_done_first() -> None:
+    backlog, done = Backlog(), list[str]()
+    for name, is_shared in (("own", False), ("shared", True), ("shared too", True)):
+        backlog.defer(partial(done.append, name), is_shared=is_shared)
+    backlog.finish()
+    assert done == ["shared", "shared too", "own"]
+
+
 def test_what_a_layer_defers_is_done_before_the_layer_after_the_next() -> None:
     backlog, done = Backlog(), list[str]()
     for layer in "abc":
-        backlog.defer(partial(done.append, layer))
+        backlog.defer(partial(done.append, layer), is_shared=False)
         backlog.finish_layer()
     assert done == ["a", "b"]
 

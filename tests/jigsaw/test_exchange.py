@@ -39,7 +39,7 @@ from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh, RankLost
 from weathermixer.jigsaw.tensors import load_whole
-from weathermixer.jigsaw.weights import kept_weights, prefetch_in_order
+from weathermixer.jigsaw.weights import fetch_in_order, kept_weights
 
 AXES = ("data", "domain", "tensor")
 MESHES = [Layout(tensor=3), Layout(domain=2, tensor=2), Layout(data=2, domain=2, tensor=2)]
@@ -157,7 +157,7 @@ def two_layers(mesh: Mesh, weights: dict[str, Tensor]) -> torch.nn.Sequential:
         *(Linear(4, 4, mesh, rows=6, scheme="reduce") for _ in range(2))
     ).double()
     load_whole(layers, weights)
-    prefetch_in_order(layers)
+    fetch_in_order(layers)
     return layers
 
 

@@ -86,7 +86,7 @@ def run_pair(
     along, across = (
         (mesh.domain, mesh.tensor) if features == "domain" else (mesh.tensor, mesh.domain)
     )
-    with patch.object(product, "_pieces_of", lambda num_bytes, axis: pieces):
+    with patch.object(product, "_pieces_of", lambda num_bytes, axis: pieces if num_bytes else 1):
         model = TwoMaps(mesh, features, pair, p)
         initialise(model, seed=1)
         assert model.expand.bias is not None

@@ -1,9 +1,10 @@
 """Work that nobody waits for, done while something else is waited for.
 
-Gradients of weights are of this kind: only the end of the backward pass needs them. How much is
-done in which wait differs between ranks, but each does it in the order in which it was deferred,
-and so sends what it makes in the order in which the others expect it. There is one backlog,
-whatever passes there are within each other.
+Gradients of weights are of this kind: only the end of the backward pass needs them. What other
+ranks wait for parts of is done first, since it then has to travel. How much is done in which
+wait differs between ranks, but each does it in the order in which it was deferred, and so sends
+what it makes in the order in which the others expect it. There is one backlog, whatever passes
+there are within each other.
 """
 
 from __future__ import annotations
@@ -31,24 +32,30 @@ class _Travelling:
     then: Callable[[], None] | None
 
 
+# What is to be done, each with the number of the layer that deferred it.
+_Deferred = deque[tuple[int, Callable[[], None]]]
+
+
 class Backlog:
     """What is to be done, in its order, and what was sent for it and is on its way."""
 
     def __init__(self) -> None:
-        self._deferred: deque[tuple[int, Callable[[], None]]] = deque()
+        self._shared: _Deferred = deque()
+        self._own: _Deferred = deque()
         self._layers = 0
         self._travelling: deque[_Travelling] = deque()
 
-    def defer(self, work: Callable[[], None]) -> None:
-        """Let a little work fill a wait."""
-        self._deferred.append((self._layers, work))
+    def defer(self, work: Callable[[], None], *, is_shared: bool) -> None:
+        """Let a little work fill a wait; ``is_shared`` where other ranks wait for a part of it."""
+        (self._shared if is_shared else self._own).append((self._layers, work))
 
     def fill(self) -> bool:
         """Do a little of what was deferred; False where nothing was."""
         self._arrive(_MOST_TRAVELLING)
-        if not self._deferred:
+        deferred = self._shared or self._own
+        if not deferred:
             return False
-        _, work = self._deferred.popleft()
+        _, work = deferred.popleft()
         with torch.no_grad():
             work()
         return True
@@ -58,7 +65,9 @@ class Backlog:
 
         What this one deferred is left for the waits of the next.
         """
-        while self._deferred and self._deferred[0][0] < self._layers:
+        while any(
+            waiting and waiting[0][0] < self._layers for waiting in (self._shared, self._own)
+        ):
             self.fill()
         self._layers += 1
 

@@ -21,7 +21,7 @@ from weathermixer.jigsaw.opaque import opaque
 from weathermixer.jigsaw.pieces import CutModule, Piece, label, local_parameters
 from weathermixer.jigsaw.product import Features, Scheme
 from weathermixer.jigsaw.tensors import cut
-from weathermixer.jigsaw.weights import prefetch_in_order
+from weathermixer.jigsaw.weights import fetch_in_order
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -166,7 +166,7 @@ def parallelize(model: M, mesh: Mesh, table: Mapping[str, Cut]) -> M:
         )
     for _ in local_parameters(model):  # refuses what is not cut
         break
-    prefetch_in_order(model)
+    fetch_in_order(model)
     _track_own_tensors(model)
     model.register_forward_pre_hook(_track_own_tensors)
     model._ddp_params_and_buffers_to_ignore = _RefusesDdp()  # type: ignore[assignment]

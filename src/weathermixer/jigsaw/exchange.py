@@ -33,18 +33,20 @@ class Round(InFlight):
         self._from = (axis.index - distance) % axis.size
         self._send, self._receive = send, receive
         operations = []
-        if send.numel():
-            operations.append(
-                dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to, tag=axis.tag)
-            )
-            axis.counter.bytes_sent += send.numel() * send.element_size()
-            axis.counter.messages += 1
+        # gloo sends to whom it was told that a receiver waits, and what tells it so would queue
+        # behind what this rank sends: two ranks that each sent first would take turns.
         if receive.numel():
             operations.append(
                 dist.P2POp(
                     dist.irecv, receive, group=axis.group, group_peer=self._from, tag=axis.tag
                 )
             )
+        if send.numel():
+            operations.append(
+                dist.P2POp(dist.isend, send, group=axis.group, group_peer=self._to, tag=axis.tag)
+            )
+            axis.counter.bytes_sent += send.numel() * send.element_size()
+            axis.counter.messages += 1
         super().__init__(
             axis,
             max(send.numel(), receive.numel()) * send.element_size(),

@@ -26,7 +26,7 @@ from weathermixer.jigsaw.opaque import opaque
 from weathermixer.jigsaw.operations import all_gather, reduce_scatter
 from weathermixer.jigsaw.pieces import CutModule, Piece, label, local_parameters
 from weathermixer.jigsaw.product import Features, Product, Scheme
-from weathermixer.jigsaw.weights import WeightGather
+from weathermixer.jigsaw.weights import Ahead, WeightGather
 
 EPSILON = 1e-5  # torch.nn.LayerNorm's
 
@@ -74,6 +74,7 @@ class Linear(CutModule):
             )
             self.pieces["bias"] = Piece.shared(product.bias, product.bias_axes, mesh)
         self.gathered = WeightGather(self)
+        self.ahead = Ahead()
         label(self)
 
     @opaque
@@ -103,7 +104,9 @@ class Linear(CutModule):
             self.product,
             self.gathered.use(dtype),
             None if self.bias is None else use(self.bias, self.pieces["bias"].destination),
-            partial(self.gathered.matrix, dtype),
+            partial(self.gathered.begin, dtype),
+            partial(self.gathered.fetch, dtype),
+            self.ahead.begin_next,
             self.name,
         )
 
@@ -202,6 +205,7 @@ class LayerNorm(CutModule):
         super().__init__()
         self.cut = _Channelwise(channels, rows, mesh)
         self.channels = Channels(self.cut.axis, self.cut.sizes, eps)
+        self.ahead = Ahead(is_first=self.cut.axis.size > 1)
         self.pieces = {
             name: Piece.shared(self.cut.block, (mesh.domain,), mesh) for name in ("weight", "bias")
         }
@@ -214,7 +218,8 @@ class LayerNorm(CutModule):
         """This rank's channels of the normalised rows, in the type of ``x``."""
         gain = use(self.weight, self.pieces["weight"].destination)
         shift = use(self.bias, self.pieces["bias"].destination)
-        return normalise(_as_autocast(x).contiguous(), gain, shift, self.channels)
+        x = _as_autocast(x).contiguous()
+        return normalise(x, gain, shift, self.channels, then=self.ahead.begin_next)
 
     def reset(self, seed: int, name: str) -> None:
         """Gains of one and shifts of zero."""
@@ -243,6 +248,7 @@ class RMSNorm(CutModule):
     ) -> None:
         super().__init__()
         self.cut = _Channelwise(channels, rows, mesh)
+        self.ahead = Ahead(is_first=self.cut.axis.size > 1)
         self.eps = eps
         self.pieces = {"weight": Piece.shared(self.cut.block, (mesh.domain,), mesh)}
         self.weight = nn.Parameter(torch.empty(self.cut.own, device=device, dtype=dtype))
@@ -254,7 +260,8 @@ class RMSNorm(CutModule):
         gain = use(self.weight, self.pieces["weight"].destination)
         x = _as_autocast(x)
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        return scale_by_rms(x, gain, Channels(self.cut.axis, self.cut.sizes, eps))
+        channels = Channels(self.cut.axis, self.cut.sizes, eps)
+        return scale_by_rms(x, gain, channels, then=self.ahead.begin_next)
 
     def reset(self, seed: int, name: str) -> None:
         """Gains of one."""

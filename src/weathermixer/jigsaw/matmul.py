@@ -31,21 +31,25 @@ from weathermixer.jigsaw.gradients import (
 from weathermixer.jigsaw.layout import offsets
 from weathermixer.jigsaw.pipeline import Activation, Columns, Contraction, take_turns
 from weathermixer.jigsaw.product import Product, Side, num_pieces
-from weathermixer.jigsaw.weight_gradient import WeightGradient
+from weathermixer.jigsaw.weight_gradient import GradientByPieces, WeightGradient
+from weathermixer.jigsaw.weights import FetchedWeight
 
 
 @dataclass(frozen=True)
 class Map:
     """One use of a product and its parameters.
 
-    ``fetch`` gives the weight, the matrix ``(outputs, inputs)`` to multiply with, when it is
-    needed; ``name`` is that of the layer, for messages.
+    ``begin`` lets the weight travel if it has to, ``fetch`` gives the matrix ``(outputs, inputs)``
+    to multiply with, and ``then`` begins what may travel when the map has nothing more to send;
+    ``name`` is that of the layer, for messages.
     """
 
     product: Product
     weight: Use
     bias: Use | None
-    fetch: Callable[[], Tensor]
+    begin: Callable[[], None]
+    fetch: Callable[[], FetchedWeight]
+    then: Callable[[], None]
     name: str
 
 
@@ -81,6 +85,8 @@ class _Chain:
         self.maps, self.between = maps, between
         products = [one.product for one in maps]
         self.has_link = products[0].along.has_link
+        # While pieces of it travel, there are waits.
+        self.has_waits = self.has_link and any(product.largest_message for product in products)
         self.num_pieces = num_pieces(products, samples=samples, element_bytes=element_bytes)
 
         def cut(side: Side) -> Columns:
@@ -121,6 +127,8 @@ class _Chain:
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, chain: _Chain, x: Tensor, *_: Tensor | None) -> Tensor:
+        for one in chain.maps:
+            one.begin()
         activations = [Activation(chain.inputs[0], x)]
         activations += [Activation(columns) for columns in chain.inputs[1:]]
         contractions: list[Contraction] = []
@@ -132,14 +140,17 @@ class _Multiply(torch.autograd.Function):
         def contraction(place: int) -> Contraction:
             if place == len(contractions):
                 one = chain.maps[place]
-                wholes.append(one.fetch())
+                weight = one.fetch()
+                wholes.append(weight.whole)
                 bias = None if one.bias is None else one.bias.source.parameter.detach()
                 contractions.append(
                     Contraction(
                         chain.outputs[place],
-                        _Blocks(wholes[-1], one.product).forward,
+                        _Blocks(weight.whole, one.product).forward,
                         f"{one.name}, forward",
                         None if bias is None else bias.to(x.dtype),
+                        weight if weight.is_arriving else None,
+                        one.then if place == len(activations) - 1 else None,
                     )
                 )
             return contractions[place]
@@ -209,6 +220,17 @@ class _Adjoint:
         """
         chain, found = self._chain, list[Tensor | None]([None] * len(of_parameters))
         dx: Tensor | None = None
+        by_pieces = {
+            place: GradientByPieces(
+                one.product, self._dy[place], self._x[place], current_pass(), one.weight.source
+            )
+            for place, one in reversed([*enumerate(chain.maps)])
+            if of_parameters[2 * place] and _may_wait(one) and self._passes_by_pieces(place)
+        }
+
+        def has_passed(place: int, number: int) -> None:
+            if place in by_pieces:
+                by_pieces[place].defer(number)
 
         def parameters(place: int) -> None:
             of_weight, of_bias = of_parameters[2 * place : 2 * place + 2]
@@ -217,7 +239,10 @@ class _Adjoint:
             if of_bias:
                 assert one.bias is not None
                 found[2 * place + 1] = _bias_gradient(one.bias, dy)
-            if of_weight:
+            if place in by_pieces:
+                if one.weight.is_local:
+                    current_pass().complete(one.weight.source)
+            elif of_weight:
                 found[2 * place] = _weight_gradient(one, dy, x)
 
         def pass_back(number: int) -> Iterator[None]:
@@ -232,6 +257,7 @@ class _Adjoint:
                     into = columns.side.matrix(dx)[:, columns.own(number)]
                 else:
                     yield from self._dy[0].all_of(number, BACKLOG.fill)
+                    has_passed(0, number)
                     return
                 yield from self._contraction(place).of(self._dy[place], number, into, BACKLOG.fill)
                 if place:
@@ -243,15 +269,21 @@ class _Adjoint:
                     self._x[place].put(hidden)
                     self._dy[place - 1].put(gradient)
                     del made, into, hidden, gradient  # which this coroutine would keep
-                    if not chain.has_link:
-                        # There is only one piece, and memory that is not needed after this.
-                        parameters(place)
-                        BACKLOG.catch_up()
+                has_passed(place, number)
+                if place and not chain.has_waits:
+                    # There is only one piece, and memory that is not needed after this.
+                    parameters(place)
+                    BACKLOG.catch_up()
 
         take_turns([pass_back(number) for number in range(chain.num_pieces)])
         for place in sorted(self._dy, reverse=True):
             parameters(place)
         return dx, found
+
+    def _passes_by_pieces(self, place: int) -> bool:
+        one, columns = self._chain.maps[place], self._chain.inputs[place]
+        source = one.weight.source
+        return GradientByPieces.serves(one.product, columns, self._like.dtype, source)
 
     def _contraction(self, place: int) -> Contraction:
         one = self._chain.maps[place]
@@ -262,12 +294,18 @@ class _Adjoint:
         )
 
 
+def _may_wait(one: Map) -> bool:
+    """Whether the gradient of a map's weight can be made later than the pass comes to it."""
+    parameter = one.weight.source.parameter
+    if not one.weight.is_local:
+        return True
+    return one.product.is_shared and accumulates(parameter) and not has_hooks(parameter)
+
+
 def _weight_gradient(one: Map, dy: Activation, x: Activation) -> Tensor | None:
     """The gradient of this rank's weight; None where it is made and given later."""
     gradient, use = WeightGradient(one.product, dy, x), one.weight
-    parameter = use.source.parameter
-    may_wait = one.product.is_shared and accumulates(parameter) and not has_hooks(parameter)
-    if use.is_local and not may_wait:
+    if not _may_wait(one):
         return gradient.whole()
     gradient.defer(current_pass(), use.source)
     if use.is_local:

@@ -9,6 +9,7 @@ pass makes one tensor and changes it in place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.backlog import BACKLOG
-from weathermixer.jigsaw.exchange import AllReduce, all_gather, all_reduce
+from weathermixer.jigsaw.exchange import AllReduce, Gather
 from weathermixer.jigsaw.gradients import Use, current_pass
 from weathermixer.jigsaw.mesh import Axis
 
@@ -35,38 +36,49 @@ class Channels:
         return sum(self.sizes)
 
 
-def normalise(x: Tensor, gain: Use, shift: Use, channels: Channels) -> Tensor:
+def normalise(
+    x: Tensor, gain: Use, shift: Use, channels: Channels, *, then: Callable[[], None]
+) -> Tensor:
     """The layer norm of ``x (..., channels)`` over the channels of all ranks, in the type of ``x``.
 
-    ``gain`` and ``shift (channels,)`` are those of this rank's channels.
+    ``gain`` and ``shift (channels,)`` are those of this rank's channels. What is done ``then``
+    begins when the statistics are on their way, if they have one.
     """
     y: Tensor = _Normalise.apply(  # type: ignore[no-untyped-call]
-        x, gain.node, shift.node, gain, shift, channels
+        x, gain.node, shift.node, gain, shift, channels, then
     )
     return y
 
 
-def scale_by_rms(x: Tensor, gain: Use, channels: Channels) -> Tensor:
+def scale_by_rms(x: Tensor, gain: Use, channels: Channels, *, then: Callable[[], None]) -> Tensor:
     """``x (..., channels)`` over its root mean square over the channels of all ranks, times a gain.
 
     ``y = γ x r`` with ``r = 1 / √(Σ x² / N + ε)``. In the backward pass ``dx = r (γ dy − x̂ Σ γ dy x̂
-    / N)`` with ``x̂ = x r``, and ``dγ = Σ dy x̂``.
+    / N)`` with ``x̂ = x r``, and ``dγ = Σ dy x̂``. What is done ``then`` begins when the squares are
+    on their way, if they have one.
     """
-    y: Tensor = _ScaleByRms.apply(x, gain.node, gain, channels)  # type: ignore[no-untyped-call]
+    y: Tensor = _ScaleByRms.apply(x, gain.node, gain, channels, then)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, *uses_and_channels: Any
+        ctx: Any,
+        x: Tensor,
+        gain: Tensor,
+        shift: Tensor,
+        gain_use: Use,
+        shift_use: Use,
+        channels: Channels,
+        then: Callable[[], None],
     ) -> Tensor:
-        ctx.uses, ctx.channels = uses_and_channels[:2], uses_and_channels[2]
-        if ctx.channels.axis.size > 1:
-            y, mean, scale = _normalised(x, gain, shift, ctx.channels)
+        ctx.uses, ctx.channels = (gain_use, shift_use), channels
+        if channels.axis.size > 1:
+            y, mean, scale = _normalised(x, gain, shift, channels, then)
         else:
             y, mean, scale = torch.native_layer_norm(
-                x, gain.shape, gain.to(x.dtype), shift.to(x.dtype), ctx.channels.epsilon
+                x, gain.shape, gain.to(x.dtype), shift.to(x.dtype), channels.epsilon
             )
         ctx.save_for_backward(x, gain, shift, mean, scale)
         return y
@@ -91,15 +103,19 @@ class _Normalise(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
 class _ScaleByRms(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, use: Use, channels: Channels) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, gain: Tensor, use: Use, channels: Channels, then: Callable[[], None]
+    ) -> Tensor:
         rows = _wide(x)
-        squares = all_reduce(channels.axis, rows.square().sum(-1, keepdim=True))
-        scale = (squares / channels.total + channels.epsilon).rsqrt()
+        squares = AllReduce(channels.axis, rows.square().sum(-1, keepdim=True))
+        then()
+        scale = (squares.wait() / channels.total + channels.epsilon).rsqrt()
         ctx.save_for_backward(x, gain, scale)
         ctx.use, ctx.channels = use, channels
         return (rows * scale * gain.to(rows.dtype)).to(x.dtype)
@@ -113,7 +129,7 @@ class _ScaleByRms(torch.autograd.Function):
         dgain = (dy * rows).flatten(0, -2).sum(0).to(gain.dtype)
         dx = (scaled - rows * (sums.wait(BACKLOG.fill) / ctx.channels.total)) * scale
         of_gain = ctx.needs_input_grad[1]
-        return dx.to(x.dtype), _hand_over(ctx.use, dgain) if of_gain else None, None, None
+        return dx.to(x.dtype), _hand_over(ctx.use, dgain) if of_gain else None, None, None, None
 
 
 def _hand_over(parameter: Use, gradient: Tensor) -> Tensor | None:
@@ -125,7 +141,7 @@ def _hand_over(parameter: Use, gradient: Tensor) -> Tensor | None:
 
 
 def _normalised(
-    x: Tensor, gain: Tensor, bias: Tensor, channels: Channels
+    x: Tensor, gain: Tensor, bias: Tensor, channels: Channels, then: Callable[[], None]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``y``, and mean and ``r`` of each row over the channels of all ranks, ``(rows, 1)``."""
     rows = _wide(x)
@@ -136,7 +152,10 @@ def _normalised(
     else:
         y, mean = torch.empty_like(rows), rows.new_zeros(*rows.shape[:-1], 1)
         scale = torch.ones_like(mean)
-    parts = all_gather(channels.axis, torch.stack([mean, scale.pow(-2)]))
+    statistics = torch.stack([mean, scale.pow(-2)])
+    gather = Gather(channels.axis, statistics, [tuple(statistics.shape)] * channels.axis.size)
+    then()
+    parts = gather.wait()
     weights = [size / channels.total for size in channels.sizes]
     total_mean = torch.zeros_like(mean)
     for weight, part in zip(weights, parts, strict=True):

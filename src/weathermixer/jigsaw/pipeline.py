@@ -22,6 +22,7 @@ from weathermixer.jigsaw.exchange import Gather, ReduceScatter
 from weathermixer.jigsaw.in_flight import Fill
 from weathermixer.jigsaw.layout import offsets, shard
 from weathermixer.jigsaw.product import Side
+from weathermixer.jigsaw.weights import FetchedWeight
 
 # The block of a weight that connects piece ``p`` of the output to piece ``q`` of the input.
 BlockOf = Callable[[int, int], Tensor]
@@ -195,20 +196,24 @@ class Activation:
             yield
             self.piece(place, number, fill)
 
-    def matrices(self) -> list[Tensor]:
+    def matrices(self, number: int | None = None) -> list[Tensor]:
         """All that was gathered: matrices ``(features, columns)`` with the features of each rank.
 
-        It is one with all columns where ranks hold different ones.
+        It is one with all columns where ranks hold different ones. With a ``number``, what a piece
+        has of them.
         """
         if self.columns.is_by_rows:
             assert self.others is not None
-            return [self.others[0].t()]
+            rows = slice(None) if number is None else self._rows_of(number)
+            return [self.others[0][rows].t()]
+        own = self.own() if number is None else self._own_piece(number)
         if self.others is None:
-            return [self.own()]
+            return [own]
+        columns = slice(None) if number is None else self.columns.own(number)
         return [
-            self.own()
+            own
             if place == self.side.axis.index
-            else (other if self._features_first else other.t())
+            else (other if self._features_first else other.t())[:, columns]
             for place, other in enumerate(self.others)
         ]
 
@@ -245,19 +250,28 @@ class Activation:
     def _rows_by_rank(self, number: int) -> list[Tensor]:
         """What a piece has of each rank's columns, which lie piece after piece."""
         assert self.others is not None
-        sizes = [sum(len(part) for part in parts) for parts in self.columns.parts]
-        piece = self.others[0][_slice(offsets(sizes)[number])]
+        piece = self.others[0][self._rows_of(number)]
         return [piece[within] for within in self.columns.within[number]]
+
+    def _rows_of(self, number: int) -> slice:
+        sizes = [sum(len(part) for part in parts) for parts in self.columns.parts]
+        return _slice(offsets(sizes)[number])
 
 
 @dataclass(frozen=True)
 class Contraction:
-    """A product in one direction: what it makes of an activation, and with which weights."""
+    """A product in one direction: what it makes of an activation, and with which weights.
+
+    The blocks are those of ``arriving``, where rows of a weight were on their way when it began.
+    What is done ``then`` begins as soon as the last piece has nothing more to send.
+    """
 
     target: Columns
     block: BlockOf
     where: str
     bias: Tensor | None = None
+    arriving: FetchedWeight | None = None
+    then: Callable[[], None] | None = None
 
     def of(
         self, x: Activation, number: int, out: Tensor, fill: Fill | None = None
@@ -265,36 +279,57 @@ class Contraction:
         """Make a piece ``Σ_q block(p, q) · piece(q)`` of the output, ``out (features, columns)``.
 
         What the others wait for is computed and sent first; this rank's own part, while it travels.
+        Where rows of the weight travel too, the others come first.
         """
         source, target = x.columns, self.target
         axis, own = target.side.axis, target.side.axis.index
         stored = target.side.matrix(out)
         sums, outputs = ReduceScatter(axis), {own: out} if axis.size == 1 else {}
+        # Of the others, the nearest before this rank sends first.
+        here, *places = reversed(x.side.axis.peers())
+
+        def multiply(p: int, q: int, piece: Tensor, rows: range) -> None:
+            ACTIVITY.where = self.where
+            if p not in outputs:
+                num_columns = len(target.parts[number][p])
+                shape = target.side.shape(target.side.features[p], num_columns)
+                outputs[p] = target.side.matrix(piece.new_empty(shape))
+            if not rows:
+                return
+            taken = _slice(rows)
+            multiply_into(
+                outputs[p][taken, source.within[number][q]],
+                self.block(p, q)[taken],
+                piece[:, target.within[number][p]],
+                axis.counter,
+                start=self.bias[taken] if self.bias is not None and p == own else None,
+                accumulate=q != here and not source.is_by_rows,
+            )
+
         ACTIVITY.where = self.where
         x.begin(number)
-        places = x.side.axis.peers()[:-1]
-        places.reverse()  # the nearest before this rank sends first
-        for count, q in enumerate([x.side.axis.index, *places]):
-            if count:
+        early: dict[int, range] = {}
+        if self.arriving is not None:
+            if self.arriving.is_arriving:
+                blocks = offsets(target.side.features)
+                early = {p: _common(self.arriving.own, blocks[p]) for p in axis.peers()}
+                for p, rows in early.items():
+                    multiply(p, here, x.piece(here, number, fill), rows)
+            yield  # in every piece, so that none overtakes another
+            self.arriving.wait()
+        for q in (here, *places):
+            if q != here:
                 yield
             piece = x.piece(q, number, fill)
             for p in axis.peers():
-                ACTIVITY.where = self.where
-                if p not in outputs:
-                    num_columns = len(target.parts[number][p])
-                    shape = target.side.shape(target.side.features[p], num_columns)
-                    outputs[p] = target.side.matrix(piece.new_empty(shape))
-                multiply_into(
-                    outputs[p][:, source.within[number][q]],
-                    self.block(p, q),
-                    piece[:, target.within[number][p]],
-                    axis.counter,
-                    start=self.bias if p == own else None,
-                    accumulate=count > 0 and not source.is_by_rows,
-                )
-                if count == len(places) and p != own:
+                done = early.get(p, range(0)) if q == here else range(0)
+                multiply(p, q, piece, range(done.start))
+                multiply(p, q, piece, range(done.stop, target.side.features[p]))
+                if q == (here, *places)[-1] and p != own:
                     block = target.side.matrix(outputs.pop(p))
                     sums.send(block, tuple(stored.shape), into=stored)
+        if self.then is not None and number == len(target.parts) - 1:
+            self.then()
         if axis.size > 1:
             yield
             sums.finish(target.side.matrix(outputs[own]), out=stored, fill=fill)
@@ -317,6 +352,12 @@ def multiply_into(
         torch.addmm(start[:, None], left, right, out=out)
     else:
         torch.mm(left, right, out=out)
+
+
+def _common(part: range, block: range) -> range:
+    """What a part has of a block, counted from where the block begins."""
+    start, stop = (min(max(end, block.start), block.stop) for end in (part.start, part.stop))
+    return range(start - block.start, stop - block.start)
 
 
 def _slice(part: range) -> slice:

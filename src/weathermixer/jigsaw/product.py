@@ -40,7 +40,7 @@ Scheme = Literal["reduce", "gather", "turn", "fold"]
 Features = Literal["tensor", "domain"]
 
 # What a link carries in about the time that an exchange takes to begin and end on the host.
-_BYTES_OF_A_CALL = 1 << 18
+_BYTES_OF_A_CALL = 1 << 20
 # Products of ever fewer columns take longer than they save.
 _MOST_PIECES = 4
 # So many fill a wait closely enough, and are still large products.

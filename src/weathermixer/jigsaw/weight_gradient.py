@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.backlog import BACKLOG
+from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.exchange import ReduceScatter
 from weathermixer.jigsaw.gradients import BackwardPass, Source
 from weathermixer.jigsaw.layout import offsets, shard
-from weathermixer.jigsaw.pipeline import Activation, multiply_into
+from weathermixer.jigsaw.pipeline import Activation, Columns, multiply_into
 from weathermixer.jigsaw.product import Product
 
 
@@ -51,24 +53,66 @@ class WeightGradient:
             BACKLOG.travel(sums, own, out, then)
 
         for number in range(num_slices):
-            BACKLOG.defer(partial(make, number))
+            BACKLOG.defer(partial(make, number), is_shared=axis.size > 1)
 
     def _rows(self, wanted: range, out: Tensor | None = None) -> Tensor:
         outputs, inputs = self._factors
-        columns = offsets([len(matrix) for matrix in inputs])
         if out is None:
-            out = inputs[0].new_empty(len(wanted), columns[-1].stop)
+            out = inputs[0].new_empty(len(wanted), sum(len(matrix) for matrix in inputs))
         for here, dy in zip(offsets([len(matrix) for matrix in outputs]), outputs, strict=True):
             first, last = max(wanted.start, here.start), min(wanted.stop, here.stop)
-            if first >= last:
-                continue
-            left = dy[first - here.start : last - here.start]
-            into = out[first - wanted.start : last - wanted.start]
-            for there, x in zip(columns, inputs, strict=True):
-                multiply_into(
-                    into[:, there.start : there.stop], left, x.t(), self._product.along.counter
-                )
+            if first < last:
+                left = dy[first - here.start : last - here.start]
+                into = out[first - wanted.start : last - wanted.start]
+                _multiply(into, left, inputs, self._product.along.counter)
         return out
+
+
+class GradientByPieces:
+    """The gradient of a weight of which no other rank has parts, piece of columns by piece.
+
+    Each is added when it has been through the product, and so in the waits for those after it.
+    """
+
+    def __init__(
+        self, product: Product, dy: Activation, x: Activation, current: BackwardPass, source: Source
+    ) -> None:
+        self._counter, self._dy, self._x = product.along.counter, dy, x
+        self._current, self._source = current, source
+        self._total = torch.empty_like(source.parameter)
+        current.expect(source)
+
+    @staticmethod
+    def serves(product: Product, columns: Columns, dtype: torch.dtype, source: Source) -> bool:
+        """Whether there are pieces, and their sum loses nothing by the type that it is taken in."""
+        is_alone = product.weight_axis.size == 1
+        return is_alone and len(columns.parts) > 1 and dtype == source.parameter.dtype
+
+    def defer(self, number: int) -> None:
+        """Let what a piece adds be made in a wait; the sum is given to the pass by the last."""
+        BACKLOG.defer(partial(self._add, number), is_shared=False)
+
+    def _add(self, number: int) -> None:
+        outputs, inputs = self._dy.matrices(number), self._x.matrices(number)
+        for here, dy in zip(offsets([len(matrix) for matrix in outputs]), outputs, strict=True):
+            into = self._total[here.start : here.stop]
+            _multiply(into, dy, inputs, self._counter, accumulate=number > 0)
+        if number == len(self._dy.columns.parts) - 1:
+            self._current.give(self._source, self._total)
+
+
+def _multiply(
+    out: Tensor,
+    left: Tensor,
+    inputs: Sequence[Tensor],
+    counter: Counter,
+    *,
+    accumulate: bool = False,
+) -> None:
+    """``out = left Xᵀ``, or that added to it, for ``X`` whose features lie in several matrices."""
+    for there, x in zip(offsets([len(matrix) for matrix in inputs]), inputs, strict=True):
+        into = out[:, there.start : there.stop]
+        multiply_into(into, left, x.t(), counter, accumulate=accumulate)
 
 
 def _slice_of(rows: range, num_slices: int, number: int) -> range:
