@@ -19,6 +19,7 @@ from torch import Tensor
 
 from weathermixer.jigsaw.backlog import BACKLOG
 from weathermixer.jigsaw.between import Elementwise, apply_between, differentiate_between
+from weathermixer.jigsaw.columns import Activation, Columns
 from weathermixer.jigsaw.dropout import PieceOfMatrix, piece_of
 from weathermixer.jigsaw.gradients import (
     Use,
@@ -29,7 +30,7 @@ from weathermixer.jigsaw.gradients import (
     let_go_of_broken_passes,
 )
 from weathermixer.jigsaw.layout import offsets
-from weathermixer.jigsaw.pipeline import Activation, Columns, Contraction, take_turns
+from weathermixer.jigsaw.pipeline import Contraction, take_turns
 from weathermixer.jigsaw.product import Product, Side, num_pieces
 from weathermixer.jigsaw.weight_gradient import GradientByPieces, WeightGradient
 from weathermixer.jigsaw.weights import FetchedWeight

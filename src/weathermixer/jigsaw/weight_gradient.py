@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.backlog import BACKLOG
+from weathermixer.jigsaw.columns import Activation, Columns
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.exchange import ReduceScatter
 from weathermixer.jigsaw.gradients import BackwardPass, Source
 from weathermixer.jigsaw.layout import offsets, shard
-from weathermixer.jigsaw.pipeline import Activation, Columns, multiply_into
+from weathermixer.jigsaw.pipeline import multiply_into
 from weathermixer.jigsaw.product import Product
 
 
