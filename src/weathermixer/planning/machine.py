@@ -20,8 +20,22 @@ VERSION: Literal[1] = 1
 """Of the format of machine files; another one is refused."""
 
 ProductType = Literal["float64", "float32", "tf32", "bfloat16"]
-Work = Literal["copy", "activation", "activation_backward", "norm", "norm_backward", "optimizer"]
-"""Kinds of work on single elements that cost different amounts of time per element."""
+Work = Literal[
+    "copy",
+    "activation",
+    "activation_backward",
+    "norm",
+    "norm_backward",
+    "optimizer",
+    "row_sum",
+    "convolution_tap",
+]
+"""Kinds of work on single elements that cost different amounts of time per element.
+
+Two are of implementations whose kernels use a device badly: ``row_sum`` counts the rows that are
+summed over for few columns, ``convolution_tap`` the elements on one side of a convolution's matrix
+product times the taps of its kernel.
+"""
 
 Positive = Annotated[float, Field(gt=0.0, le=1e30)]
 _Seconds = Annotated[float, Field(ge=0.0, le=10.0)]
