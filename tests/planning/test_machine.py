@@ -17,6 +17,7 @@ from weathermixer.planning.machine_files import (
 DATASHEETS = {
     # bfloat16 peak, gigabytes, ranks per node
     "a100-40gb": (312e12, 40, 4),
+    "a100-40gb-fitted": (312e12, 40, 4),
     "h100": (989e12, 80, 8),
     "h200": (989e12, 141, 8),
     "gh200": (989e12, 96, 4),
@@ -79,7 +80,7 @@ def test_rates_above_the_peak_and_sizes_out_of_order_are_refused(tmp_path: Path)
 
 
 def test_an_unknown_name_lists_the_machines_there_are() -> None:
-    with pytest.raises(UserError, match="a100-40gb, gh200, h100, h200, mi250x"):
+    with pytest.raises(UserError, match="a100-40gb, a100-40gb-fitted, gh200, h100, h200, mi250x"):
         find_machine("h1000")
 
 
