@@ -106,39 +106,6 @@ class ProductRates(Rates):
         return self
 
 
-class Computing(MachinePart):
-    """What a rank computes with while a number of ranks compute on its node.
-
-    ``ranks`` and ``threads`` (of each rank) tell apart what was measured on processors that ranks
-    share; where ranks have a device each, they are unset. ``seconds_per_element`` holds what the
-    kinds of elementwise work take, in float32, where that is more than their bytes take.
-    ``launch_seconds`` is the host's time for a kernel, which an accelerator's own work hides where
-    ``launches_ahead``.
-    """
-
-    ranks: Annotated[int, Field(gt=0)] | None = None
-    threads: Annotated[int, Field(gt=0)] | None = None
-    products: dict[ProductType, ProductRates] = Field(min_length=1)
-    memory_bytes_per_second: Positive
-    seconds_per_element: dict[Work, _Seconds] = Field(default_factory=dict)
-    launch_seconds: _Seconds
-    launches_ahead: bool
-    source: _Source
-
-    def product_rates(self, dtype: ProductType) -> ProductRates:
-        """Rates of products in an arithmetic; TF32, where there is none, is float32.
-
-        Raises UserError where the machine says nothing of it.
-        """
-        for name in (dtype, "float32") if dtype == "tf32" else (dtype,):
-            if name in self.products:
-                return self.products[name]
-        raise UserError(
-            f"the machine file has no rates of products in {dtype}: add them, or choose a "
-            f"training.dtype among {', '.join(self.products)}"
-        )
-
-
 class Link(MachinePart):
     """A way that exchanges take, within a node or between nodes.
 
@@ -155,6 +122,41 @@ class Link(MachinePart):
     carried_by_processors: bool = False
     slowdown: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
     source: _Source
+
+
+class Computing(MachinePart):
+    """What a rank computes with while a number of ranks compute on its node.
+
+    ``ranks`` and ``threads`` (of each rank) tell apart what was measured on processors that ranks
+    share; where ranks have a device each, they are unset. ``seconds_per_element`` holds what the
+    kinds of elementwise work take, in float32, where that is more than their bytes take.
+    ``within_node`` is how so many ranks exchange, where that differs from the machine's own link.
+    ``launch_seconds`` is the host's time for a kernel, which an accelerator's own work hides where
+    ``launches_ahead``.
+    """
+
+    ranks: Annotated[int, Field(gt=0)] | None = None
+    threads: Annotated[int, Field(gt=0)] | None = None
+    products: dict[ProductType, ProductRates] = Field(min_length=1)
+    memory_bytes_per_second: Positive
+    seconds_per_element: dict[Work, _Seconds] = Field(default_factory=dict)
+    launch_seconds: _Seconds
+    launches_ahead: bool
+    within_node: Link | None = None
+    source: _Source
+
+    def product_rates(self, dtype: ProductType) -> ProductRates:
+        """Rates of products in an arithmetic; TF32, where there is none, is float32.
+
+        Raises UserError where the machine says nothing of it.
+        """
+        for name in (dtype, "float32") if dtype == "tf32" else (dtype,):
+            if name in self.products:
+                return self.products[name]
+        raise UserError(
+            f"the machine file has no rates of products in {dtype}: add them, or choose a "
+            f"training.dtype among {', '.join(self.products)}"
+        )
 
 
 class Storage(MachinePart):
@@ -221,6 +223,12 @@ class Machine(MachinePart):
             )
 
         return min(self.computing, key=distance)
+
+    def memory_of(self, *, ranks: int) -> float:
+        """Bytes that each of ``ranks`` in all can hold: processors share their node's memory."""
+        if all(computing.ranks is None for computing in self.computing):
+            return self.memory_bytes
+        return self.memory_bytes * self.ranks_per_node / min(ranks, self.ranks_per_node)
 
     def link(self, *, is_between_nodes: bool) -> Link:
         """The link that an exchange takes; UserError where there is none between nodes."""

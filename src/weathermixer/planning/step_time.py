@@ -145,8 +145,8 @@ class StepTimer:
             overhead = max(0.0, overhead - compute)
         waited, beside, slowdown = 0.0, {False: 0.0, True: 0.0}, 1.0
         for exchange in phase.exchanges:
-            link = self.machine.link(is_between_nodes=exchange.is_between_nodes)
-            seconds = self.exchange(exchange, link)
+            link = self.link(exchange)
+            seconds = self.exchange(exchange)
             if exchange.is_beside and not link.carried_by_processors:
                 beside[exchange.is_between_nodes] += seconds
                 slowdown = max(slowdown, link.slowdown)
@@ -172,9 +172,15 @@ class StepTimer:
         by_bytes = work.num_bytes / self.computing.memory_bytes_per_second
         return max(by_bytes, work.elements * self.computing.seconds_per_element.get(work.kind, 0.0))
 
-    def exchange(self, exchange: PlannedExchange, link: Link | None = None) -> float:
+    def link(self, exchange: PlannedExchange) -> Link:
+        """The link that an exchange takes; UserError where the machine has none between nodes."""
+        if self.computing.within_node and not exchange.is_between_nodes:
+            return self.computing.within_node
+        return self.machine.link(is_between_nodes=exchange.is_between_nodes)
+
+    def exchange(self, exchange: PlannedExchange) -> float:
         """Seconds that an exchange takes alone."""
-        link = link or self.machine.link(is_between_nodes=exchange.is_between_nodes)
+        link = self.link(exchange)
         seconds = exchange.calls * link.latency_seconds
         if exchange.num_bytes:
             rate = link.messages.at(exchange.num_bytes / max(exchange.calls, 1.0))
