@@ -210,11 +210,11 @@ def _add_replicas(
     for target in (work.backward, work.forward if kind.shards_optimizer else work.backward):
         target.exchanges.append(_half(cost, mesh, machine))
     held = sum(layer.weight.numel() for layer in linears(model))
-    # Into buckets, sums of what arrives, and out of them.
-    others = mesh.data.size - 1
-    work.backward.add_elements(
-        "copy", held, tensors=4 + 3 * others, element_bytes=states, kernels=4 * len(linears(model))
-    )
+    # Into buckets and out of them; and sums of what arrives, of the rows that a replica owns.
+    kernels = 4 * len(linears(model))
+    work.backward.add_elements("copy", held, tensors=4, element_bytes=states, kernels=kernels)
+    arriving = held * (mesh.data.size - 1) // mesh.data.size
+    work.backward.add_elements("copy", arriving, tensors=3, element_bytes=states)
 
 
 def _half(cost: Cost, mesh: Mesh, machine: Machine) -> PlannedExchange:

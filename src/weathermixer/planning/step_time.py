@@ -54,7 +54,7 @@ class PlannedExchange:
 
     ``is_beside`` tells that it may travel while the phase computes; otherwise it is waited for.
     ``ranks_sharing`` is the number of ranks of a node that send over one link at the same time,
-    where it is not the machine's own.
+    where it is not the machine's own; less than one where an exchange goes over several links.
     """
 
     num_bytes: float
@@ -184,8 +184,8 @@ class StepTimer:
         seconds = exchange.calls * link.latency_seconds
         if exchange.num_bytes:
             rate = link.messages.at(exchange.num_bytes / max(exchange.calls, 1.0))
-            sharing = exchange.ranks_sharing or link.ranks_sharing
-            seconds += exchange.num_bytes * max(1.0, sharing) / rate
+            sharing = exchange.ranks_sharing or max(1.0, link.ranks_sharing)
+            seconds += exchange.num_bytes * sharing / rate
         return seconds
 
     def reading(self, num_bytes: float) -> float:
