@@ -210,10 +210,9 @@ def _add_replicas(
     for target in (work.backward, work.forward if kind.shards_optimizer else work.backward):
         target.exchanges.append(_half(cost, mesh, machine))
     held = sum(layer.weight.numel() for layer in linears(model))
-    # Into buckets, sums of what arrives, and out of them.
-    others = mesh.data.size - 1
+    # Into buckets and out of them; and between, each replica sums up its share of the rows.
     work.backward.add_elements(
-        "copy", held, tensors=4 + 3 * others, element_bytes=states, kernels=4 * len(linears(model))
+        "copy", held, tensors=4 + 3, element_bytes=states, kernels=4 * len(linears(model))
     )
 
 
