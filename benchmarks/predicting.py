@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
 from weathermixer.model.architecture import Architecture
+from weathermixer.planning.jigsaw_step import describe_jigsaw
 from weathermixer.planning.machine import Machine, ProductType
 from weathermixer.planning.machine_files import find_machine
 from weathermixer.planning.schemes import find_scheme
-from weathermixer.planning.step_memory import SAFE_SHARE, step_memory
-from weathermixer.planning.step_phases import StepKind, describe_rank, step_phases
+from weathermixer.planning.step_memory import SAFE_SHARE
+from weathermixer.planning.step_phases import StepKind
 from weathermixer.planning.step_time import StepTime, StepTimer
 
 AUTHORS = "a100-40gb-fitted"
@@ -120,21 +121,14 @@ def jigsaw(
 def _on_mesh(
     architecture: Architecture, layout: Layout, kind: StepKind, machine: Machine, *, loads: bool
 ) -> Prediction:
-    timer, times, peaks = StepTimer(machine, layout.world_size), [], []
-    state = 69 * architecture.grid[0] * architecture.grid[1] * 4
-    operations = 0.0
-    for corner in layout.corners():
-        model = describe_rank(architecture, corner, kind, machine)
-        phases = step_phases(model, corner, kind, machine)
-        times.append(timer.step(phases, bytes_read=2 * state / layout.ways if loads else 0.0))
-        peaks.append(step_memory(model, samples=1, on_accelerator=True))
-        operations = sum(product.operations for phase in phases for product in phase.products)
+    timer = StepTimer(machine, layout.world_size)
+    step = describe_jigsaw(architecture, layout, kind, machine)
     return Prediction(
         layout,
-        max(times, key=lambda time: time.total),
-        operations * layout.world_size,
+        step.seconds(timer, loads=loads),
+        step.operations * layout.world_size,
         timer.computing.product_rates(kind.dtype).peak,
-        all(memory.fits(machine.memory_bytes) for memory in peaks),
+        step.memory_bytes <= SAFE_SHARE * machine.memory_bytes,
     )
 
 

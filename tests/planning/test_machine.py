@@ -26,7 +26,7 @@ DATASHEETS = {
 
 
 def test_the_machines_of_the_package_are_those_of_their_datasheets() -> None:
-    assert set(shipped_machines()) == set(DATASHEETS)
+    assert set(shipped_machines()) == {*DATASHEETS, "processors"}
     for name, (peak, gigabytes, ranks) in DATASHEETS.items():
         machine = find_machine(name)
         rates = machine.computing_of(ranks=1).product_rates("bfloat16")
@@ -80,7 +80,8 @@ def test_rates_above_the_peak_and_sizes_out_of_order_are_refused(tmp_path: Path)
 
 
 def test_an_unknown_name_lists_the_machines_there_are() -> None:
-    with pytest.raises(UserError, match="a100-40gb, a100-40gb-fitted, gh200, h100, h200, mi250x"):
+    names = "a100-40gb, a100-40gb-fitted, gh200, h100, h200, mi250x, processors"
+    with pytest.raises(UserError, match=names):
         find_machine("h1000")
 
 

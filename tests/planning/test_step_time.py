@@ -115,6 +115,15 @@ def test_what_travels_beside_is_exposed_as_far_as_computing_does_not_hide_it(
     assert step.overhead == 0.0  # three launches of 1 ms, ahead of products of 2 ms
 
 
+def test_ranks_that_meet_compute_as_long_as_the_slowest() -> None:
+    uneven = machine()
+    link = uneven.within_node.model_copy(update={"waiting": 1.5})
+    timer = StepTimer(uneven.model_copy(update={"within_node": link}), ranks=4)
+    meets = Phase("a", (PRODUCT,), (), (PlannedExchange(2e7, 3),))
+    assert timer.phase(meets).exchange_exposed == pytest.approx(5e-3 + 0.5 * 6e-3)
+    assert timer.phase(Phase("a", (PRODUCT,))).exchange_exposed == 0.0
+
+
 def test_launches_are_hidden_by_what_an_accelerator_computes_alone() -> None:
     phase = Phase("a", (PRODUCT,), (ElementWork("copy", 1, 8, kernels=7),))
     ahead = StepTimer(machine(), ranks=4).phase(phase)
@@ -137,7 +146,13 @@ def test_the_fraction_of_peak_is_operations_over_time() -> None:
     assert StepTimer(machine(), ranks=1).peak_fraction(1e9, 1e-3, "float32") == 0.5
 
 
-@given(st.floats(1.0, 2.0), st.floats(0.0, 1e9), st.integers(0, 50), st.booleans(), st.booleans())
+@given(
+    st.floats(1.0, 2.0),
+    st.just(0.0) | st.floats(1.0, 1e9),
+    st.integers(0, 50),
+    st.booleans(),
+    st.booleans(),
+)
 def test_overlap_hides_no_more_than_either_side_takes(
     slowdown: float, num_bytes: float, calls: int, between: bool, beside: bool
 ) -> None:

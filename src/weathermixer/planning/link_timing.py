@@ -20,10 +20,11 @@ _REPETITIONS = 15
 
 def measure_link(axis: Axis, device: torch.device) -> Link:
     """Measure exchanges between the ranks of an axis, all of which call this together."""
-    latency = _gather_seconds(axis, 8, device) / (axis.size - 1)
+    # The median: where ranks share processors, one is now and then not there for a while.
+    latency = statistics.median(_gather_seconds(axis, 8, device)) / (axis.size - 1)
     rates = []
     for num_bytes in _MESSAGES:
-        seconds = _gather_seconds(axis, num_bytes, device)
+        seconds = statistics.fmean(_gather_seconds(axis, num_bytes, device))
         calls = axis.size - 1
         # Below the resolution of the clock the whole time is the messages'.
         rates.append(num_bytes * calls / max(seconds - calls * latency, 0.1 * seconds))
@@ -33,22 +34,22 @@ def measure_link(axis: Axis, device: torch.device) -> Link:
             "messages": {"sizes": _MESSAGES, "rates": rates},
             "carried_by_processors": not axis.has_link,
             "slowdown": _slowdown(axis, device),
+            "waiting": _waiting(axis, device, latency),
             "source": f"measured, {axis.size} ranks at the same time",
         }
     )
 
 
-def _gather_seconds(axis: Axis, num_bytes: int, device: torch.device) -> float:
+def _gather_seconds(axis: Axis, num_bytes: int, device: torch.device) -> list[float]:
     piece = torch.ones(num_bytes // 4, device=device)
-    into = [piece if place == axis.index else piece.clone() for place in range(axis.size)]
     times = []
     for _ in range(1 + _REPETITIONS):
         _meet(axis, device)
         start = time.perf_counter()
-        Gather(axis, piece, [tuple(piece.shape)] * axis.size, into).wait()
+        Gather(axis, piece, [tuple(piece.shape)] * axis.size).wait()
         _synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.fmean(times[1:])
+    return times[1:]
 
 
 def _slowdown(axis: Axis, device: torch.device) -> float:
@@ -68,6 +69,24 @@ def _slowdown(axis: Axis, device: torch.device) -> float:
             if gather is not None:
                 gather.wait()
     return min(10.0, max(1.0, statistics.fmean(beside) / statistics.fmean(alone)))
+
+
+def _waiting(axis: Axis, device: torch.device, latency: float) -> float:
+    """How many times as long ranks take that meet after each of several equal products."""
+    matrix = torch.ones(768, 768, device=device)
+    computing = 0.0
+    _meet(axis, device)
+    began = time.perf_counter()
+    for _ in range(4 * _REPETITIONS):
+        start = time.perf_counter()
+        torch.mm(matrix, matrix)
+        _synchronize(device)
+        computing += time.perf_counter() - start
+        _meet(axis, device)
+    whole = time.perf_counter() - began - 4 * _REPETITIONS * latency * (axis.size - 1)
+    own = torch.tensor([computing], dtype=torch.float64, device=device)
+    mean = sum(float(each) for each in all_gather(axis, own)) / axis.size
+    return min(10.0, max(1.0, whole / mean))
 
 
 def _meet(axis: Axis, device: torch.device) -> None:

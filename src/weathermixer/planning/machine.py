@@ -113,7 +113,8 @@ class Link(MachinePart):
     has the link to itself; ``ranks_sharing`` of them share it where all of a node exchange.
     ``latency_seconds`` is what a call takes however little it carries. Where
     ``carried_by_processors``, those that compute also carry the bytes, so that nothing is hidden;
-    elsewhere computing takes ``slowdown`` times as long while something travels.
+    elsewhere computing takes ``slowdown`` times as long while something travels. Ranks that meet
+    over the link take ``waiting`` times as long to compute, since the slowest sets the pace.
     """
 
     latency_seconds: _Seconds
@@ -121,6 +122,7 @@ class Link(MachinePart):
     ranks_sharing: Positive = 1.0
     carried_by_processors: bool = False
     slowdown: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
+    waiting: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
     source: _Source
 
 

@@ -164,6 +164,7 @@ def _slowest(links: list[Link]) -> Link:
             "latency_seconds": max(link.latency_seconds for link in links),
             "messages": links[0].messages.model_copy(update={"rates": rates}),
             "slowdown": max(link.slowdown for link in links),
+            "waiting": statistics.fmean(link.waiting for link in links),
         }
     )
 

@@ -210,11 +210,10 @@ def _add_replicas(
     for target in (work.backward, work.forward if kind.shards_optimizer else work.backward):
         target.exchanges.append(_half(cost, mesh, machine))
     held = sum(layer.weight.numel() for layer in linears(model))
-    # Into buckets and out of them; and sums of what arrives, of the rows that a replica owns.
-    kernels = 4 * len(linears(model))
-    work.backward.add_elements("copy", held, tensors=4, element_bytes=states, kernels=kernels)
-    arriving = held * (mesh.data.size - 1) // mesh.data.size
-    work.backward.add_elements("copy", arriving, tensors=3, element_bytes=states)
+    # Into buckets and out of them; and between, each replica sums up its share of the rows.
+    work.backward.add_elements(
+        "copy", held, tensors=4 + 3, element_bytes=states, kernels=4 * len(linears(model))
+    )
 
 
 def _half(cost: Cost, mesh: Mesh, machine: Machine) -> PlannedExchange:

@@ -70,17 +70,17 @@ class StepDescription:
             sum((timer.phase(phase) for phase in phases), StepTime())
             for phases in (self.forward, self.backward, self.update)
         )
-        beside = {False: 0.0, True: 0.0}
+        waited, beside, slowed = 0.0, {False: 0.0, True: 0.0}, 0.0
         for exchange in self.gradients:
-            beside[exchange.is_between_nodes] += timer.exchange(exchange)
-        # What is hidden slows down what hides it.
-        slowed = max(
-            min(seconds, backward.total)
-            * (1.0 - 1.0 / timer.machine.link(is_between_nodes=is_between).slowdown)
-            for is_between, seconds in beside.items()
-            if seconds or not is_between
-        )
-        exposed = max(max(beside.values()) - backward.total, slowed)
+            link, seconds = timer.link(exchange), timer.exchange(exchange)
+            if link.carried_by_processors:
+                waited += seconds
+                continue
+            beside[exchange.is_between_nodes] += seconds
+            # What is hidden slows down what hides it.
+            hidden = min(beside[exchange.is_between_nodes], backward.total)
+            slowed = max(slowed, hidden * (1.0 - 1.0 / link.slowdown))
+        exposed = waited + max(max(beside.values()) - backward.total, slowed)
         exposed += sum(map(timer.exchange, self.last_gradients))
         total = forward + backward + update + StepTime(exchange_exposed=exposed)
         if not loads:
