@@ -113,7 +113,8 @@ class PublishedStep:
             gradients=average((gradient_bytes - last) * share, calls=tensors - 1, is_beside=True),
             last_gradients=average(last * share),
             bytes_read=2.0 * read * self.kind.samples,
-            memory_bytes=4 * gradient_bytes + self.kept_bytes(),
+            # Weights, gradients, two averages and DDP's buckets; Adam takes two temporaries more.
+            memory_bytes=max(5 * gradient_bytes + self.kept_bytes(), 7 * gradient_bytes),
         )
 
     def embedding(self) -> tuple[list[Phase], list[Phase]]:
