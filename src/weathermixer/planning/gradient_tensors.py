@@ -46,9 +46,9 @@ class Gradients:
         """Whether gradients are summed over replicas."""
         return self._replicas > 1
 
-    def give(self, layer: Linear, gradient: Held) -> None:
-        """Add the gradient of one use of a weight."""
-        own = layer.weight.numel() * self._weight_bytes
+    def give(self, layer: Linear, made: list[Held]) -> None:
+        """Add the gradient of one use of a weight, which is taken out of ``made``."""
+        own, gradient = layer.weight.numel() * self._weight_bytes, made.pop()
         if gradient.num_bytes != own:  # made in the type of the product
             gradient = self._new(own, "gradients")
         count = self._counts[layer] = self._counts.get(layer, 0) + 1

@@ -7,11 +7,12 @@ The counterpart of ``jigsaw.matmul``, ``weights`` and ``backlog``: who gathers w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from weathermixer.jigsaw.layers import Linear
+from weathermixer.jigsaw.pipeline import take_turns
 from weathermixer.jigsaw.product import Side, num_pieces
 from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
@@ -65,7 +66,8 @@ class Products:
         self._wholes: dict[Linear, Held | None] = {}
         self._begun: dict[Linear, Held | None] = {}
         self._deferred: deque[tuple[int, Callable[[], None]]] = deque()
-        self._travelling: deque[tuple[Held, Callable[[], None]]] = deque()
+        self._travelling: deque[tuple[Held, Callable[[], Held], Callable[[], None]]] = deque()
+        self._returned: list[tuple[Linear, list[Held]]] = []  # by the layer, to autograd
         self._num_layers = 0
         self.is_again = False  # a block is computed again, which fetches nothing ahead
 
@@ -78,26 +80,30 @@ class Products:
     ) -> tuple[Held, SavedMaps]:
         """Apply one map, or two with ``between`` them: what they make, and what is saved."""
         pieces = self._num_pieces(layers, element_bytes)
-        saved, y = SavedMaps(), x
-        own = [x]
-        for place, layer in enumerate(layers):
-            product = layer.product
-            if place:
-                assert between is not None
-                own = [between(piece.num_bytes) for piece in saved.inner]
-            is_last = place == len(layers) - 1
-            num_bytes = self._own_bytes(product.target, element_bytes)
-            if is_last:
-                y = self._new(num_bytes)
-            else:
-                saved.inner = self._in_pieces(num_bytes, pieces)
-            saved.wholes.append(self._fetch(layer, element_bytes))
-            others = self._gathered(product.source, element_bytes)
-            self._sum(product.target, element_bytes, pieces)
-            is_given = place == 0 and not _lies_by_rows(product.source)
-            saved.inputs.append(Factor([x] if is_given else [], others))
-        del own
-        return y, saved
+        saved, made, given = SavedMaps(), list[Held](), list[Held]()
+        saved.inputs = [Factor() for _ in layers]
+        if not _lies_by_rows(layers[0].product.source):
+            saved.inputs[0].own = [x]
+
+        def pass_through(number: int) -> Iterator[None]:
+            for place, layer in enumerate(layers):
+                product = layer.product
+                num_bytes = self._own_bytes(product.target, element_bytes)
+                if place:
+                    assert between is not None
+                    given.append(between(saved.inner[number].num_bytes))
+                if place < len(layers) - 1:
+                    saved.inner.append(self._new(num_bytes // pieces))
+                elif not made:
+                    made.append(self._new(num_bytes))
+                if place == len(saved.wholes):
+                    saved.wholes.append(self._fetch(layer, element_bytes))
+                yield from self._contraction(
+                    product.source, product.target, saved.inputs[place], element_bytes, pieces
+                )
+
+        take_turns([pass_through(number) for number in range(pieces)])
+        return made[0], saved
 
     def backward(
         self,
@@ -111,40 +117,50 @@ class Products:
     ) -> Held | None:
         """The gradient of the input, where it is wanted; those of weights go where they belong."""
         pieces = self._num_pieces(layers, element_bytes)
-        wholes, inner, inputs = saved.wholes, saved.inner, saved.inputs
+        wholes, inner, x = saved.wholes, saved.inner, saved.inputs
         saved.wholes, saved.inner, saved.inputs = [], [], []
-        own_dy, dx = [dy], None
-        waiting: list[Callable[[], None]] = []
-        for place in reversed(range(len(layers))):
-            layer, x = layers[place], inputs.pop()
-            product = layer.product
-            outputs = Factor(own_dy, self._gathered(product.target, element_bytes))
-            self._wait(product.target, pieces)
-            num_bytes = self._own_bytes(product.source, element_bytes)
-            if place:
-                assert between is not None
-                own_dy = []
-                for piece in self._in_pieces(num_bytes, pieces):
-                    self._sum(product.source, element_bytes, pieces, fills=True)
-                    hidden, gradient = between(piece.num_bytes)
+        outputs = [Factor() for _ in layers]
+        outputs[-1].own = [dy]
+        dx: list[Held] = []
+
+        def parameters(place: int) -> None:
+            self._weight(layers[place], outputs.pop(), x.pop(), element_bytes)
+
+        def pass_back(number: int) -> Iterator[None]:
+            for place in reversed(range(len(layers))):
+                product = layers[place].product
+                num_bytes = self._own_bytes(product.source, element_bytes)
+                summed: Side | None = product.source
+                made: list[Held] = []
+                if place:
+                    made.append(self._new(num_bytes // pieces))
+                elif not input_gradient:
+                    summed = None
+                elif not dx:
+                    dx.append(self._new(num_bytes))
+                yield from self._contraction(
+                    product.target, summed, outputs[place], element_bytes, pieces, fills=True
+                )
+                if place:
+                    assert between is not None
+                    hidden, gradient = between(num_bytes // pieces)
                     inner.pop()
-                    x.own.append(hidden)
-                    own_dy.append(gradient)
-                    del hidden, gradient, piece
-            elif input_gradient:
-                dx = self._new(num_bytes)
-                self._sum(product.source, element_bytes, pieces, fills=True)
-            waiting.append(partial(self._weight, layer, outputs, x, element_bytes))
-            del outputs, x
-            if place and not self._has_link:
-                waiting.pop()()
-                self._catch_up()
-        del own_dy, wholes
-        waiting.reverse()
-        while waiting:
-            waiting.pop()()
+                    x[place].own.append(hidden)
+                    outputs[place - 1].own.append(gradient)
+                    del made, hidden, gradient
+                    if not self._has_link:
+                        parameters(place)
+                        self._catch_up()
+
+        take_turns([pass_back(number) for number in range(pieces)])
+        while outputs:
+            parameters(len(outputs) - 1)
+        del wholes
         self._finish_layer()
-        return dx
+        for layer, whole in self._returned:
+            self._gradients.give(layer, whole)
+        self._returned.clear()
+        return dx[0] if dx else None
 
     def finish(self) -> None:
         """Make and sum all gradients that are left, as the end of the pass does."""
@@ -178,33 +194,64 @@ class Products:
         elements = sum(product.weight_rows) * product.weight.local_shape[1]
         return self._new(elements * element_bytes, "gathered_weights")
 
-    def _gathered(self, side: Side, element_bytes: int) -> Held | None:
+    def _contraction(
+        self,
+        gathered: Side,
+        summed: Side | None,
+        factor: Factor,
+        element_bytes: int,
+        pieces: int,
+        *,
+        fills: bool = False,
+    ) -> Iterator[None]:
+        """Gather a piece of an activation, and reduce-scatter what is made of it, if anything.
+
+        Others let it wait where this yields; with ``fills``, a wait makes a little of a gradient.
+        """
+        size = gathered.axis.size
+        message: list[Held] = []
+        if size > 1:
+            own = gathered.own_features * gathered.own_rows * self._samples * element_bytes
+            if factor.others is None:
+                factor.others = self._gathered(gathered, element_bytes)
+            if gathered.features_first and pieces > 1 and not gathered.by_rows:
+                message.append(self._new(own // pieces))  # its columns, laid end to end
+        blocks = self._blocks(summed, element_bytes, pieces) if summed is not None else []
+        made = [self._new(block, "exchange") for block in blocks]
+        for _ in range(size - 1):
+            yield
+            if fills:
+                self.fill()
+        if len(blocks) > 1:
+            assert summed is not None
+            own = blocks[summed.axis.index]
+            made += [self._new(own, "exchange") for _ in blocks[2:]]
+            yield
+            for _ in blocks[1:] if fills else []:
+                self.fill()
+            made.append(self._summed_wide(own, len(blocks), element_bytes))
+
+    def _summed_wide(self, num_bytes: int, ranks: int, element_bytes: int) -> Held:
+        """What several contributions of a narrow type are summed in: float32."""
+        is_narrow = ranks > 2 and element_bytes < 4
+        return self._new(num_bytes * 4 // element_bytes if is_narrow else 0, "exchange")
+
+    def _gathered(self, side: Side, element_bytes: int) -> Held:
         """What a gather of this rank's side brings; its own columns too where these differ."""
-        if side.axis.size == 1:
-            return None
         sizes = zip(side.features, side.rows, strict=True)
         total = sum(features * rows for features, rows in sizes)
         if not side.by_rows:
             total -= side.own_features * side.own_rows
-        return self._new(total * self._samples * element_bytes)
+        return self._new(total * self._samples * element_bytes, "exchange")
 
-    def _sum(self, side: Side, element_bytes: int, pieces: int, *, fills: bool = False) -> None:
-        """Hold what a reduce-scatter to this rank's side needs while it is on its way."""
-        size = side.axis.size
-        if size == 1:
-            return
-        blocks = [
+    def _blocks(self, side: Side, element_bytes: int, pieces: int) -> list[int]:
+        """Bytes of what a piece of a partial product has for each rank; none where it is whole."""
+        if side.axis.size == 1:
+            return []
+        return [
             features * rows * self._samples * element_bytes // pieces
             for features, rows in zip(side.features, side.rows, strict=True)
         ]
-        own = blocks[side.axis.index]
-        under_way = min(2, pieces)  # while one travels, another is made
-        sent = self._new(under_way * (sum(blocks) + (size - 2) * own), "exchange")
-        if fills:
-            self._wait(side, 1)
-        # Of a narrow type, several are summed in float32.
-        summed = self._new(own * 4 // element_bytes if size > 2 and element_bytes < 4 else 0)
-        del sent, summed
 
     def _own_bytes(self, side: Side, element_bytes: int) -> int:
         return side.own_features * side.own_rows * self._samples * element_bytes
@@ -212,9 +259,6 @@ class Products:
     def _num_pieces(self, layers: Sequence[Linear], element_bytes: int) -> int:
         products = [layer.product for layer in layers]
         return num_pieces(products, samples=self._samples, element_bytes=element_bytes)
-
-    def _in_pieces(self, num_bytes: int, pieces: int) -> list[Held]:
-        return [self._new(num_bytes // pieces) for _ in range(pieces)]
 
     # -- gradients of weights ----------------------------------------------------------------------
 
@@ -225,7 +269,8 @@ class Products:
         rows = sum(product.weight_rows)
         self._join(outputs)  # of which the gradient of the bias is the sum
         if not product.is_shared and not self._gradients.has_replicas:
-            self._gradients.give(layer, self._new(rows * columns * element_bytes, "gradients"))
+            whole = [self._new(rows * columns * element_bytes, "gradients")]
+            self._returned.append((layer, whole))
             return
         slices = product.gradient_slices(element_bytes)
         own = layer.weight.numel()
@@ -233,13 +278,29 @@ class Products:
         is_whole = axis.size == 1 and element_bytes == self._weight_bytes
         made = 0 if is_whole else (rows * columns + (axis.size - 1) * own) * element_bytes
         for number in range(slices):
-            then = partial(self._gradients.give, layer, total) if number == slices - 1 else _nothing
-            work = partial(self._make, outputs, x, made // slices, then)
+            then = (
+                partial(self._gradients.give, layer, [total]) if number == slices - 1 else _nothing
+            )
+            block = own // slices * element_bytes
+            work = partial(
+                self._make, outputs, x, made // slices, block, element_bytes, axis.size, then
+            )
             self._deferred.append((self._num_layers, work))
 
-    def _make(self, outputs: Factor, x: Factor, made: int, then: Callable[[], None]) -> None:
+    def _make(
+        self,
+        outputs: Factor,
+        x: Factor,
+        num_bytes: int,
+        block: int,
+        element_bytes: int,
+        ranks: int,
+        then: Callable[[], None],
+    ) -> None:
+        """Make a slice, of which each of the ranks sums a block, and send the others theirs."""
         self._join(x)
-        self._travelling.append((self._new(made, "exchange"), then))
+        summed = partial(self._summed_wide, block, ranks, element_bytes)
+        self._travelling.append((self._new(num_bytes, "exchange"), summed, then))
         most = _MOST_TRAVELLING if self._has_link else 0
         while len(self._travelling) > most:
             self._arrive()
@@ -250,14 +311,10 @@ class Products:
             factor.own = [self._new(sum(piece.num_bytes for piece in factor.own))]
 
     def _arrive(self) -> None:
-        _, then = self._travelling.popleft()
+        arrived, summed, then = self._travelling.popleft()
+        summed()
+        del arrived
         then()
-
-    def _wait(self, side: Side, pieces: int) -> None:
-        """Do a little of what was deferred in each wait for another rank, over a link."""
-        if self._has_link:
-            for _ in range((side.axis.size - 1) * pieces):
-                self.fill()
 
     def fill(self) -> None:
         """Do a little of what was deferred, as a wait over a link does."""

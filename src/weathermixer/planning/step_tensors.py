@@ -178,16 +178,19 @@ class StepTensors:
         del squares
         return forecast, _SavedApplication(encoder, blocks, norm, decoder, head, [error])
 
-    def _block(self, block: list[Mixing], x: Held) -> tuple[Held, list[_SavedMixing]]:
+    def _block(
+        self, block: list[Mixing], x: Held, *, ends_early: bool = False
+    ) -> tuple[Held, list[_SavedMixing]]:
         saved = []
         for mixing in block:
             y, norm = self._norm(_norm_of(mixing.norm), x)
             y, maps = self._products.forward(
                 _maps_of(mixing), y, self._narrow, partial(self._activate, mixing)
             )
-            x = self._new(y.num_bytes)
-            del y
             saved.append(_SavedMixing(norm, maps))
+            if not ends_early or mixing is not block[-1]:
+                x = self._new(y.num_bytes)
+            del y
         return x, saved
 
     def _activate(self, mixing: Mixing, num_bytes: int) -> Held:
@@ -264,7 +267,8 @@ class StepTensors:
             of_block = saved.blocks.pop()
             if isinstance(of_block, Held):
                 self._products.is_again = True
-                _, of_block = self._block(_mixings(block), of_block)
+                # Which ends when everything that is saved is there.
+                of_block = self._block(_mixings(block), of_block, ends_early=True)[1]
                 self._products.is_again = False
             for mixing in reversed(_mixings(block)):
                 dx = self._mixing_back(mixing, dx, of_block.pop())
@@ -340,11 +344,17 @@ class StepTensors:
         itemsize = self._itemsize(norm)
         wide = max(4, itemsize)
         widened: list[Held] = []
-        if norm.cut.axis.size > 1 and wide != itemsize:
-            widened = [self._new(num_bytes * wide // itemsize) for _ in range(3)]
-        dx = self._new(num_bytes)
         if norm.cut.axis.size > 1:
-            self._products.fill()
+            if wide != itemsize:
+                widened = [self._new(num_bytes * wide // itemsize) for _ in range(3)]
+                widened.pop()
+                self._products.fill()
+                dx = self._new(num_bytes)
+            else:
+                dx = self._new(num_bytes)
+                self._products.fill()
+        else:
+            dx = self._new(num_bytes)
         del widened
         saved.x.clear()
         return dx
