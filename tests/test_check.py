@@ -14,6 +14,8 @@ from weathermixer import check as checking
 from weathermixer.check import check
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
+from weathermixer.planning.choosing import MACHINE_VARIABLE
+from weathermixer.planning.machine_files import find_machine, write_machine
 
 
 @pytest.fixture
@@ -177,3 +179,14 @@ def test_states_that_are_needed_late_are_read_early(
     (problem,) = (problem for problem in problems if problem.where == where)
     assert problem.severity == severity
     assert "temperature_850 at 2001-01" in problem.what
+
+
+def test_what_does_not_fit_into_memory_is_found_on_the_machine_that_is_named(
+    configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = find_machine("h100").model_copy(update={"memory_bytes": 1e5})
+    write_machine(small, tmp_path / "small.yaml")
+    monkeypatch.setenv(MACHINE_VARIABLE, str(tmp_path / "small.yaml"))
+    (problem,) = check(configuration).problems
+    assert problem.severity == "error" and "fits on no mesh of 1 ranks" in problem.what
+    assert "training.recompute" in problem.what

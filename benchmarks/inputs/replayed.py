@@ -33,7 +33,7 @@ from weathermixer.launch.environment import MeetingAddress, RankInfo
 from weathermixer.launch.other_ranks import Connection
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import build, describe
-from weathermixer.planning.step_cost import choose_layout
+from weathermixer.planning.choosing import choose_mesh as choose_fastest_mesh
 from weathermixer.runs.checkpoint import ShardWriter
 from weathermixer.runs.checkpoint_index import write_checksum
 from weathermixer.runs.shards import ShardSavePlanner, own_share
@@ -150,7 +150,14 @@ def agree(layout: Layout) -> HostTime:
 def choose_mesh(num_ranks: int, data: int) -> HostTime:
     """Choose among all meshes with so many replicas of the largest network."""
     began = HostTime.now()
-    choose_layout(Parallel(data=data), LARGEST, world_size=num_ranks, samples=1)
+    config = Config.model_validate(
+        {
+            "data": {"store": "era5.zarr"},
+            "parallel": {"data": data},
+            "training": {"instance_batch": 1},
+        }
+    )
+    choose_fastest_mesh(config, LARGEST, world_size=num_ranks, trains=False)
     return began.since()
 
 

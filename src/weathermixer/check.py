@@ -7,9 +7,10 @@ needs a network that fits, in ``NETWORK_CHECKS``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, check_cuts
+from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
 
@@ -69,13 +71,17 @@ class Notes:
         """Note something that does not keep a training from beginning."""
         self.problems.append(Problem("warning", where, what, remedy))
 
+    def error(self, where: str, what: str, remedy: str) -> None:
+        """Note something with which a training cannot begin."""
+        self.problems.append(Problem("error", where, what, remedy))
+
     @contextmanager
     def noting_errors(self, where: str, remedy: str) -> Iterator[None]:
         """While entered, note as a problem the error with which a training would end here."""
         try:
             yield
         except (UserError, LayoutError, OSError) as error:
-            self.problems.append(Problem("error", where, str(error), remedy))
+            self.error(where, str(error), remedy)
 
 
 def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
@@ -242,9 +248,28 @@ STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (
     _step_is_that_of_the_store,
     _periods_hold_samples,
 )
+
+
+def _memory_is_enough(
+    config: Config, store: States, architecture: Architecture, notes: Notes
+) -> None:
+    """What the ranks that the configuration names hold, on the machine that commands run on."""
+    layout = replace(_layout(config), data=config.parallel.data)
+    try:
+        choose_mesh(config, architecture, world_size=layout.world_size)
+    except LayoutError:
+        return  # ranks that the configuration leaves open
+    except UserError as error:
+        remedy = f"change it, or name the machine that it is to run on in {MACHINE_VARIABLE}"
+        # Without a name it may be meant for another machine than this one.
+        note = notes.error if MACHINE_VARIABLE in os.environ else notes.warn
+        note("model", str(error), remedy)
+
+
 NETWORK_CHECKS: tuple[Callable[[Config, States, Architecture, Notes], None], ...] = (
     _chunks_fit_the_mesh,
     _ends_of_periods_can_be_read,
+    _memory_is_enough,
 )
 
 

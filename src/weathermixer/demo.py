@@ -6,6 +6,7 @@ so an interrupted demonstration continues.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.interpreter import program
+from weathermixer.launch.environment import threads_per_rank
 from weathermixer.launch.start import start_ranks
 from weathermixer.runs.folder_lock import FolderLock
 
 DAYS = 1460
 STEPS = 3000
-RANKS = 2
+MOST_RANKS = 2
 GRID = (32, 64)
 FORECAST_STEPS = 40  # ten days
 NUM_FORECASTS = 30
@@ -69,10 +71,11 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
         with progress("simulating") as update:
             write_planet(store_path, days=days, grid=GRID, seed=seed, progress=update)
 
-    ranks = num_ranks()
+    settings = demo_config(store_path, steps=steps, seed=seed)
+    ranks = num_ranks(settings)
     say(f"2/5  Training for {steps} steps on {ranks} {'ranks' if ranks > 1 else 'rank'} into {run}")
     config = out / "config.yaml"
-    write_config(demo_config(store_path, steps=steps, seed=seed), config)
+    write_config(settings, config)
     words = ["train", str(config), "--out", str(run), *["--resume"] * run.exists()]
     start_ranks(program(*words), ranks, remedy="continue with the same command")
 
@@ -100,11 +103,23 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
     )
 
 
-def num_ranks() -> int:
-    """The number of ranks to train on: two, or one where there is a single GPU."""
+def num_ranks(config: Config) -> int:
+    """The number of ranks, one or two, with which a step takes the least time, as predicted."""
     import torch
 
-    return min(RANKS, torch.cuda.device_count()) if torch.cuda.is_available() else RANKS
+    from weathermixer.model.architecture import architecture_of
+    from weathermixer.planning.choosing import choose_mesh
+
+    most = MOST_RANKS
+    if torch.cuda.is_available():
+        most = min(most, torch.cuda.device_count())
+    architecture = architecture_of(config.data, config.model, GRID)
+
+    def predicted_seconds(ranks: int) -> float:
+        threads = threads_per_rank(os.environ, ranks)
+        return choose_mesh(config, architecture, world_size=ranks, threads=threads).seconds
+
+    return min(range(1, most + 1), key=predicted_seconds)
 
 
 def initial_times(times: np.ndarray, test: tuple[np.datetime64, np.datetime64]) -> np.ndarray:

@@ -22,8 +22,8 @@ from weathermixer.launch.ranks import this_rank
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
+from weathermixer.planning.choosing import choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
-from weathermixer.planning.step_cost import choose_layout
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Job:
 
     ``config`` is the whole configuration, ``architecture`` the sizes of the network. ``channels``
     are all that the network predicts, in its order; ``ranks_on_machine`` is the number of ranks
-    that share this machine's memory.
+    that share this machine's memory, ``predicted_seconds`` what a step was expected to take.
     """
 
     config: Config
@@ -42,6 +42,7 @@ class Job:
     mesh: Mesh
     part: Part
     ranks_on_machine: int
+    predicted_seconds: float
 
     def reading_problems(self, windows: Iterable[Iterable[int]]) -> list[str | None]:
         """Read the states at each window of time indices, and say for each what went wrong.
@@ -67,7 +68,7 @@ def join(
     config: Config,
     states: States,
     *,
-    samples: int,
+    trains: bool,
     say: Callable[[str], None],
     equal_on_all: Mapping[str, str] | None = None,
     device: torch.device | str | None = None,
@@ -76,12 +77,14 @@ def join(
 
     Every rank that was started calls this with the same arguments; ``equal_on_all`` holds what else
     has to be the same on all of them, by names for the user. The mesh is the one that ``config``
-    asks for or, where it leaves a choice, the one that sends least in a step of ``samples``
-    samples. ``device`` is by default the accelerator of this rank, or the processor. The first rank
-    says what of an archive is left out, where the device does not have the arithmetic, and where
-    chunks make ranks read much more than their share.
+    asks for or, where it leaves a choice, the one on which a step takes the least time, as
+    predicted: that of a training where this is one that ``trains``, else that of a forecast.
+    ``device`` is by default the accelerator of this rank, or the processor. The first rank says
+    which mesh it is, what of an archive is left out, where the device does not have the arithmetic,
+    and where chunks make ranks read much more than their share.
 
-    Raises UserError where ranks differ, or the states lack channels or do not fit the patches;
+    Raises UserError where ranks differ, where the states lack channels or do not fit the patches,
+    and where a training does not fit into memory;
     LayoutError where the mesh does not fit the ranks or the network; RankLost where one is gone.
     """
     require_equal_settings(
@@ -92,13 +95,18 @@ def join(
     channels = names(channels_of(config.data.variables, config.data.levels))
     states.channel_indices(channels)
     architecture = architecture_of(config.data, config.model, states.grid)
-    layout = choose_layout(
-        config.parallel, architecture, world_size=meshes.world_size(), samples=samples
+    # On the first rank, so that all take the same: a machine file may lie on its machine alone.
+    choice = meshes.from_first_rank(
+        lambda: choose_mesh(config, architecture, world_size=meshes.world_size(), trains=trains)
     )
+    layout = choice.layout
     mesh = meshes.connect(
         layout, device=meshes.local_device() if device is None else torch.device(device)
     )
     if meshes.is_first_rank():
+        say(choice.reason)
+        if choice.warning is not None:
+            say(choice.warning)
         for remark in states.remarks:
             say(remark)
         arithmetic_remark = Arithmetic.of(config.training.dtype).remark(mesh.device)
@@ -115,4 +123,5 @@ def join(
         mesh=mesh,
         part=Part.on(mesh, architecture),
         ranks_on_machine=this_rank().local_world_size,
+        predicted_seconds=choice.seconds,
     )

@@ -27,6 +27,22 @@ class GridShape(click.ParamType):
         return int(rows), int(columns)
 
 
+class MeshShape(click.ParamType):
+    """Data × domain × tensor, such as 2x4x1."""
+
+    name = "DxOxT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int, int]:
+        """Parse the mesh, unless it is parsed already."""
+        if isinstance(value, tuple):
+            return value
+        sizes = value.lower().replace("×", "x").split("x")
+        if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
+            self.fail(f"{value!r} is not data × domain × tensor, such as 2x4x1")
+        data, domain, tensor = map(int, sizes)
+        return data, domain, tensor
+
+
 class WithSettings(click.Command):
     """A command whose help ends with every setting of the configuration."""
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import click
 
 from weathermixer import __version__
+from weathermixer.cli.bench_commands import bench
+from weathermixer.cli.plan_commands import plan
 from weathermixer.cli.run_commands import check, demo, forecast, train
 from weathermixer.cli.score_commands import report, verify
 from weathermixer.cli.store_commands import data
@@ -28,7 +30,7 @@ def commands() -> None:
     """
 
 
-for _command in (demo, data, check, train, forecast, verify, report):
+for _command in (demo, data, check, train, forecast, verify, report, plan, bench):
     commands.add_command(_command)
 
 
@@ -78,5 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _takes_ranks(words: Sequence[str]) -> bool:
     """Whether a command is one that several ranks run together."""
-    command = commands.commands.get(words[0]) if words else None
+    command: click.Command | None = commands
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        command = command.commands.get(word)
     return command is not None and any(option.name == "nproc" for option in command.params)

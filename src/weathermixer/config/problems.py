@@ -103,11 +103,12 @@ def _problem(key: str, details: list[Any], path: Path) -> Problem:
                 f"is a section, and {shown(first['input'])} is none",
                 "write its settings below it, each as 'key: value' with a space after the colon",
             )
-    expected = " or ".join(dict.fromkeys(_expectation(detail) for detail in nearest))
+    expected = " or ".join(dict.fromkeys(expectation(detail) for detail in nearest))
     return Problem("error", key, f"{shown(first['input'])} is impossible", expected)
 
 
-def _expectation(detail: Any) -> str:
+def expectation(detail: Any) -> str:
+    """What to give instead, from one of the details of pydantic's errors."""
     for kind, text in _EXPECTED.items():
         if detail["type"].startswith(kind):
             return text.format(**detail.get("ctx", {}))

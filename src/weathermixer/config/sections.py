@@ -168,7 +168,7 @@ class Parallel(Section):
     domain: Ranks | None = Field(
         None,
         description="ranks that share a sample's longitudes; where it or the next is unset, what "
-        "sends the fewest bytes on the ranks that were started",
+        "takes the least time, as predicted, on the ranks that were started",
     )
     tensor: Ranks | None = Field(
         None, description="ranks that share a sample's variables and the latent channels"

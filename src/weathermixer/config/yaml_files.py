@@ -71,8 +71,10 @@ for _name, _pattern in (
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern.pattern})$"), None)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, kind: str = "configuration") -> str:
     """Read the text of a file in UTF-8, or in what its byte order mark says.
+
+    ``kind`` is what a message calls the file.
 
     Raises UserError where there is no such file or it may not be read, Unreadable where it is no
     text.
@@ -86,9 +88,7 @@ def read_text(path: Path) -> str:
             remedy = "give the YAML file"
         elif str(path).startswith("--"):
             remedy = "write CONFIG before its settings"
-        raise UserError(
-            f"the configuration {path} cannot be read ({error.strerror}): {remedy}"
-        ) from error
+        raise UserError(f"the {kind} {path} cannot be read ({error.strerror}): {remedy}") from error
     encoding = next(
         (name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8"
     )
@@ -100,11 +100,11 @@ def read_text(path: Path) -> str:
             f"{path}, line {line}",
             f"byte {error.start} of the file, 0x{content[error.start]:02X}, is not "
             f"{encoding.removesuffix('-sig').upper()} ({error.reason})",
-            "save the file as UTF-8, if it is a configuration",
+            f"save the file as UTF-8, if it is a {kind}",
         ) from error
     if len(content) > _LARGEST_BYTES:
         raise _unreadable(
-            str(path), "the file is larger than 1 MiB", "give the YAML file of a configuration"
+            str(path), "the file is larger than 1 MiB", f"give the YAML file of a {kind}"
         )
     return text
 

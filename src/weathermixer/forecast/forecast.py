@@ -109,7 +109,7 @@ def forecast(
     job = join(
         config,
         source,
-        samples=_LARGEST_BATCH,
+        trains=False,
         say=say,
         equal_on_all={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps)},

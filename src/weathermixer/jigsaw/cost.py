@@ -64,20 +64,28 @@ class ProductCost:
     backward: Cost
 
 
-def product_cost(
+@dataclass(frozen=True)
+class ProductMovement:
+    """What the exchanges of a product cost, by what they move; each is over one axis."""
+
+    fetch: Cost  # the weight, over ``weight_axis``
+    weight_gradient: Cost  # over ``weight_axis``
+    inputs: Cost  # gathered over the axis of ``source``
+    outputs: Cost  # reduce-scattered over the axis of ``target``
+    output_gradients: Cost  # gathered over the axis of ``target``
+    input_gradients: Cost  # reduce-scattered over the axis of ``source``
+
+
+def product_movement(
     product: Product, *, samples: int, element_bytes: int, input_gradient: bool = True
-) -> ProductCost:
-    """The cost of ``product`` on its rank, for activations of ``element_bytes`` each.
+) -> ProductMovement:
+    """What ``product`` moves on its rank, for activations of ``element_bytes`` each.
 
     Messages and calls are those of a single map that stays as it lies, and of the maps of a pair.
     """
     source, target = product.source, product.target
     axis, rows = product.weight_axis, product.weight_rows
     width = product.weight.local_shape[1]
-    multiply_adds = _features(source) * _features(target) * _rows(product) * samples
-    fetch = _gather([count * width for count in rows], axis.index, element_bytes) + Cost(
-        kept_bytes=sum(rows) * width * element_bytes if axis.size > 1 else 0
-    )
     slices = product.gradient_slices(element_bytes)
     of_weight = [
         [len(shard(count, slices, number)) * width for count in rows] for number in range(slices)
@@ -91,17 +99,41 @@ def product_cost(
     def reduced(pieces: list[list[int]], over: Axis) -> Cost:
         return sum((_reduce(piece, over.index, element_bytes) for piece in pieces), Cost())
 
-    forward = gathered(of_input, source.axis) + reduced(of_output, target.axis)
-    backward = gathered(of_output, target.axis) + reduced(of_weight, axis)
-    products = 1
-    if input_gradient:
-        products = 2
-        backward += reduced(of_input, source.axis)
-    kept = sum(_others(piece, source.axis.index, element_bytes) for piece in of_input)
+    return ProductMovement(
+        fetch=_gather([count * width for count in rows], axis.index, element_bytes),
+        weight_gradient=reduced(of_weight, axis),
+        inputs=gathered(of_input, source.axis),
+        outputs=reduced(of_output, target.axis),
+        output_gradients=gathered(of_output, target.axis),
+        input_gradients=reduced(of_input, source.axis) if input_gradient else Cost(),
+    )
+
+
+def product_cost(
+    product: Product, *, samples: int, element_bytes: int, input_gradient: bool = True
+) -> ProductCost:
+    """The cost of ``product`` on its rank, for activations of ``element_bytes`` each.
+
+    Messages and calls are those of :func:`product_movement`.
+    """
+    source, target = product.source, product.target
+    axis, rows = product.weight_axis, product.weight_rows
+    moved = product_movement(
+        product, samples=samples, element_bytes=element_bytes, input_gradient=input_gradient
+    )
+    multiply_adds = _features(source) * _features(target) * _rows(product) * samples
+    weight = sum(rows) * product.weight.local_shape[1] if axis.size > 1 else 0
+    kept = sum(
+        _others(piece, source.axis.index, element_bytes)
+        for piece in _pieces(product, source, samples, element_bytes)
+    )
     return ProductCost(
-        fetch,
-        forward + Cost(multiply_adds=multiply_adds, kept_bytes=kept),
-        backward + Cost(multiply_adds=products * multiply_adds),
+        moved.fetch + Cost(kept_bytes=weight * element_bytes),
+        moved.inputs + moved.outputs + Cost(multiply_adds=multiply_adds, kept_bytes=kept),
+        moved.output_gradients
+        + moved.weight_gradient
+        + moved.input_gradients
+        + Cost(multiply_adds=(2 if input_gradient else 1) * multiply_adds),
     )
 
 

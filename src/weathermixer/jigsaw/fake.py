@@ -6,15 +6,18 @@ PyTorch's fake process group stands for the other ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Axis, Mesh
+from weathermixer.jigsaw.transfers import Transfers
 
 
 @contextmanager
@@ -46,7 +49,30 @@ def fake_mesh(layout: Layout, *, overlap: bool = True, has_link: bool = False) -
 
 def _with_groups(axis: Axis, overlap: bool) -> Axis:
     """The axis with groups of its own: those of other lines of the mesh are nobody's here."""
+    transfers = _Unseen() if axis.has_link else _Ended()
+    axis = replace(
+        axis, overlap=overlap, transfers=transfers, background_transfers=(transfers, transfers)
+    )
     if axis.size == 1:
-        return replace(axis, overlap=overlap)
+        return axis
     group, background = (dist.new_group(list(axis.ranks)) for _ in range(2))
-    return replace(axis, group=group, background=background, overlap=overlap)
+    return replace(axis, group=group, background=background)
+
+
+class _Ended(Transfers):
+    """Transfers that have ended as soon as they have begun, as copies in memory nearly have.
+
+    Otherwise what is done in which wait would depend on when a thread has its turn.
+    """
+
+    def of(self, works: Sequence[Any]) -> Any:
+        ended: Future[None] = Future()
+        ended.set_result(None)
+        return ended
+
+
+class _Unseen(Transfers):
+    """Transfers of which the host does not know when they end, as those of accelerators."""
+
+    def of(self, works: Sequence[Any]) -> Any:
+        return None

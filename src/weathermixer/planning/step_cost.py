@@ -1,13 +1,13 @@
-"""What a training step of the network sends and computes, and the mesh on which it sends least."""
+"""What a training step of the network sends and computes, and the meshes that it may run on."""
 
 from __future__ import annotations
 
 from weathermixer.config import Parallel
-from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, shared_cost
+from weathermixer.jigsaw.cost import Cost, layers_cost, shared_cost
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
-from weathermixer.model.cuts import check_cuts, describe
+from weathermixer.model.cuts import check_cuts
 from weathermixer.model.mixer import WeatherMixer
 
 
@@ -40,10 +40,10 @@ def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
     return sum(narrow, wide + shared)
 
 
-def choose_layout(
-    parallel: Parallel, architecture: Architecture, *, world_size: int, samples: int
-) -> Layout:
-    """Choose the mesh that a configuration asks for; of several, the one that sends least.
+def possible_layouts(
+    parallel: Parallel, architecture: Architecture, *, world_size: int
+) -> list[Layout]:
+    """The meshes of ``world_size`` ranks among which a configuration leaves the choice.
 
     Raises LayoutError where the settings do not multiply to ``world_size``, or where no mesh of
     so many ranks leaves each of them something to do.
@@ -52,7 +52,7 @@ def choose_layout(
         layout = Layout(data=parallel.data, domain=parallel.domain, tensor=parallel.tensor)
         layout.require_ranks(world_size)
         check_cuts(architecture, Mesh.describe(layout))
-        return layout
+        return [layout]
     if world_size % parallel.data:
         raise LayoutError(
             f"parallel.data ({parallel.data}) does not divide the number of ranks "
@@ -67,19 +67,16 @@ def choose_layout(
         Layout(
             data=parallel.data, domain=parallel.domain or 1, tensor=parallel.tensor or 1
         ).require_ranks(world_size)
-    costs: dict[Layout, Cost] = {}
+    possible: list[Layout] = []
     refused: LayoutError | None = None
     for layout in candidates:
         try:
-            costs[layout] = busiest(
-                step_cost(
-                    describe(architecture, Mesh.describe(corner), samples=samples), samples=samples
-                )
-                for corner in layout.corners()
-            )
+            check_cuts(architecture, Mesh.describe(layout))
         except LayoutError as error:
             refused = refused or error
-    if not costs:
+        else:
+            possible.append(layout)
+    if not possible:
         assert refused is not None
         raise refused
-    return cheapest(list(costs), costs.__getitem__)
+    return possible

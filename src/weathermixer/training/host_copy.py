@@ -23,5 +23,4 @@ class HostCopy:
         """The values, once they are here."""
         if self._arrival is not None:
             self._arrival.synchronize()
-        values: list[float] = self._values.tolist()
-        return values
+        return [float(value) for value in self._values]

@@ -144,7 +144,7 @@ class TrainingLoop:
             notices = Notices(lambda _: None)
         data, training = config.data, config.training
         states = open_states(data.store, data)
-        job = join(config, states, samples=training.instance_batch, say=notices.say, device=device)
+        job = join(config, states, trains=True, say=notices.say, device=device)
         windows = training_windows(data, training, states)
         validation_samples = validation_windows(data, training, states)
         require_last_sample(job, windows)

@@ -6,6 +6,7 @@ each kind of trouble, and the steps go on.
 
 from __future__ import annotations
 
+import statistics
 from collections import deque
 from dataclasses import asdict
 from typing import Any, Self
@@ -87,9 +88,19 @@ class Watch:
             self._validate()
 
     def save_result(self, result: TrainResult) -> None:
-        """Write the result of the training into the folder of its run, on the first rank."""
+        """Write the result of the training into the folder of its run, and say what steps took.
+
+        Only the first rank does.
+        """
         if not is_first_rank():
             return
+        if result.seconds_per_step:
+            # The first step also begins everything.
+            seconds = statistics.median(result.seconds_per_step[1:] or result.seconds_per_step)
+            self._loop.notices.say(
+                f"a step took {seconds:.3g} s (median), predicted were "
+                f"{self._loop.job.predicted_seconds:.3g} s"
+            )
         path = self._loop.run.training_result
         try:
             result.save(path)

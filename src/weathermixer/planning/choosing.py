@@ -1,0 +1,168 @@
+"""The machine to plan for, and the mesh to run on: by predicted time, the same on every rank.
+
+Where nobody names a machine file, a machine of the package stands for this one: that of its
+accelerator, or one with processors alone. Nothing is measured then, so that all ranks choose alike,
+and a run that is resumed chooses as it did before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from weathermixer.config import Config, read_config
+from weathermixer.console import size_text
+from weathermixer.data.opening import open_states
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.model.architecture import Architecture, architecture_of
+from weathermixer.planning.machine import Machine
+from weathermixer.planning.machine_files import find_machine
+from weathermixer.planning.plan import SCHEMES, Plan, Planner, layout_text
+from weathermixer.planning.step_cost import possible_layouts
+from weathermixer.planning.step_memory import SAFE_SHARE
+
+MACHINE_VARIABLE = "WEATHERMIXER_MACHINE"
+"""Names a machine file, or a machine of the package, for all commands."""
+
+_PROCESSORS = "processors"
+# In this order: a GH200 has "GH200" in its name, and an H200 does not.
+_BY_DEVICE = {
+    "GH200": "gh200",
+    "H200": "h200",
+    "H100": "h100",
+    "A100": "a100-40gb",
+    "MI250X": "mi250x",
+}
+_OTHER_DEVICE = "h100"
+
+
+def this_machine(environment: Mapping[str, str] = os.environ) -> Machine:
+    """The machine that the environment names, or else what comes nearest to this one.
+
+    Raises UserError where the file that is named cannot be used.
+    """
+    name = environment.get(MACHINE_VARIABLE)
+    if name is None:
+        name = _PROCESSORS
+        if torch.cuda.is_available():
+            device = torch.cuda.get_device_name()
+            name = next((known for part, known in _BY_DEVICE.items() if part in device), "")
+            return find_machine(name or _OTHER_DEVICE).model_copy(
+                update={"memory_bytes": float(torch.cuda.get_device_properties(0).total_memory)}
+            )
+    return find_machine(name)
+
+
+def make_planner(
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    machine: str | None = None,
+    grid: tuple[int, int] | None = None,
+    scheme: str = "jigsaw",
+    loads: bool = True,
+) -> Planner:
+    """A planner for a configuration file on a machine, by default this one.
+
+    Without a ``grid`` it is that of the store. Raises UserError for a configuration, a machine or a
+    scheme that cannot be, and where no grid is known.
+    """
+    config = read_config(path, overrides)
+    if scheme not in SCHEMES:
+        raise UserError(f"there is no scheme {scheme}: choose among {', '.join(SCHEMES)}")
+    found = this_machine() if machine is None else find_machine(machine)
+    return Planner(config, _architecture(config, grid), found, scheme=scheme, loads=loads)
+
+
+def _architecture(config: Config, grid: tuple[int, int] | None) -> Architecture:
+    if grid is None:
+        try:
+            grid = open_states(config.data.store, config.data).grid
+        except (UserError, OSError) as error:
+            raise UserError(
+                f"the configuration names no store that says the grid ({error}): give --grid, such "
+                "as 720x1440, or correct data.store"
+            ) from error
+    return architecture_of(config.data, config.model, grid)
+
+
+@dataclass(frozen=True)
+class MeshChoice:
+    """The mesh that is run on, its predicted seconds of a step, and why it was taken, in a line."""
+
+    layout: Layout
+    seconds: float
+    reason: str
+    warning: str | None = None
+
+
+def choose_mesh(
+    config: Config,
+    architecture: Architecture,
+    *,
+    world_size: int,
+    trains: bool = True,
+    threads: int | None = None,
+) -> MeshChoice:
+    """Choose the fastest mesh, as predicted, of those that a configuration leaves and that fit.
+
+    Where it does not ``trains``, steps are forward passes of one sample, and nothing is said of
+    memory. ``threads`` are those of each rank, by default this process's.
+
+    Raises LayoutError as ``possible_layouts`` does, and UserError, with what would make it fit,
+    where the training needs more memory than there is on every mesh.
+    """
+    machine = this_machine()
+    own = _threads(machine) if threads is None else threads
+    planner = Planner(config, architecture, machine, threads=own)
+    possible = possible_layouts(config.parallel, architecture, world_size=world_size)
+    if not trains:
+        times = {layout: planner.forward_seconds(layout) for layout in possible}
+        best = min(times, key=lambda layout: times[layout])
+        return MeshChoice(best, times[best], _reason(best, times))
+    found = {layout: planner.candidate(layout) for layout in possible}
+    held = machine.memory_of(ranks=world_size)
+    enough = [each for each in found.values() if each.step.memory_bytes <= held]
+    if not enough:
+        Plan(tuple(found.values()), {}, machine, "jigsaw", world_size).require_fit()
+    fitting = [each for each in enough if each.fits] or enough
+    times = {each.layout: each.time.total for each in fitting}
+    best = min(times, key=lambda layout: times[layout])
+    candidate = found[best]
+    warning = None
+    if not candidate.fits:
+        warning = (
+            f"a rank is predicted to hold {size_text(candidate.step.memory_bytes)} of "
+            f"{size_text(held)}, more than the {100 * SAFE_SHARE:.0f}% that are known to be safe: "
+            "should memory run out, use more ranks or training.recompute"
+        )
+    return MeshChoice(best, times[best], _reason(best, times), warning)
+
+
+def _reason(best: Layout, times: Mapping[Layout, float]) -> str:
+    """In a line, the mesh and what the next best would take."""
+    text = (
+        f"mesh {layout_text(best)} (data x domain x tensor), predicted {times[best]:.3g} s a step"
+    )
+    others = sorted((seconds, layout_text(layout)) for layout, seconds in times.items())
+    if len(others) > 1:
+        seconds, name = others[1]
+        text += f"; the next of {len(others)} possible ones, {name}, {seconds:.3g} s"
+    return text
+
+
+def _threads(machine: Machine) -> int | None:
+    """Threads of this rank, where it computes on processors that ranks share."""
+    if all(computing.ranks is None for computing in machine.computing):
+        return None
+    return torch.get_num_threads()
+
+
+def layout_of(shape: tuple[int, int, int] | None) -> Layout | None:
+    """The mesh data × domain × tensor that a user asks about, where there is one."""
+    return None if shape is None else Layout(*shape)

@@ -1,0 +1,287 @@
+"""What a training takes on every mesh of so many ranks of a machine, and which mesh is best.
+
+Meshes are compared by the time of a sample, since replicas take more samples in a step. A scheme
+is a function that describes a step; whatever describes one is planned for alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+from weathermixer.config import Config, Training
+from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
+from weathermixer.model.architecture import Architecture
+from weathermixer.planning.jigsaw_step import describe_jigsaw
+from weathermixer.planning.machine import Machine
+from weathermixer.planning.schemes import OTHER_SCHEMES
+from weathermixer.planning.step_memory import SAFE_SHARE
+from weathermixer.planning.step_phases import StepKind, describe_rank, step_phases
+from weathermixer.planning.step_time import StepTime, StepTimer
+
+
+class DescribedStep(Protocol):
+    """A step under some scheme on one mesh; of each figure, that of the rank with the most."""
+
+    @property
+    def operations(self) -> float: ...
+    @property
+    def bytes_sent(self) -> float: ...
+    @property
+    def calls(self) -> float: ...
+    @property
+    def bytes_read(self) -> float: ...
+    @property
+    def memory_bytes(self) -> float: ...
+
+    def seconds(self, timer: StepTimer, *, loads: bool = True) -> StepTime:
+        """The seconds of the step."""
+        ...
+
+
+Describe = Callable[[Architecture, Layout, StepKind, Machine], DescribedStep]
+
+SCHEMES: Mapping[str, Describe] = {
+    "jigsaw": describe_jigsaw,
+    **{name: scheme.describe for name, scheme in OTHER_SCHEMES.items()},
+}
+"""How a step is described, by the names that ``--scheme`` takes."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mesh, and a step on it. ``efficiency`` is relative to the fewest ranks that are enough.
+
+    ``joules`` are those of all ranks in a step, where the machine's power is known.
+    """
+
+    layout: Layout
+    step: DescribedStep
+    time: StepTime
+    samples: int
+    peak_fraction: float
+    fits: bool
+    joules: float | None
+    efficiency: float | None = None
+
+    @property
+    def sample_seconds(self) -> float:
+        """Seconds for each sample of a step."""
+        return self.time.total / self.samples
+
+    def to_json(self) -> dict[str, Any]:
+        """The candidate as an object of JSON."""
+        messages = getattr(self.step, "messages", self.step.calls)
+        return {
+            "layout": layout_json(self.layout),
+            "memory_bytes_per_rank": round(self.step.memory_bytes),
+            "bytes_sent_per_rank": round(self.step.bytes_sent),
+            "messages_per_rank": round(messages),
+            "exchanges_per_rank": round(self.step.calls),
+            "bytes_read_per_rank": round(self.step.bytes_read),
+            "flops_per_rank": round(self.step.operations),
+            "seconds_per_step": self.time.total,
+            "samples_per_step": self.samples,
+            "seconds": {
+                "compute": self.time.compute,
+                "exchange_exposed": self.time.exchange_exposed,
+                "read_exposed": self.time.read_exposed,
+                "overhead": self.time.overhead,
+            },
+            "peak_fraction": self.peak_fraction,
+            "efficiency": self.efficiency,
+            "joules_per_step": self.joules,
+            "fits": self.fits,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every mesh of so many ranks, the best first, and why others are not among them.
+
+    ``refused`` holds the meshes that cannot be, each with the reason.
+    """
+
+    candidates: tuple[Candidate, ...]
+    refused: Mapping[Layout, str]
+    machine: Machine
+    scheme: str
+    gpus: int
+
+    @property
+    def best(self) -> Candidate | None:
+        """The fastest of what fits; None where nothing does."""
+        return next((candidate for candidate in self.candidates if candidate.fits), None)
+
+    def require_fit(self) -> Candidate:
+        """The fastest of what fits; UserError, with what would make it fit, where nothing does."""
+        if self.best is not None:
+            return self.best
+        least = min(self.candidates, key=lambda candidate: candidate.step.memory_bytes)
+        held = self.machine.memory_of(ranks=self.gpus)
+        raise UserError(
+            f"the model fits on no mesh of {self.gpus} ranks of {self.machine.name}: the least, "
+            f"{layout_text(least.layout)}, holds {least.step.memory_bytes / 1e9:.3g} GB, above "
+            f"{100 * SAFE_SHARE:.0f}% of the {held / 1e9:.3g} GB that a rank has; use more ranks, "
+            "training.recompute, parallel.shard_optimizer with replicas, or a smaller model"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as an object of JSON."""
+        return {
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "best": None if self.best is None else layout_json(self.best.layout),
+            "machine": self.machine.name,
+            "scheme": self.scheme,
+        }
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans trainings of one configuration on one machine.
+
+    Where it does not ``loads`` samples, reading takes no time. ``threads`` are those of each rank,
+    where ranks compute on processors.
+    """
+
+    config: Config
+    architecture: Architecture
+    machine: Machine
+    scheme: str = "jigsaw"
+    loads: bool = True
+    threads: int | None = None
+
+    def plan(self, gpus: int, *, only: Layout | None = None) -> Plan:
+        """Plan every mesh of so many ranks, or ``only`` one.
+
+        Raises LayoutError where no mesh of so many ranks leaves each of them something to do, and
+        UserError where the machine lacks what is needed.
+        """
+        found: list[Candidate] = []
+        refused: dict[Layout, str] = {}
+        for layout in [only] if only else all_layouts(gpus):
+            layout.require_ranks(gpus)
+            try:
+                found.append(self.candidate(layout))
+            except LayoutError as error:
+                refused[layout] = str(error)
+        if not found:
+            first = next(iter(refused.values()))
+            raise LayoutError(f"no mesh of {gpus} ranks is possible ({first})")
+        found.sort(key=lambda candidate: (not candidate.fits, candidate.sample_seconds))
+        base = self._base(found, gpus)
+        if base is not None:
+            found = [
+                replace(
+                    candidate,
+                    efficiency=base / (candidate.sample_seconds * gpus),
+                )
+                for candidate in found
+            ]
+        return Plan(tuple(found), refused, self.machine, self.scheme, gpus)
+
+    def candidate(self, layout: Layout) -> Candidate:
+        """A step on one mesh, without its efficiency; LayoutError where there can be none."""
+        training, ranks = self.config.training, layout.world_size
+        kind = self.kind()
+        describe = SCHEMES[self.scheme]
+        if self.scheme == "jigsaw":
+            describe = partial(describe_jigsaw, longest_rollout=training.longest_rollout)
+        step = describe(self.architecture, layout, kind, self.machine)
+        timer = StepTimer(self.machine, ranks, self.threads)
+        time = step.seconds(timer, loads=self.loads)
+        power, joules = self.machine.power, None
+        if power is not None:
+            waits = time.total - time.compute
+            joules = ranks * (power.computing_watts * time.compute + power.waiting_watts * waits)
+        return Candidate(
+            layout,
+            step,
+            time,
+            samples=training.instance_batch * layout.data,
+            peak_fraction=timer.peak_fraction(step.operations, time.total, kind.dtype),
+            fits=step.memory_bytes <= SAFE_SHARE * self.machine.memory_of(ranks=ranks),
+            joules=joules,
+        )
+
+    def forward_seconds(self, layout: Layout) -> float:
+        """Seconds of a forward pass of one sample on a mesh, as a forecast takes one."""
+        kind = replace(self.kind(), samples=1, rollout=1)
+        model = describe_rank(self.architecture, layout, kind, self.machine)
+        timer = StepTimer(self.machine, layout.world_size, self.threads)
+        forward, *_ = step_phases(model, layout, kind, self.machine)
+        return timer.phase(forward).total
+
+    def kind(self) -> StepKind:
+        """The step that most of the training's steps are."""
+        training, parallel = self.config.training, self.config.parallel
+        return StepKind(
+            samples=training.instance_batch,
+            dtype=training.dtype,
+            rollout=usual_rollout(training),
+            recompute=training.recompute,
+            shards_optimizer=parallel.shard_optimizer,
+            gradient_bytes=2 if parallel.gradient_dtype else None,
+        )
+
+    def _base(self, found: Iterable[Candidate], gpus: int) -> float | None:
+        """Rank-seconds for a sample on the fewest ranks that hold one instance."""
+        for ways in range(1, gpus + 1):
+            if gpus % ways:
+                continue
+            candidates = found if ways == gpus else self._of_one_instance(ways)
+            times = [each.sample_seconds for each in candidates if each.fits]
+            if times:
+                return min(times) * ways
+        return None
+
+    def _of_one_instance(self, ways: int) -> list[Candidate]:
+        found = []
+        for layout in layouts(ways):
+            try:
+                found.append(self.candidate(layout))
+            except LayoutError:
+                continue
+        return found
+
+
+def all_layouts(ranks: int) -> list[Layout]:
+    """Every mesh of so many ranks, that with the fewest replicas first.
+
+    >>> [(each.data, each.domain, each.tensor) for each in all_layouts(2)]
+    [(1, 2, 1), (1, 1, 2), (2, 1, 1)]
+    """
+    return [
+        layout
+        for data in range(1, ranks + 1)
+        if ranks % data == 0
+        for layout in layouts(ranks // data, data=data)
+    ]
+
+
+def usual_rollout(training: Training) -> int:
+    """The rollout of most of a training's steps."""
+    if isinstance(training.rollout, int):
+        return training.rollout
+    starts = sorted(start for start in training.rollout if start < training.steps)
+    lengths = dict.fromkeys(starts, 0)
+    for start, stop in zip(starts, [*starts[1:], training.steps], strict=True):
+        lengths[start] = stop - start
+    return training.rollout[max(lengths, key=lambda start: lengths[start])]
+
+
+def layout_json(layout: Layout) -> dict[str, int]:
+    """A mesh as an object of JSON."""
+    return {"data": layout.data, "domain": layout.domain, "tensor": layout.tensor}
+
+
+def layout_text(layout: Layout) -> str:
+    """A mesh as people read it, and as ``--layout`` takes it.
+
+    >>> layout_text(Layout(data=4, domain=2, tensor=1))
+    '4x2x1'
+    """
+    return f"{layout.data}x{layout.domain}x{layout.tensor}"

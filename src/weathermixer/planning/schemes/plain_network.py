@@ -1,0 +1,176 @@
+"""The network in plain PyTorch, as phases; on several ranks, cut as Megatron-LM cuts it.
+
+A rank of ``P`` has ``1/P`` of the tokens between the MLPs, and ``1/P`` of each MLP's hidden layer.
+An MLP gathers its input and reduce-scatters its output, and does so with their gradients. Each part
+of the network is one phase for each pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.planning.schemes.element_work import FUSED_ADAM_PASSES, Elements
+from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_time import ElementWork, MatrixProduct, Phase, PlannedExchange
+
+
+@dataclass(frozen=True)
+class PlainNetwork:
+    """What a rank of ``ranks`` does of a network for ``kind.samples`` samples."""
+
+    architecture: Architecture
+    kind: StepKind
+    ranks: int = 1
+    leaves_node: bool = False
+
+    @cached_property
+    def element_bytes(self) -> int:
+        """Bytes of an element of an activation in the blocks."""
+        return Arithmetic.of(self.kind.dtype).products.itemsize
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of an element of a weight and of its gradient, as they are held."""
+        return Arithmetic.of(self.kind.dtype).states.itemsize
+
+    @cached_property
+    def make(self) -> Elements:
+        return Elements(self.element_bytes * self.kind.samples)
+
+    def block_weights(self) -> int:
+        """Weights, biases, gains of a block."""
+        a = self.architecture
+        maps = sum(
+            2 * size * hidden + size + hidden
+            for size, hidden in (
+                (a.tokens, a.token_hidden),
+                (a.channels, a.channel_hidden),
+            )
+        )
+        return maps + 4 * a.channels
+
+    def norm_weights(self) -> int:
+        """Gains and biases of a block's norms: all ranks hold them, and sum their gradients."""
+        return 4 * self.architecture.channels
+
+    def replicated_block_weights(self) -> int:
+        """What all ranks hold of a block: norms, and output biases, whose gradients are whole."""
+        return self.norm_weights() + self.architecture.tokens + self.architecture.channels
+
+    def edge_weights(self) -> int:
+        """Weights of encoder, decoder and head."""
+        a = self.architecture
+        inputs, outputs = a.input_features.size, a.state_features.size
+        edges = (inputs + 1) * a.channels + (2 * a.channels + 1) * outputs + 2 * a.channels
+        p = a.prognostic
+        return edges + (2 * p * p + p + 6 * p if a.prediction == "state" else 0)
+
+    def encoder(self) -> tuple[Phase, Phase]:
+        """Patches become tokens; nothing needs the gradient of the state."""
+        a = self.architecture
+        fields = a.tokens * a.input_features.size / self.ranks
+        product = self._product(a.tokens // self.ranks, a.channels, a.input_features.size)
+        latent = a.tokens * a.channels / self.ranks
+        return (
+            self._phase("encoder", [product], [self.make.work(fields, 4.0, kernels=2)]),
+            self._phase("encoder, backward", [product], [self.make.work(latent, 1.0)]),
+        )
+
+    def block(self) -> tuple[Phase, Phase]:
+        """Mixing of tokens, then of channels."""
+        a, own = self.architecture, self.architecture.tokens // self.ranks
+        latent = own * a.channels
+        products: list[MatrixProduct] = []
+        forward: list[ElementWork] = []
+        backward: list[ElementWork] = []
+        exchanges: list[PlannedExchange] = []
+        for size, hidden, rows in (
+            (a.tokens, a.token_hidden, a.channels),
+            (a.channels, a.channel_hidden, a.tokens),
+        ):
+            cut = hidden // self.ranks
+            products += [self._product(rows, cut, size), self._product(rows, size, cut)]
+            norm = self.make.norm(own, a.channels)
+            forward += [*norm, *self.make.activation(rows * cut), self.make.work(latent, 5.0)]
+            backward += [
+                *self.make.norm_backward(own, a.channels),
+                *self.make.activation_backward(rows * cut),
+                self.make.work(latent, 6.0),
+                self.make.work(rows * cut, 1.0),
+            ]
+            exchanges += [self._gather(), self._gather()] if self.ranks > 1 else []
+        return (
+            self._phase("block", products, forward, exchanges),
+            self._phase("block, backward", [*products, *products], backward, exchanges),
+        )
+
+    def head(self) -> tuple[Phase, Phase]:
+        """Tokens become patches, and are added to the state or blended with it; the loss."""
+        a, own = self.architecture, self.architecture.tokens // self.ranks
+        latent, out = own * a.channels, a.state_features.size
+        rows, state = own * a.points_per_patch, a.prognostic
+        fields = rows * state
+        decoder = self._product(own, out, 2 * a.channels)
+        forward = [*self.make.norm(own, a.channels), self.make.work(latent, 4.0)]
+        backward = [*self.make.norm_backward(own, a.channels), self.make.work(latent, 4.0)]
+        products = [decoder]
+        if a.prediction == "state":
+            products.append(self._product(rows, state, 2 * state))
+            for columns in (state, 2 * state):
+                forward += self.make.norm(rows, columns)
+                backward += self.make.norm_backward(rows, columns)
+        forward.append(self.make.work(fields, 12.0, kernels=8))
+        backward.append(self.make.work(fields, 9.0, kernels=6))
+        return (
+            self._phase("head and loss", products, forward),
+            self._phase("head and loss, backward", [*products, *products], backward),
+        )
+
+    def update(self, weights: float) -> Phase:
+        """The gradient's norm, its clipping, and Adam in one kernel."""
+        work = Elements(self.weight_bytes)
+        return self._phase(
+            "optimizer",
+            [],
+            [
+                work.work(weights, 3.0, kernels=20),
+                work.work(weights, FUSED_ADAM_PASSES, "optimizer", kernels=4),
+            ],
+        )
+
+    def kept_bytes(self) -> float:
+        """What waits for the backward pass, on a rank."""
+        a = self.architecture
+        latent = a.tokens * a.channels
+        hidden = a.channels * a.token_hidden + a.tokens * a.channel_hidden
+        gathered = 2 * latent * (self.ranks - 1)
+        kept = a.blocks * (4 * latent + 2 * hidden + gathered) + 4 * latent
+        fields = a.tokens * a.input_features.size * 6
+        return (kept + fields) * self.make.element_bytes / self.ranks
+
+    def bytes_read(self) -> float:
+        """Of the samples of a step: a state and the one after it."""
+        a = self.architecture
+        return 2.0 * a.prognostic * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
+
+    def _gather(self) -> PlannedExchange:
+        """All ranks gather the tokens of all, or the sums of what all made of them."""
+        size = self.architecture.tokens * self.architecture.channels
+        num_bytes = size * self.element_bytes * self.kind.samples * (self.ranks - 1) / self.ranks
+        return PlannedExchange(num_bytes, 1, self.leaves_node)
+
+    def _product(self, m: int, n: int, k: int) -> MatrixProduct:
+        return MatrixProduct(m, n, k, self.kind.dtype, self.kind.samples)
+
+    @staticmethod
+    def _phase(
+        name: str,
+        products: Iterable[MatrixProduct],
+        work: Iterable[ElementWork],
+        exchanges: Iterable[PlannedExchange] = (),
+    ) -> Phase:
+        return Phase(name, tuple(products), tuple(work), tuple(exchanges))

@@ -1,0 +1,392 @@
+"""The tensors of a training step in the order in which they come and go, as sizes.
+
+It follows ``take_step`` and the modules that it runs: what is kept for the backward pass, and what
+is held only while something else is made. A tensor of which no size of the network is a factor,
+such as a bias, is left out where it comes and goes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from weathermixer.jigsaw.layers import LayerNorm, Linear
+from weathermixer.jigsaw.layout import shard
+from weathermixer.jigsaw.pieces import local_parameters
+from weathermixer.model.mixer import Blend, Mixing, WeatherMixer
+from weathermixer.planning.gradient_tensors import Gradients
+from weathermixer.planning.ledger import Held, Ledger
+from weathermixer.planning.product_tensors import Products, SavedMaps
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """How many values the rank that a model was built for holds of one sample."""
+
+    state: int
+    static: int
+    channels: int
+
+    @classmethod
+    def of(cls, model: WeatherMixer) -> SampleSizes:
+        """The sizes of what belongs to a model's layers."""
+        a, product = model.architecture, linear(model.encoder).product
+        size, index, tokens = product.along.size, product.along.index, product.source.own_rows
+        inputs = product.inputs.sizes(size)[index]
+        outputs = a.state_features.sizes(size)[index]
+        return cls(tokens * outputs, tokens * (inputs - outputs), outputs // a.points_per_patch)
+
+
+@dataclass
+class _SavedNorm:
+    """A norm's input, and a mean and a scale of each row."""
+
+    x: list[Held]
+    statistics: Held
+
+
+@dataclass
+class _SavedMixing:
+    norm: _SavedNorm
+    maps: SavedMaps
+
+
+@dataclass
+class _SavedApplication:
+    """What one application of the network leaves for the backward pass.
+
+    Of a block that is computed again, that is its input.
+    """
+
+    encoder: SavedMaps
+    blocks: list[list[_SavedMixing] | Held]
+    norm: _SavedNorm
+    decoder: SavedMaps
+    head: tuple[_SavedNorm, _SavedNorm, SavedMaps] | None
+    error: list[Held]
+
+
+class StepTensors:
+    """A training step on the rank that a model was built for; :meth:`walk` takes it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        model: WeatherMixer,
+        *,
+        samples: int,
+        rollout: int,
+        sharded: bool,
+        gradient_bytes: int | None,
+    ) -> None:
+        self._new, self._model = ledger.new, model
+        self._samples, self._rollout, self._sharded = samples, rollout, sharded
+        self._wide = next(model.parameters()).element_size()
+        self._narrow = model.arithmetic.itemsize if model.arithmetic else self._wide
+        self._sizes = SampleSizes.of(model)
+        self._state = self._sizes.state * samples * self._wide
+        layers = [each for each in model.modules() if isinstance(each, Linear)]
+        apart = {each for each in model.blocks.modules() if isinstance(each, Linear)}
+        apart = apart if model.recompute else set()
+        data = layers[0].pieces["weight"].destination.rows_over
+        self._gradients = Gradients(
+            ledger,
+            weight_bytes=self._wide,
+            gradient_bytes=gradient_bytes or self._wide,
+            sharded=sharded and data is not None,
+            replicas=data.size if data is not None else 1,
+            uses=rollout,
+            apart=apart,
+        )
+        self._products = Products(
+            ledger, layers, self._gradients, samples=samples, weight_bytes=self._wide, apart=apart
+        )
+
+    def walk(self) -> None:
+        """Take the step."""
+        resident = [self._new(num_bytes, part) for num_bytes, part in self._resident()]
+        saved: list[_SavedApplication] = []
+        forecast: list[Held] = []
+        for _ in range(self._rollout):
+            state, of_application = self._forward()
+            forecast.append(state)
+            saved.append(of_application)
+            del of_application
+        self._products.forget_weights()
+        gradient: list[Held] = []
+        while saved:
+            gradient = self._backward(saved.pop(), gradient, is_first=len(saved) == 0)
+        self._products.finish()
+        self._gradients.finish()
+        del resident, forecast
+
+    def _resident(self) -> list[tuple[int, str]]:
+        """What there is before the step and after it."""
+        parameters = owned = count = 0
+        for _, parameter, piece in local_parameters(self._model):
+            data, rows = piece.destination.rows_over, parameter.shape[0]
+            if self._sharded and data is not None:
+                rows = len(shard(rows, data.size, data.index))
+            parameters, count = parameters + parameter.numel(), count + 1
+            owned += rows * math.prod(parameter.shape[1:])
+        parameters += sum(buffer.numel() for buffer in self._model.buffers())
+        sizes = self._sizes
+        samples = sizes.static + sizes.channels * self._model.architecture.grid[0]
+        samples += self._samples * (self._rollout + 1) * sizes.state
+        return [
+            (parameters * self._wide, "parameters"),
+            (2 * owned * self._wide + 4 * count, "optimizer"),
+            (samples * self._wide, "samples"),
+        ]
+
+    # -- forward -----------------------------------------------------------------------------------
+
+    def _forward(self) -> tuple[Held, _SavedApplication]:
+        model, new, apply = self._model, self._new, self._products.forward
+        inputs = (self._sizes.state + self._sizes.static) * self._samples * self._wide
+        joined = new(inputs)
+        patches = new(inputs)
+        del joined
+        x, encoder = apply([linear(model.encoder)], patches, self._wide)
+        del patches
+        if self._narrow != self._wide:
+            x = new(self._narrowed(x.num_bytes))
+        encoded = x
+        blocks: list[list[_SavedMixing] | Held] = []
+        for block in model.blocks:
+            given = x
+            x, of_block = self._block(_mixings(block), x)
+            blocks.append(given if model.recompute else of_block)
+            del given, of_block
+        normed, norm = self._norm(_norm_of(model.decoder.norm), x)
+        both = new(2 * x.num_bytes)
+        del normed, x, encoded
+        values, decoder = apply([linear(model.decoder.linear)], both, self._narrow)
+        del both
+        made = [values]
+        if self._narrow != self._wide:
+            made.append(new(self._state))
+        fields = new(self._state)
+        del values, made
+        forecast, head = self._head(fields)
+        del fields
+        error = new(self._state)
+        squares = [new(self._state), new(self._state)]
+        del squares
+        return forecast, _SavedApplication(encoder, blocks, norm, decoder, head, [error])
+
+    def _block(
+        self, block: list[Mixing], x: Held, *, ends_early: bool = False
+    ) -> tuple[Held, list[_SavedMixing]]:
+        saved = []
+        for mixing in block:
+            y, norm = self._norm(_norm_of(mixing.norm), x)
+            y, maps = self._products.forward(
+                _maps_of(mixing), y, self._narrow, partial(self._activate, mixing)
+            )
+            saved.append(_SavedMixing(norm, maps))
+            if not ends_early or mixing is not block[-1]:
+                x = self._new(y.num_bytes)
+            del y
+        return x, saved
+
+    def _activate(self, mixing: Mixing, num_bytes: int) -> Held:
+        """GELU, and what dropout makes of it; the places that it zeroes are drawn meanwhile."""
+        active = self._new(num_bytes)
+        dropped = _drops(mixing)
+        if not dropped or not num_bytes:
+            return active
+        elements = num_bytes // self._narrow
+        count = math.ceil(elements * dropped + 8.0 * math.sqrt(elements * dropped) + 8.0)
+        places = [self._new(8 * count), self._new(8 * count)]
+        result = self._new(num_bytes)
+        del places
+        return result
+
+    def _norm(self, norm: LayerNorm, x: Held) -> tuple[Held, _SavedNorm]:
+        rows, ranks = norm.cut.rows * self._samples, norm.cut.axis.size
+        itemsize = self._itemsize(norm)
+        wide = max(4, itemsize)
+        widened = [self._new(x.num_bytes * wide // itemsize)] if wide != itemsize else []
+        if ranks == 1:
+            widened.clear()
+            y = self._new(x.num_bytes)
+        else:
+            y = self._new(x.num_bytes * wide // itemsize)
+            # Means and variances of all ranks, and what they are merged by.
+            merged = self._new((2 * ranks + 8) * rows * wide)
+            del merged
+            if wide != itemsize:
+                y = self._new(x.num_bytes)
+        del widened
+        return y, _SavedNorm([x], self._new(2 * rows * wide))
+
+    def _head(self, fields: Held) -> tuple[Held, tuple[_SavedNorm, _SavedNorm, SavedMaps] | None]:
+        head = self._model.head
+        if not isinstance(head, Blend):
+            return self._new(self._state), None
+        points = self._new(self._state)
+        normed, first = self._norm(_norm_of(head.decoded_norm), points)
+        both = self._new(2 * self._state)
+        del normed, points
+        normed, second = self._norm(_norm_of(head.norm), both)
+        del both
+        forecast, maps = self._products.forward([linear(head.linear)], normed, self._wide)
+        return forecast, (first, second, maps)
+
+    # -- backward ----------------------------------------------------------------------------------
+
+    def _backward(
+        self, saved: _SavedApplication, later: list[Held], *, is_first: bool
+    ) -> list[Held]:
+        """From the gradient that a later application has of the forecast to that of its state."""
+        new, model = self._new, self._model
+        gradient = self._loss_back(saved.error, later)
+        state_gradients: list[Held] = []
+        if saved.head is None:
+            if not is_first:
+                state_gradients.append(gradient)
+            decoded = new(self._state)
+        else:
+            decoded, of_state = self._head_back(saved.head, gradient, is_first=is_first)
+            state_gradients += of_state
+            del of_state
+        del gradient
+        values = new(self._state)
+        del decoded
+        if self._narrow != self._wide:
+            values = new(self._narrowed(self._state))
+        both = self._maps_back(linear(model.decoder.linear), values, saved.decoder, self._narrow)
+        del values
+        assert both is not None
+        dx = self._norm_back(_norm_of(model.decoder.norm), both.num_bytes // 2, saved.norm)
+        for block in reversed(model.blocks):
+            of_block = saved.blocks.pop()
+            if isinstance(of_block, Held):
+                self._products.is_again = True
+                # Which ends when everything that is saved is there.
+                of_block = self._block(_mixings(block), of_block, ends_early=True)[1]
+                self._products.is_again = False
+            for mixing in reversed(_mixings(block)):
+                dx = self._mixing_back(mixing, dx, of_block.pop())
+        dx = new(dx.num_bytes)  # with the part of the decoder, which was held until now
+        del both
+        if self._narrow != self._wide:
+            dx = new(dx.num_bytes // self._narrow * self._wide)
+        patches = self._maps_back(
+            linear(model.encoder), dx, saved.encoder, self._wide, input_gradient=not is_first
+        )
+        del dx
+        if patches is None:
+            return []
+        fields = new(patches.num_bytes)
+        del patches
+        state_gradients.append(fields)
+        return state_gradients
+
+    def _loss_back(self, error: list[Held], later: list[Held]) -> Held:
+        new, state = self._new, self._state
+        mean = new(state)
+        weighted = new(state)
+        del mean
+        powers = [new(state), new(state)]
+        gradient = new(state)
+        del powers, weighted
+        error.clear()
+        while later:
+            later.pop()
+            gradient = new(state)
+        return gradient
+
+    def _head_back(
+        self, saved: tuple[_SavedNorm, _SavedNorm, SavedMaps], gradient: Held, *, is_first: bool
+    ) -> tuple[Held, list[Held]]:
+        head = self._model.head
+        assert isinstance(head, Blend)
+        first, second, maps = saved
+        made = self._maps_back(linear(head.linear), gradient, maps, self._wide)
+        assert made is not None
+        both = self._norm_back(_norm_of(head.norm), made.num_bytes, second)
+        del made
+        points = self._norm_back(_norm_of(head.decoded_norm), both.num_bytes // 2, first)
+        return points, [] if is_first else [both]
+
+    def _maps_back(
+        self,
+        layer: Linear,
+        dy: Held,
+        saved: SavedMaps,
+        element_bytes: int,
+        *,
+        input_gradient: bool = True,
+    ) -> Held | None:
+        return self._products.backward(
+            [layer], dy, saved, element_bytes, input_gradient=input_gradient
+        )
+
+    def _mixing_back(self, mixing: Mixing, dy: Held, saved: _SavedMixing) -> Held:
+        def differentiate(num_bytes: int) -> tuple[Held, Held]:
+            hidden = self._activate(mixing, num_bytes)
+            gradient = self._new(num_bytes)
+            if _drops(mixing):
+                gradient = self._new(num_bytes)
+            return hidden, gradient
+
+        dx = self._products.backward(_maps_of(mixing), dy, saved.maps, self._narrow, differentiate)
+        assert dx is not None
+        dx = self._norm_back(_norm_of(mixing.norm), dx.num_bytes, saved.norm)
+        return self._new(dx.num_bytes)
+
+    def _norm_back(self, norm: LayerNorm, num_bytes: int, saved: _SavedNorm) -> Held:
+        itemsize = self._itemsize(norm)
+        wide = max(4, itemsize)
+        widened: list[Held] = []
+        if norm.cut.axis.size > 1:
+            if wide != itemsize:
+                widened = [self._new(num_bytes * wide // itemsize) for _ in range(3)]
+                widened.pop()
+                self._products.fill()
+                dx = self._new(num_bytes)
+            else:
+                dx = self._new(num_bytes)
+                self._products.fill()
+        else:
+            dx = self._new(num_bytes)
+        del widened
+        saved.x.clear()
+        return dx
+
+    def _itemsize(self, norm: LayerNorm) -> int:
+        head = self._model.head
+        return self._wide if norm in set(head.children()) else self._narrow
+
+    def _narrowed(self, num_bytes: int) -> int:
+        return num_bytes // self._wide * self._narrow
+
+
+def linear(module: nn.Module) -> Linear:
+    """A module of a network that is cut, which is a linear map."""
+    assert isinstance(module, Linear)
+    return module
+
+
+def _norm_of(module: nn.Module) -> LayerNorm:
+    assert isinstance(module, LayerNorm)
+    return module
+
+
+def _mixings(block: nn.Module) -> list[Mixing]:
+    return [each for each in block.children() if isinstance(each, Mixing)]
+
+
+def _maps_of(mixing: Mixing) -> list[Linear]:
+    return [linear(mixing.expand), linear(mixing.contract)]
+
+
+def _drops(mixing: Mixing) -> float:
+    """The probability with which a training zeroes what lies between the maps."""
+    p: float = mixing.dropout.p
+    return p

@@ -1,0 +1,112 @@
+"""The training step as any rank of any mesh takes it, run on one process: its trace and memory.
+
+It is the real step, ``take_step``, on tensors that have no memory: a network of billions of
+parameters on a thousand ranks takes seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from weathermixer.config import Parallel, Training
+from weathermixer.jigsaw.count import Counter
+from weathermixer.jigsaw.cutting import parallelize
+from weathermixer.jigsaw.dry_run import Event, recording
+from weathermixer.jigsaw.fake import fake_mesh
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.architecture import Architecture
+from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.model.cuts import Part, check_cuts, cuts
+from weathermixer.model.mixer import WeatherMixer
+from weathermixer.training.optimizer import optimizer_tensors
+from weathermixer.training.state import TrainingState
+from weathermixer.training.step import Objective, take_step
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a rank does in a training step, with every exchange in its place, and what it holds.
+
+    ``counted`` is what the mesh counts, ``events`` the trace in the order of the program, and
+    ``peak_parts`` the bytes of each part at the moment at which most is held.
+    """
+
+    layout: Layout
+    counted: Counter
+    events: tuple[Event, ...]
+    peak_parts: dict[str, int]
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most bytes of tensors that the rank holds at one time."""
+        return sum(self.peak_parts.values())
+
+
+def rehearse(
+    architecture: Architecture,
+    layout: Layout,
+    training: Training,
+    parallel: Parallel,
+    *,
+    rollout: int | None = None,
+    has_link: bool = True,
+) -> Rehearsal:
+    """Run a training step as the rank that ``layout`` names, after another that came before.
+
+    Held are the rank's tensors of the step: neither what is read ahead nor a next batch.
+    ``rollout`` is the number of states forecast, by default the most that the training has. Raises
+    LayoutError where the mesh leaves some rank nothing to do.
+    """
+    rollout = rollout or training.longest_rollout
+    arithmetic = Arithmetic.of(training.dtype)
+    with (
+        FakeTensorMode(),
+        fake_mesh(layout, has_link=has_link) as bare,
+        recording(bare) as (mesh, recorder),
+    ):
+        part = Part.on(mesh, architecture)
+        channels, static = _size(part.channels), _size(part.static)
+        latitudes, longitudes = architecture.grid[0], _size(part.longitudes)
+        model = _build(architecture, mesh, training, arithmetic)
+        state = TrainingState.initial(model, mesh, training, parallel)
+        recorder.label("parameters", (*model.parameters(), *model.buffers()))
+        owned = state.replicas.parameters()
+        averages = optimizer_tensors(owned, state.optimizer)
+        steps = [each["step"] for each in state.optimizer.state.values()]
+        recorder.label("optimizer", (*averages.values(), *steps))
+        shape = (training.instance_batch, rollout + 1, channels, latitudes, longitudes)
+        states = torch.empty(shape, dtype=arithmetic.states)
+        objective = Objective(
+            torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
+            torch.empty(channels, latitudes, 1, dtype=arithmetic.states),
+        )
+        recorder.label("samples", (states, objective.static, objective.weights))
+        for _ in range(2):  # after the first, weights of a sharded optimizer are on their way
+            recorder.mark()
+            take_step(state, mesh, training, states, objective)
+        return Rehearsal(layout, recorder.counted, tuple(recorder.events), recorder.peak())
+
+
+def _build(
+    architecture: Architecture, mesh: Mesh, training: Training, arithmetic: Arithmetic
+) -> WeatherMixer:
+    """The rank's part of the network: made whole, which costs nothing here, and then cut."""
+    check_cuts(architecture, mesh)
+    before = torch.get_default_dtype()
+    # A module whose tensors are fake cannot be brought to another type or device.
+    torch.set_default_dtype(arithmetic.states)
+    try:
+        model = WeatherMixer(
+            architecture, arithmetic=arithmetic.products, recompute=training.recompute
+        )
+    finally:
+        torch.set_default_dtype(before)
+    return parallelize(model, mesh, cuts(architecture, mesh, samples=training.instance_batch))
+
+
+def _size(part: slice) -> int:
+    return int(part.stop - part.start)
