@@ -49,6 +49,9 @@ def all_cases(*, small: bool) -> list[Case]:
     """Meshes of one, two and four ranks, each with precisions, rollouts and recomputation."""
     architecture = _architecture(small=small)
     state = dataclasses.replace(architecture, prediction="state")
+    # So that the tensors of each of four ranks outweigh what a process needs besides.
+    wide = {"channels": 2560, "token_hidden": 2560, "channel_hidden": 2560}
+    large, large_state = (dataclasses.replace(each, **wide) for each in (architecture, state))
     one, pair, tensors = Layout(), Layout(domain=2), Layout(tensor=2)
     four, replicas = Layout(domain=2, tensor=2), Layout(data=2)
     both = Layout(data=2, tensor=2)
@@ -77,10 +80,10 @@ def all_cases(*, small: bool) -> list[Case]:
         _case(architecture, tensors, dtype="bfloat16"),
         _case(architecture, replicas),
         _case(state, replicas, sharded),
-        _case(architecture, four),
-        _case(architecture, four, rollout=4),
-        _case(state, four, dtype="bfloat16"),
-        _case(architecture, both, sharded, recompute=True),
+        _case(large, four),
+        _case(large, four, rollout=4),
+        _case(large_state, four, dtype="bfloat16"),
+        _case(large, both, sharded, recompute=True),
     ]
 
 
