@@ -50,8 +50,8 @@ def all_cases(*, small: bool) -> list[Case]:
     architecture = _architecture(small=small)
     state = dataclasses.replace(architecture, prediction="state")
     # So that the tensors of each of four ranks outweigh what a process needs besides.
-    wide = {"channels": 2560, "token_hidden": 2560, "channel_hidden": 2560}
-    large, large_state = (dataclasses.replace(each, **wide) for each in (architecture, state))
+    large = dataclasses.replace(architecture, channels=2560, token_hidden=2560, channel_hidden=2560)
+    large_state = dataclasses.replace(large, prediction="state")
     one, pair, tensors = Layout(), Layout(domain=2), Layout(tensor=2)
     four, replicas = Layout(domain=2, tensor=2), Layout(data=2)
     both = Layout(data=2, tensor=2)
