@@ -49,6 +49,8 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._line.__enter__()
+        if is_first_rank() and self._loop.state.step < self._config.training.steps:
+            self._loop.notices.say(self._loop.job.choice.reason)
         step = self._loop.state.step
         # As the first rank, which has the log, knows.
         if self._is_due(step) and from_first_rank(
@@ -99,7 +101,7 @@ class Watch:
             seconds = statistics.median(result.seconds_per_step[1:] or result.seconds_per_step)
             self._loop.notices.say(
                 f"a step took {seconds:.3g} s (median), predicted were "
-                f"{self._loop.job.predicted_seconds:.3g} s"
+                f"{self._loop.job.choice.seconds:.3g} s"
             )
         path = self._loop.run.training_result
         try:
