@@ -49,14 +49,14 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._line.__enter__()
-        if is_first_rank() and self._loop.state.step < self._config.training.steps:
-            self._loop.notices.say(self._loop.job.choice.reason)
         step = self._loop.state.step
         # As the first rank, which has the log, knows.
         if self._is_due(step) and from_first_rank(
             lambda: self._log is not None and self._log.lacks_validation(step)
         ):
             self._validate()
+        if is_first_rank() and self._loop.state.step < self._config.training.steps:
+            self._loop.notices.say(self._loop.job.choice.reason)
         return self
 
     def __exit__(self, *details: object) -> None:
