@@ -168,23 +168,36 @@ def shared_cost(model: nn.Module, *, parameter_bytes: int) -> Cost:
 
 
 def replicas_cost(
-    model: nn.Module, *, parameter_bytes: int, gradient_bytes: int, sharded: bool = False
+    model: nn.Module,
+    *,
+    parameter_bytes: int,
+    gradient_bytes: int,
+    sharded: bool = False,
+    passes: int = 1,
+    without_kept_weights: Sequence[nn.Module] = (),
 ) -> Cost:
     """The cost of summing weights' gradients over the replicas, and of bringing back the sums.
 
     With a ``sharded`` optimizer the weights come back instead, as ``finish_step`` does. It holds
-    where the pass comes to each weight once, in the opposite order to that of the model.
+    where the pass comes to the weights in the opposite order to that of the model. Of several
+    ``passes`` the gradients of a weight are summed on the rank, within
+    :func:`~weathermixer.jigsaw.weights.kept_weights`; those of the modules without, such as blocks
+    that are computed again, are sent for each pass.
     """
-    weights = [
-        (parameter.shape, data)
-        for _, parameter, piece in local_parameters(model)
-        if (data := piece.destination.rows_over) is not None and parameter.numel()
-    ]
-    back_bytes, back = gradient_bytes, weights[::-1]
+    weights, again = [], []
+    apart = {each for module in without_kept_weights for each in module.parameters()}
+    for _, parameter, piece in local_parameters(model):
+        data = piece.destination.rows_over
+        if data is not None and parameter.numel():
+            weights.append((parameter.shape, data))
+            if parameter in apart:
+                again.append((parameter.shape, data))
+    gradients = weights[::-1] + (passes - 1) * again[::-1]
+    back_bytes, back = gradient_bytes, gradients
     if sharded:
         back_bytes, back = parameter_bytes, weights
     total = Cost()
-    for element_bytes, order in ((gradient_bytes, weights[::-1]), (back_bytes, back)):
+    for element_bytes, order in ((gradient_bytes, gradients), (back_bytes, back)):
         filled = 0
         for number, ((rows, columns), data) in enumerate(order, start=1):
             peers = data.size - 1

@@ -28,7 +28,7 @@ from weathermixer.jigsaw.mesh import Axis, Mesh
 _aten = torch.ops.aten
 
 # Of each product, where its two factors stand among the arguments.
-_FACTORS: dict[Any, int] = {_aten.mm: 0, _aten.addmm: 1, _aten.addmm_: 1, _aten.mv: 0}
+_FACTORS: dict[Any, int] = {_aten.mm: 0, _aten.addmm: 1, _aten.addmm_: 1}
 # What only asks for memory.
 _FACTORIES = {
     _aten.empty,
@@ -185,11 +185,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         if packet in _FACTORS:
             left, right = args[_FACTORS[packet] :][:2]
-            columns = right.shape[1] if right.ndim == 2 else 1
-            dtype = _name(left)
-            self.events.append(
-                MatrixProduct(left.shape[0], columns, left.shape[1], dtype, ACTIVITY.where)
-            )
+            (m, k), n = left.shape, right.shape[1]
+            self.events.append(MatrixProduct(m, n, k, _name(left), ACTIVITY.where))
         elif any(is_new) or func._schema.is_mutable:
             self.events.append(
                 Elementwise(

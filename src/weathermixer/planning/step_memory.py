@@ -15,9 +15,9 @@ from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ledger import Ledger
 from weathermixer.planning.step_tensors import SampleSizes, StepTensors
 
-# Planned below this share of a device's memory, a training does not run out of it. The prediction
-# of tensors is within 5% of what is measured; the rest is for the blocks of an allocator that are
-# too small for what is asked for, for kernels' workspaces and the communicators' buffers.
+# What a plan may take of a device's memory. Tensors are predicted within 2% of what an allocator
+# counts (docs/planning-memory.md); the rest is for blocks of an allocator that are larger than what
+# was asked for, for the workspaces of kernels and for the buffers of communicators.
 SAFE_SHARE = 0.85
 
 

@@ -23,4 +23,5 @@ class HostCopy:
         """The values, once they are here."""
         if self._arrival is not None:
             self._arrival.synchronize()
-        return [float(value) for value in self._values]
+        values: list[float] = self._values.tolist()
+        return values
