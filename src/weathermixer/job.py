@@ -22,7 +22,7 @@ from weathermixer.launch.ranks import this_rank
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
-from weathermixer.planning.choosing import choose_mesh
+from weathermixer.planning.choosing import MeshChoice, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 
 
@@ -32,7 +32,8 @@ class Job:
 
     ``config`` is the whole configuration, ``architecture`` the sizes of the network. ``channels``
     are all that the network predicts, in its order; ``ranks_on_machine`` is the number of ranks
-    that share this machine's memory, ``predicted_seconds`` what a step was expected to take.
+    that share this machine's memory, ``choice`` says why the mesh was taken and what a step
+    was predicted to take on it.
     """
 
     config: Config
@@ -42,7 +43,7 @@ class Job:
     mesh: Mesh
     part: Part
     ranks_on_machine: int
-    predicted_seconds: float
+    choice: MeshChoice
 
     def reading_problems(self, windows: Iterable[Iterable[int]]) -> list[str | None]:
         """Read the states at each window of time indices, and say for each what went wrong.
@@ -80,8 +81,8 @@ def join(
     asks for or, where it leaves a choice, the one on which a step takes the least time, as
     predicted: that of a training where this is one that ``trains``, else that of a forecast.
     ``device`` is by default the accelerator of this rank, or the processor. The first rank says
-    which mesh it is, what of an archive is left out, where the device does not have the arithmetic,
-    and where chunks make ranks read much more than their share.
+    what of an archive is left out, where memory is short, where the device does not have the
+    arithmetic, and where chunks make ranks read much more than their share.
 
     Raises UserError where ranks differ, where the states lack channels or do not fit the patches,
     and where a training does not fit into memory;
@@ -104,7 +105,6 @@ def join(
         layout, device=meshes.local_device() if device is None else torch.device(device)
     )
     if meshes.is_first_rank():
-        say(choice.reason)
         if choice.warning is not None:
             say(choice.warning)
         for remark in states.remarks:
@@ -123,5 +123,5 @@ def join(
         mesh=mesh,
         part=Part.on(mesh, architecture),
         ranks_on_machine=this_rank().local_world_size,
-        predicted_seconds=choice.seconds,
+        choice=choice,
     )

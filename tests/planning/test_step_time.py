@@ -115,12 +115,13 @@ def test_what_travels_beside_is_exposed_as_far_as_computing_does_not_hide_it(
     assert step.overhead == 0.0  # three launches of 1 ms, ahead of products of 2 ms
 
 
-def test_ranks_that_meet_compute_as_long_as_the_slowest() -> None:
+@pytest.mark.parametrize(("seconds", "waited"), [(1.0, 0.5 * 6e-3), (5e-4, 3 * 5e-4)])
+def test_ranks_that_meet_wait_for_the_slowest(seconds: float, waited: float) -> None:
     uneven = machine()
-    link = uneven.within_node.model_copy(update={"waiting": 1.5})
+    link = uneven.within_node.model_copy(update={"waiting": 1.5, "waiting_seconds": seconds})
     timer = StepTimer(uneven.model_copy(update={"within_node": link}), ranks=4)
     meets = Phase("a", (PRODUCT,), (), (PlannedExchange(2e7, 3),))
-    assert timer.phase(meets).exchange_exposed == pytest.approx(5e-3 + 0.5 * 6e-3)
+    assert timer.phase(meets).exchange_exposed == pytest.approx(5e-3 + waited)
     assert timer.phase(Phase("a", (PRODUCT,))).exchange_exposed == 0.0
 
 

@@ -66,7 +66,7 @@ def test_data_that_end_within_the_validation_period_leave_the_samples_before(
     store = ending(waves, tmp_path / "waves.zarr", 50)
     said = io.StringIO()
     result = train(wave_config(store), tmp_path / "run", console=Console(file=said, width=1000))
-    _, first, *_ = said.getvalue().splitlines()  # after the mesh
+    first, *_ = said.getvalue().splitlines()
     assert first.startswith(
         "2 of the 4 validation samples cannot be read, the first of them from 2001-01-13T18:00:00 ("
     )

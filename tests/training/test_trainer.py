@@ -256,9 +256,11 @@ def test_the_console_shows_loss_rate_speed_and_time_left(waves: Path, tmp_path: 
     said = io.StringIO()
     train(wave_config(waves), tmp_path / "run", console=Console(file=said, width=200))
     lines = said.getvalue().splitlines()
-    assert lines[0].startswith("step 1 of 12: loss ")
+    assert lines[0].startswith("mesh 1x1x1 ") and "predicted" in lines[0]
+    assert lines[1].startswith("step 1 of 12: loss ")
     assert any("rate 2.00e-03" in line or "samples/s" in line for line in lines)
-    assert lines[-1].startswith("step 12: validation loss")
+    assert lines[-2].startswith("step 12: validation loss")
+    assert lines[-1].startswith("a step took ") and "predicted" in lines[-1]
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, width=200)
     train(wave_config(waves), tmp_path / "other", console=console)

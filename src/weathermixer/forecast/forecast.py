@@ -114,6 +114,8 @@ def forecast(
         equal_on_all={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps)},
     )
+    if meshes.is_first_rank():
+        say(job.choice.reason)
     mesh, part = job.mesh, job.part
     step_hours = opened.config.data.step_hours
     lead_hours = step_hours * np.arange(1, steps + 1)

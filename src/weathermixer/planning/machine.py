@@ -114,7 +114,8 @@ class Link(MachinePart):
     ``latency_seconds`` is what a call takes however little it carries. Where
     ``carried_by_processors``, those that compute also carry the bytes, so that nothing is hidden;
     elsewhere computing takes ``slowdown`` times as long while something travels. Ranks that meet
-    over the link take ``waiting`` times as long to compute, since the slowest sets the pace.
+    over the link take ``waiting`` times as long to compute, since the slowest sets the pace, but
+    no more than ``waiting_seconds`` longer for each call.
     """
 
     latency_seconds: _Seconds
@@ -123,6 +124,7 @@ class Link(MachinePart):
     carried_by_processors: bool = False
     slowdown: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
     waiting: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
+    waiting_seconds: _Seconds = 0.0
     source: _Source
 
 

@@ -165,6 +165,7 @@ def _slowest(links: list[Link]) -> Link:
             "messages": links[0].messages.model_copy(update={"rates": rates}),
             "slowdown": max(link.slowdown for link in links),
             "waiting": statistics.fmean(link.waiting for link in links),
+            "waiting_seconds": statistics.fmean(link.waiting_seconds for link in links),
         }
     )
 

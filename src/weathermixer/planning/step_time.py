@@ -143,11 +143,13 @@ class StepTimer:
         if self.computing.launches_ahead:
             # The host runs ahead of the device, unless the kernels are shorter than their launches.
             overhead = max(0.0, overhead - compute)
-        waited, beside, slowdown, pace = 0.0, {False: 0.0, True: 0.0}, 1.0, 1.0
+        waited, beside, slowdown = 0.0, {False: 0.0, True: 0.0}, 1.0
+        pace, most_waiting = 1.0, 0.0
         for exchange in phase.exchanges:
             link = self.link(exchange)
             seconds = self.exchange(exchange)
             pace = max(pace, link.waiting)
+            most_waiting += exchange.calls * link.waiting_seconds
             if exchange.is_beside and not link.carried_by_processors:
                 beside[exchange.is_between_nodes] += seconds
                 slowdown = max(slowdown, link.slowdown)
@@ -156,7 +158,7 @@ class StepTimer:
         longest = max(beside.values())
         # Either it takes longer than all computing, or it only slows down what goes on beside it.
         exposed = waited + max(longest - compute - overhead, longest * (1.0 - 1.0 / slowdown))
-        exposed += compute * (pace - 1.0)
+        exposed += min(most_waiting, (compute + overhead) * (pace - 1.0))
         return StepTime(compute, exposed, 0.0, overhead)
 
     def product(self, product: MatrixProduct) -> float:

@@ -55,6 +55,8 @@ class Watch:
             lambda: self._log is not None and self._log.lacks_validation(step)
         ):
             self._validate()
+        if is_first_rank() and self._loop.state.step < self._config.training.steps:
+            self._loop.notices.say(self._loop.job.choice.reason)
         return self
 
     def __exit__(self, *details: object) -> None:
@@ -99,7 +101,7 @@ class Watch:
             seconds = statistics.median(result.seconds_per_step[1:] or result.seconds_per_step)
             self._loop.notices.say(
                 f"a step took {seconds:.3g} s (median), predicted were "
-                f"{self._loop.job.predicted_seconds:.3g} s"
+                f"{self._loop.job.choice.seconds:.3g} s"
             )
         path = self._loop.run.training_result
         try:
