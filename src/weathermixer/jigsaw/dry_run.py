@@ -40,7 +40,7 @@ _FACTORIES = {
 
 
 @dataclass(frozen=True)
-class MatrixProduct:
+class ProductTaken:
     """``(m, k) · (k, n)`` in one type, such as ``float32``; ``where`` names the layer and pass."""
 
     m: int
@@ -51,7 +51,7 @@ class MatrixProduct:
 
 
 @dataclass(frozen=True)
-class Elementwise:
+class OperationTaken:
     """Any other operation that goes through memory: what it reads and writes."""
 
     operation: str
@@ -91,7 +91,7 @@ class ExchangeWaited:
     number: int
 
 
-Event = MatrixProduct | Elementwise | ExchangeBegun | ExchangeWaited
+Event = ProductTaken | OperationTaken | ExchangeBegun | ExchangeWaited
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if packet in _FACTORS:
             left, right = args[_FACTORS[packet] :][:2]
             (m, k), n = left.shape, right.shape[1]
-            self.events.append(MatrixProduct(m, n, k, _name(left), ACTIVITY.where))
+            self.events.append(ProductTaken(m, n, k, _name(left), ACTIVITY.where))
         elif any(is_new) or func._schema.is_mutable:
             self.events.append(
-                Elementwise(
+                OperationTaken(
                     str(packet).removeprefix("aten."),
                     sum(_nbytes(tensor) for tensor in given),
                     sum(_nbytes(tensor) for tensor in made),

@@ -47,15 +47,17 @@ def this_machine(environment: Mapping[str, str] = os.environ) -> Machine:
     Raises UserError where the file that is named cannot be used.
     """
     name = environment.get(MACHINE_VARIABLE)
-    if name is None:
-        name = _PROCESSORS
-        if torch.cuda.is_available():
-            device = torch.cuda.get_device_name()
-            name = next((known for part, known in _BY_DEVICE.items() if part in device), "")
-            return find_machine(name or _OTHER_DEVICE).model_copy(
-                update={"memory_bytes": float(torch.cuda.get_device_properties(0).total_memory)}
-            )
-    return find_machine(name)
+    if name is not None:
+        return find_machine(name)
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+        name = next((known for part, known in _BY_DEVICE.items() if part in device), _OTHER_DEVICE)
+        machine = find_machine(name)
+        held = float(torch.cuda.get_device_properties(0).total_memory)
+    else:
+        machine = find_machine(_PROCESSORS)
+        held = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / machine.ranks_per_node
+    return machine.model_copy(update={"memory_bytes": held})
 
 
 def make_planner(

@@ -97,9 +97,9 @@ class Gradients:
         if self._gradient_bytes != self._weight_bytes:
             narrow = elements * self._replicas * self._gradient_bytes
             travelling += [self._new(narrow, "exchange") for _ in range(2)]
+        line = self._new(elements * self._weight_bytes, "exchange")
         if self._sharded:
             members.clear()  # which are sent, and of which this replica needs its own rows
-        line = self._new(elements * self._weight_bytes, "exchange")
         if self._sharded:
             self._held.append(line)
         else:

@@ -152,10 +152,15 @@ class LayerWork:
         # fill that wait too.
         hidden = 1.0 - 1.0 / pieces
         for layer, product in zip(layers, products, strict=True):
-            shapes = list(_shapes(product, self.samples, pieces))
-            self.forward.products += [self._product(*shape) for shape in shapes]
+            arrives = fetches and product.weight_axis.size > 1 and product.weight_axis.has_link
+            forward = _shapes(product, self.samples, pieces, arrives=arrives)
+            self.forward.products += [self._product(*shape) for shape in forward]
+            shapes = _shapes(product, self.samples, pieces)
             backward = [(k, n, m, count) for m, n, k, count in shapes]
-            of_weight = list(_weight_shapes(product, self.samples, self.element_bytes))
+            is_same_type = self.element_bytes == self.weight_bytes
+            of_weight = _weight_shapes(
+                product, self.samples, self.element_bytes, pieces if is_same_type else 1
+            )
             self.backward.products += [
                 self._product(*shape)
                 for shape in (*(backward if input_gradient else ()), *of_weight)
@@ -218,32 +223,52 @@ def _side_columns(side: Side, samples: int) -> int:
     return side.own_rows * samples
 
 
-def _shapes(product: Product, samples: int, pieces: int) -> Iterable[tuple[int, int, int, int]]:
-    """``(m, n, k)`` and number of the products of a forward pass: of each pair of pieces."""
+def _shapes(
+    product: Product, samples: int, pieces: int, *, arrives: bool = False
+) -> Iterable[tuple[int, int, int, int]]:
+    """``(m, n, k)`` and number of the products of a forward pass: of each pair of pieces.
+
+    Where the weight ``arrives`` meanwhile, the rows that the rank has come first, in the pieces
+    that begin before the others are waited for: two of them.
+    """
     source, target = product.source, product.target
+    blocks = offsets(target.features)
+    own = offsets(product.weight_rows)[product.weight_axis.index]
     for q in range(source.axis.size):
         for p in range(target.axis.size):
             side, place = (source, q) if source.by_rows else (target, p)
             columns = side.rows[place] * samples
-            shape = target.features[p], columns // pieces, source.features[q]
-            if all(shape):
-                yield *shape, pieces
-            left = columns - pieces * (columns // pieces)
-            if left:
-                yield target.features[p], left, source.features[q], 1
+            early = min(2, pieces) if arrives and q == source.axis.index else 0
+            first, last = (
+                min(max(end, blocks[p].start), blocks[p].stop) for end in (own.start, own.stop)
+            )
+            divided = first - blocks[p].start, last - first, blocks[p].stop - last
+            sizes = [(rows, columns // pieces, early) for rows in divided]
+            sizes += [(target.features[p], columns // pieces, pieces - early)]
+            sizes += [(target.features[p], columns % pieces, 1)]
+            for rows, n, count in sizes:
+                if rows and n and source.features[q] and count:
+                    yield rows, n, source.features[q], count
 
 
 def _weight_shapes(
-    product: Product, samples: int, element_bytes: int
+    product: Product, samples: int, element_bytes: int, pieces: int
 ) -> Iterable[tuple[int, int, int, int]]:
-    """``(m, n, k)`` and number of the products that make the gradient of a weight."""
+    """``(m, n, k)`` and number of the products that make the gradient of a weight.
+
+    One that is the rank's alone is made in pieces, others in slices of rows.
+    """
     source, target = product.source, product.target
     # Where ranks hold different rows, all of them lie in one matrix.
     inputs = source.features[:1] if source.by_rows else source.features
     outputs = offsets(target.features[:1] if target.by_rows else target.features)
     columns = max(sum(side.rows) if side.by_rows else side.own_rows for side in (source, target))
+    columns *= samples
+    if product.weight_axis.size > 1:
+        pieces = 1
     # A rank alone has no waits to fill.
-    slices = product.gradient_slices(element_bytes) if product.is_shared else 1
+    is_sliced = product.is_shared and pieces == 1
+    slices = product.gradient_slices(element_bytes) if is_sliced else 1
     for rows in offsets(product.weight_rows):
         for number in range(slices):
             part = shard(len(rows), slices, number)
@@ -251,8 +276,9 @@ def _weight_shapes(
             for here in outputs:
                 m = min(last, here.stop) - max(first, here.start)
                 for k in inputs:
-                    if m > 0 and k and columns:
-                        yield m, k, columns * samples, 1
+                    for n, count in ((columns // pieces, pieces), (columns % pieces, 1)):
+                        if m > 0 and k and n:
+                            yield m, k, n, count
 
 
 def lines_through_node(layout: Layout, ranks_per_node: int) -> int:

@@ -14,6 +14,7 @@ from functools import partial
 from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.pipeline import take_turns
 from weathermixer.jigsaw.product import Side, num_pieces
+from weathermixer.jigsaw.weights import Ahead
 from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 
@@ -42,6 +43,9 @@ class SavedMaps:
     inputs: list[Factor] = field(default_factory=list)
 
 
+_Deferred = deque[tuple[int, Callable[[], None]]]
+
+
 class Products:
     """Maps as they are applied in one step: weights gathered, gradients deferred and on their way.
 
@@ -56,16 +60,19 @@ class Products:
         *,
         samples: int,
         weight_bytes: int,
+        element_bytes: Callable[[Linear], int],
         apart: Collection[Linear],
     ) -> None:
+        """``element_bytes`` are those of the type that a layer computes in."""
         self._new, self._gradients = ledger.new, gradients
         self._samples, self._weight_bytes, self._apart = samples, weight_bytes, apart
+        self._element_bytes = element_bytes
+        self._layer_of = {layer.gathered: layer for layer in layers}
         self._has_link = layers[0].product.along.has_link
-        moving = [layer for layer in layers[1:] if layer.product.weight_axis.size > 1]
-        self._following = dict(zip([layers[0], *moving], moving, strict=False))
         self._wholes: dict[Linear, Held | None] = {}
         self._begun: dict[Linear, Held | None] = {}
-        self._deferred: deque[tuple[int, Callable[[], None]]] = deque()
+        self._shared: _Deferred = deque()
+        self._own: _Deferred = deque()
         self._travelling: deque[tuple[Held, Callable[[], Held], Callable[[], None]]] = deque()
         self._returned: list[tuple[Linear, list[Held]]] = []  # by the layer, to autograd
         self._num_layers = 0
@@ -85,9 +92,15 @@ class Products:
         if not _lies_by_rows(layers[0].product.source):
             saved.inputs[0].own = [x]
 
+        for layer in layers:
+            is_here = layer in self._wholes or layer in self._begun
+            if layer.product.weight_axis.size > 1 and not is_here:
+                self._begun[layer] = self._begin(layer, element_bytes)
+
         def pass_through(number: int) -> Iterator[None]:
             for place, layer in enumerate(layers):
                 product = layer.product
+                is_last = place == len(layers) - 1 and number == pieces - 1
                 num_bytes = self._own_bytes(product.target, element_bytes)
                 if place:
                     assert between is not None
@@ -99,7 +112,12 @@ class Products:
                 if place == len(saved.wholes):
                     saved.wholes.append(self._fetch(layer, element_bytes))
                 yield from self._contraction(
-                    product.source, product.target, saved.inputs[place], element_bytes, pieces
+                    product.source,
+                    product.target,
+                    saved.inputs[place],
+                    element_bytes,
+                    pieces,
+                    ahead=layer.ahead if is_last else None,
                 )
 
         take_turns([pass_through(number) for number in range(pieces)])
@@ -122,9 +140,23 @@ class Products:
         outputs = [Factor() for _ in layers]
         outputs[-1].own = [dy]
         dx: list[Held] = []
+        has_waits = self._has_link and any(layer.product.largest_message for layer in layers)
+        by_pieces = {
+            place: self._new(layer.weight.numel() * self._weight_bytes, "gradients")
+            for place, layer in reversed([*enumerate(layers)])
+            if self._passes_by_pieces(layer, element_bytes, pieces)
+        }
+
+        def has_passed(place: int, number: int) -> None:
+            if place not in by_pieces:
+                return
+            total = [by_pieces.pop(place)] if number == pieces - 1 else []
+            work = partial(self._add_piece, layers[place], outputs[place], x[place], total)
+            self._own.append((self._num_layers, work))
 
         def parameters(place: int) -> None:
-            self._weight(layers[place], outputs.pop(), x.pop(), element_bytes)
+            is_made = self._passes_by_pieces(layers[place], element_bytes, pieces)
+            self._weight(layers[place], outputs.pop(), x.pop(), element_bytes, is_made=is_made)
 
         def pass_back(number: int) -> Iterator[None]:
             for place in reversed(range(len(layers))):
@@ -148,9 +180,10 @@ class Products:
                     x[place].own.append(hidden)
                     outputs[place - 1].own.append(gradient)
                     del made, hidden, gradient
-                    if not self._has_link:
-                        parameters(place)
-                        self._catch_up()
+                has_passed(place, number)
+                if place and not has_waits:
+                    parameters(place)
+                    self._catch_up()
 
         take_turns([pass_back(number) for number in range(pieces)])
         while outputs:
@@ -170,21 +203,22 @@ class Products:
 
     # -- weights and what travels ------------------------------------------------------------------
 
+    def begin_ahead(self, ahead: Ahead) -> None:
+        """Begin the next weight that a layer fetches ahead."""
+        following = [self._layer_of[gather] for gather in ahead.gathers]
+        wanted = (layer for layer in following if not {layer} & {*self._wholes, *self._begun})
+        if not self.is_again and (layer := next(wanted, None)) is not None:
+            self._begun[layer] = self._begin(layer, self._element_bytes(layer))
+
     def _fetch(self, layer: Linear, element_bytes: int) -> Held | None:
         """The matrix to multiply with; None where it is the parameter itself."""
         if layer in self._wholes:
-            whole = self._wholes[layer]
-        elif layer in self._begun:
-            whole = self._begun.pop(layer)
-        else:
-            whole = self._begin(layer, element_bytes)
+            return self._wholes[layer]
+        whole = (
+            self._begun.pop(layer) if layer in self._begun else self._begin(layer, element_bytes)
+        )
         if layer not in self._apart:
             self._wholes[layer] = whole
-        following = self._following.get(layer)
-        if following is None or self.is_again:
-            return whole
-        if not {following} & {*self._wholes, *self._begun}:
-            self._begun[following] = self._begin(following, element_bytes)
         return whole
 
     def _begin(self, layer: Linear, element_bytes: int) -> Held | None:
@@ -203,10 +237,12 @@ class Products:
         pieces: int,
         *,
         fills: bool = False,
+        ahead: Ahead | None = None,
     ) -> Iterator[None]:
         """Gather a piece of an activation, and reduce-scatter what is made of it, if anything.
 
         Others let it wait where this yields; with ``fills``, a wait makes a little of a gradient.
+        What comes ``ahead`` begins when there is nothing more to send.
         """
         size = gathered.axis.size
         message: list[Held] = []
@@ -222,6 +258,8 @@ class Products:
             yield
             if fills:
                 self.fill()
+        if ahead is not None:
+            self.begin_ahead(ahead)
         if len(blocks) > 1:
             assert summed is not None
             own = blocks[summed.axis.index]
@@ -262,12 +300,25 @@ class Products:
 
     # -- gradients of weights ----------------------------------------------------------------------
 
-    def _weight(self, layer: Linear, outputs: Factor, x: Factor, element_bytes: int) -> None:
+    def _passes_by_pieces(self, layer: Linear, element_bytes: int, pieces: int) -> bool:
+        is_alone = layer.product.weight_axis.size == 1
+        return is_alone and pieces > 1 and element_bytes == self._weight_bytes
+
+    def _add_piece(self, layer: Linear, outputs: Factor, x: Factor, total: list[Held]) -> None:
+        """Add what a piece of both factors makes, into memory that is there; the last gives it."""
+        if total:
+            self._gradients.give(layer, total)
+
+    def _weight(
+        self, layer: Linear, outputs: Factor, x: Factor, element_bytes: int, *, is_made: bool
+    ) -> None:
         """Make the gradient of a weight, or defer it, as a product's does."""
         product, axis = layer.product, layer.product.weight_axis
         columns = product.weight.local_shape[1]
         rows = sum(product.weight_rows)
         self._join(outputs)  # of which the gradient of the bias is the sum
+        if is_made:
+            return
         if not product.is_shared and not self._gradients.has_replicas:
             whole = [self._new(rows * columns * element_bytes, "gradients")]
             self._returned.append((layer, whole))
@@ -285,7 +336,8 @@ class Products:
             work = partial(
                 self._make, outputs, x, made // slices, block, element_bytes, axis.size, then
             )
-            self._deferred.append((self._num_layers, work))
+            deferred = self._shared if axis.size > 1 else self._own
+            deferred.append((self._num_layers, work))
 
     def _make(
         self,
@@ -318,16 +370,22 @@ class Products:
 
     def fill(self) -> None:
         """Do a little of what was deferred, as a wait over a link does."""
-        if self._has_link and self._deferred:
-            self._deferred.popleft()[1]()
+        if self._has_link and (self._shared or self._own):
+            self._do_next()
+
+    def _do_next(self) -> None:
+        (self._shared or self._own).popleft()[1]()
 
     def _catch_up(self) -> None:
-        while self._deferred:
-            self._deferred.popleft()[1]()
+        while self._shared or self._own:
+            self._do_next()
 
     def _finish_layer(self) -> None:
-        while self._deferred and self._deferred[0][0] < self._num_layers:
-            self._deferred.popleft()[1]()
+        def is_due(deferred: _Deferred) -> bool:
+            return bool(deferred) and deferred[0][0] < self._num_layers
+
+        while is_due(self._shared) or is_due(self._own):
+            self._do_next()
         self._num_layers += 1
 
 

@@ -101,8 +101,15 @@ class StepTensors:
             uses=rollout,
             apart=apart,
         )
+        is_wide = {model.encoder, *model.head.children()}
         self._products = Products(
-            ledger, layers, self._gradients, samples=samples, weight_bytes=self._wide, apart=apart
+            ledger,
+            layers,
+            self._gradients,
+            samples=samples,
+            weight_bytes=self._wide,
+            element_bytes=lambda layer: self._wide if layer in is_wide else self._narrow,
+            apart=apart,
         )
 
     def walk(self) -> None:
@@ -216,6 +223,7 @@ class StepTensors:
             y = self._new(x.num_bytes)
         else:
             y = self._new(x.num_bytes * wide // itemsize)
+            self._products.begin_ahead(norm.ahead)
             # Means and variances of all ranks, and what they are merged by.
             merged = self._new((2 * ranks + 8) * rows * wide)
             del merged
