@@ -154,7 +154,10 @@ def test_the_command_prints_the_fields_of_the_contract(
             ["--gpus", "2", "--grid", "32x64", "--machine", "abacus"],
             "the machine abacus is neither",
         ),
-        (["--gpus", "2", "--grid", "32x64", "--layout", "3x1x1"], "3 ranks, but 2 were started"),
+        (
+            ["--gpus", "2", "--grid", "32x64", "--layout", "3x1x1"],
+            "3x1x1 has 3 ranks, and the plan is for 2",
+        ),
         (["--gpus", "2", "--grid", "32x64", "--layout", "3x1"], "is not data × domain × tensor"),
         (["--gpus", "2", "--grid", "32x64", "--scheme", "plan9"], "there is no scheme plan9"),
     ],

@@ -158,12 +158,16 @@ class Planner:
         """Plan every mesh of so many ranks, or ``only`` one.
 
         Raises LayoutError where no mesh of so many ranks leaves each of them something to do, and
-        UserError where the machine lacks what is needed.
+        UserError where the one has another number of ranks, or the machine lacks what is needed.
         """
+        if only is not None and only.world_size != gpus:
+            raise UserError(
+                f"the mesh {layout_text(only)} has {only.world_size} ranks, and the plan is for "
+                f"{gpus}: change one of the two"
+            )
         found: list[Candidate] = []
         refused: dict[Layout, str] = {}
         for layout in [only] if only else all_layouts(gpus):
-            layout.require_ranks(gpus)
             try:
                 found.append(self.candidate(layout))
             except LayoutError as error:
