@@ -44,7 +44,7 @@ class Prediction:
 
     @property
     def fraction(self) -> float:
-        """Of the peak of all GPUs in the arithmetic of the products."""
+        """Operations per second over the peak of all GPUs, in the arithmetic of the products."""
         return self.operations / self.seconds / (self.peak * self.layout.world_size)
 
 

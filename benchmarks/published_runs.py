@@ -85,12 +85,12 @@ class Constants:
     tap_seconds: float = 2e-12
 
     def logarithms(self) -> np.ndarray:
-        """As what is fitted."""
+        """The logarithms of all constants, in their order: what is fitted."""
         return np.log([getattr(self, field.name) for field in fields(self)])
 
     @classmethod
     def of(cls, logarithms: Sequence[float]) -> Constants:
-        """From what was fitted."""
+        """The constants whose logarithms were fitted."""
         return cls(*np.exp(logarithms).tolist())
 
     def machine(self) -> Machine:

@@ -21,7 +21,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import describe
 from weathermixer.planning.ledger import Ledger
-from weathermixer.planning.step_memory import SAFE_SHARE, StepMemory, step_memory
+from weathermixer.planning.step_memory import StepMemory, fits, step_memory
 from weathermixer.training.rehearsal import rehearse
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peak_memory.py"
@@ -190,8 +190,8 @@ def test_an_accelerator_holds_the_next_batch_and_the_host_what_is_read_ahead() -
 def test_what_takes_more_than_the_safe_share_of_a_device_does_not_fit() -> None:
     memory = StepMemory(parameters=40, activations=45, host=1000)
     assert memory.peak == 85
-    assert memory.fits(85 / SAFE_SHARE + 1e-6)
-    assert not memory.fits(84.9 / SAFE_SHARE)
+    assert fits(memory.peak, 100.0 + 1e-6)
+    assert not fits(memory.peak, 99.9)
 
 
 def test_a_ledger_remembers_its_peak_by_part() -> None:

@@ -12,7 +12,7 @@ from support.ranks import Pool
 from support.selection import exhaustive
 from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw import lines
-from weathermixer.jigsaw.cost import Cost, replicas_cost
+from weathermixer.jigsaw.cost import Cost
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.dry_run import ExchangeBegun, ExchangeWaited, ProductTaken
 from weathermixer.jigsaw.layout import Layout
@@ -21,6 +21,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build, describe
 from weathermixer.planning.step_cost import step_cost
+from weathermixer.planning.step_phases import StepKind, sent
 from weathermixer.training.rehearsal import Rehearsal, rehearse
 from weathermixer.training.state import TrainingState
 from weathermixer.training.step import Objective, take_step
@@ -82,7 +83,7 @@ def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
 
 
 def planned(layout: Layout, training: Training, parallel: Parallel) -> Cost:
-    """The cost of the step by formula, with that of its scalars."""
+    """The cost of the step by formula, as a plan has it."""
     arithmetic = Arithmetic.of(training.dtype)
     model = describe(
         NETWORK,
@@ -91,26 +92,15 @@ def planned(layout: Layout, training: Training, parallel: Parallel) -> Cost:
         arithmetic=arithmetic.products,
         recompute=training.recompute,
     ).to(arithmetic.states)
-    weight_bytes = arithmetic.states.itemsize
-    axes = [layout.domain - 1, layout.tensor - 1]
-    ring = 2 * (layout.data - 1)
-    scalars = Cost(
-        bytes_sent=8 * (SCALARS * sum(axes) + ring * SCALARS // layout.data),
-        messages=sum(axes) + ring,
-        calls=sum(axes) + (layout.data > 1),
+    kind = StepKind(
+        samples=training.instance_batch,
+        dtype=training.dtype,
+        rollout=training.longest_rollout,
+        recompute=training.recompute,
+        shards_optimizer=parallel.shard_optimizer,
     )
-    return (
-        step_cost(model, samples=training.instance_batch, rollout=training.longest_rollout)
-        + replicas_cost(
-            model,
-            parameter_bytes=weight_bytes,
-            gradient_bytes=weight_bytes,
-            sharded=parallel.shard_optimizer,
-            passes=training.longest_rollout,
-            without_kept_weights=[model.blocks] if training.recompute else [],
-        )
-        + scalars
-    )
+    passes = step_cost(model, samples=kind.samples, rollout=kind.rollout)
+    return passes + sent(model, layout, kind)
 
 
 def counts(counted: Counter | Cost) -> tuple[int, int, int, int]:

@@ -1,4 +1,8 @@
-"""Gradients of weights: work that nobody waits for, in slices that fill the waits of others."""
+"""Gradients of weights: work that nobody waits for, made a little at a time in the waits of others.
+
+What other ranks have parts of is made in slices of rows, which travel one by one; what is this
+rank's alone, of each piece of columns that has been through its product.
+"""
 
 from __future__ import annotations
 

@@ -65,17 +65,11 @@ class JigsawStep:
 
 
 def describe_jigsaw(
-    architecture: Architecture,
-    layout: Layout,
-    kind: StepKind,
-    machine: Machine,
-    *,
-    longest_rollout: int | None = None,
+    architecture: Architecture, layout: Layout, kind: StepKind, machine: Machine
 ) -> JigsawStep:
     """Describe a step of the network on a mesh.
 
-    ``longest_rollout`` is the one that memory is needed for, by default that of the step. Raises
-    LayoutError where some rank would be left with nothing to do.
+    Raises LayoutError where some rank would be left with nothing to do.
     """
     costs, phases, memory, read = [], [], [], []
     on_accelerator = all(computing.ranks is None for computing in machine.computing)
@@ -89,7 +83,7 @@ def describe_jigsaw(
             step_memory(
                 model,
                 samples=kind.samples,
-                rollout=longest_rollout or kind.rollout,
+                rollout=kind.longest_rollout or kind.rollout,
                 sharded=kind.shards_optimizer,
                 gradient_bytes=kind.gradient_bytes,
                 on_accelerator=on_accelerator,

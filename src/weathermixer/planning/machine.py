@@ -17,7 +17,7 @@ from weathermixer.config.kinds import refusal
 from weathermixer.errors import UserError
 
 VERSION: Literal[1] = 1
-"""Of the format of machine files; another one is refused."""
+"""The version of the format of machine files; files of another one are refused."""
 
 ProductType = Literal["float64", "float32", "tf32", "bfloat16"]
 Work = Literal[

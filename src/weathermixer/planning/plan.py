@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol
 
 from weathermixer.config import Config, Training
@@ -18,7 +17,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.planning.jigsaw_step import describe_jigsaw
 from weathermixer.planning.machine import Machine
 from weathermixer.planning.schemes import OTHER_SCHEMES
-from weathermixer.planning.step_memory import SAFE_SHARE
+from weathermixer.planning.step_memory import SAFE_SHARE, fits
 from weathermixer.planning.step_phases import StepKind, describe_rank, step_phases
 from weathermixer.planning.step_time import StepTime, StepTimer
 
@@ -30,6 +29,8 @@ class DescribedStep(Protocol):
     def operations(self) -> float: ...
     @property
     def bytes_sent(self) -> float: ...
+    @property
+    def messages(self) -> float: ...
     @property
     def calls(self) -> float: ...
     @property
@@ -74,12 +75,11 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """The candidate as an object of JSON."""
-        messages = getattr(self.step, "messages", self.step.calls)
         return {
             "layout": layout_json(self.layout),
             "memory_bytes_per_rank": round(self.step.memory_bytes),
             "bytes_sent_per_rank": round(self.step.bytes_sent),
-            "messages_per_rank": round(messages),
+            "messages_per_rank": round(self.step.messages),
             "exchanges_per_rank": round(self.step.calls),
             "bytes_read_per_rank": round(self.step.bytes_read),
             "flops_per_rank": round(self.step.operations),
@@ -191,10 +191,7 @@ class Planner:
         """A step on one mesh, without its efficiency; LayoutError where there can be none."""
         training, ranks = self.config.training, layout.world_size
         kind = self.kind()
-        describe = SCHEMES[self.scheme]
-        if self.scheme == "jigsaw":
-            describe = partial(describe_jigsaw, longest_rollout=training.longest_rollout)
-        step = describe(self.architecture, layout, kind, self.machine)
+        step = SCHEMES[self.scheme](self.architecture, layout, kind, self.machine)
         timer = StepTimer(self.machine, ranks, self.threads)
         time = step.seconds(timer, loads=self.loads)
         power, joules = self.machine.power, None
@@ -207,7 +204,7 @@ class Planner:
             time,
             samples=training.instance_batch * layout.data,
             peak_fraction=timer.peak_fraction(step.operations, time.total, kind.dtype),
-            fits=step.memory_bytes <= SAFE_SHARE * self.machine.memory_of(ranks=ranks),
+            fits=fits(step.memory_bytes, self.machine.memory_of(ranks=ranks)),
             joules=joules,
         )
 
@@ -229,6 +226,7 @@ class Planner:
             recompute=training.recompute,
             shards_optimizer=parallel.shard_optimizer,
             gradient_bytes=2 if parallel.gradient_dtype else None,
+            longest_rollout=training.longest_rollout,
         )
 
     def _base(self, found: Iterable[Candidate], gpus: int) -> float | None:

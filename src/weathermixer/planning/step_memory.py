@@ -15,8 +15,8 @@ from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ledger import Ledger
 from weathermixer.planning.step_tensors import SampleSizes, StepTensors
 
-# What a plan may take of a device's memory. Tensors are predicted within 2% of what an allocator
-# counts (docs/planning-memory.md); the rest is for blocks of an allocator that are larger than what
+# What a plan may take of a device's memory. Tensors are predicted within 5% of what a step holds
+# (docs/planning-memory.md); the rest is for blocks of an allocator that are larger than what
 # was asked for, for the workspaces of kernels and for the buffers of communicators.
 SAFE_SHARE = 0.85
 
@@ -47,9 +47,10 @@ class StepMemory:
         """The most bytes that the device holds at one time."""
         return sum(getattr(self, field.name) for field in fields(self)) - self.host
 
-    def fits(self, device_bytes: float) -> bool:
-        """Whether a device of so many bytes holds it with the room that is left for the rest."""
-        return self.peak <= SAFE_SHARE * device_bytes
+
+def fits(num_bytes: float, device_bytes: float) -> bool:
+    """Whether a device holds so many bytes with the room that is left for what is not planned."""
+    return num_bytes <= SAFE_SHARE * device_bytes
 
 
 def step_memory(

@@ -32,7 +32,8 @@ class StepKind:
 
     ``samples`` are those of a model instance, ``rollout`` the applications to each; ``dtype`` is a
     ``training.dtype``. With ``shards_optimizer`` replicas divide the optimizer, and
-    ``gradient_bytes`` are those of a gradient's element between them.
+    ``gradient_bytes`` are those of a gradient's element between them. Memory is for the
+    ``longest_rollout``, by default that of the step.
     """
 
     samples: int
@@ -41,6 +42,7 @@ class StepKind:
     recompute: bool = False
     shards_optimizer: bool = False
     gradient_bytes: int | None = None
+    longest_rollout: int | None = None
 
 
 def has_link(machine: Machine) -> bool:
@@ -113,15 +115,20 @@ def step_phases(
 
 def sent(model: WeatherMixer, layout: Layout, kind: StepKind) -> Cost:
     """What replicas and the scalars of a step add to the cost of its passes."""
-    mesh = Mesh.describe(layout)
+    axes = Mesh.describe(layout).axes
+    return sum((_scalar_cost(axis) for axis in axes), _replicas_cost(model, kind))
+
+
+def _replicas_cost(model: WeatherMixer, kind: StepKind) -> Cost:
     states = Arithmetic.of(kind.dtype).states.itemsize
-    total = replicas_cost(
+    return replicas_cost(
         model,
         parameter_bytes=states,
         gradient_bytes=kind.gradient_bytes or states,
         sharded=kind.shards_optimizer,
+        passes=kind.rollout,
+        without_kept_weights=[model.blocks] if kind.recompute else [],
     )
-    return sum((_scalar_cost(axis) for axis in mesh.axes), total)
 
 
 def _scalar_cost(axis: Axis) -> Cost:
@@ -199,12 +206,7 @@ def _add_replicas(
     come back, or else the weights, beside the next forward pass.
     """
     states = Arithmetic.of(kind.dtype).states.itemsize
-    cost = replicas_cost(
-        model,
-        parameter_bytes=states,
-        gradient_bytes=kind.gradient_bytes or states,
-        sharded=kind.shards_optimizer,
-    )
+    cost = _replicas_cost(model, kind)
     if not cost.calls:
         return
     for target in (work.backward, work.forward if kind.shards_optimizer else work.backward):

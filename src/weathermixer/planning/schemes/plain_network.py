@@ -153,7 +153,7 @@ class PlainNetwork:
         return (kept + fields) * self.make.element_bytes / self.ranks
 
     def bytes_read(self) -> float:
-        """Of the samples of a step: a state and the one after it."""
+        """Bytes that a rank reads for a step: of each sample a state and the one after it."""
         a = self.architecture
         return 2.0 * a.prognostic * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
 

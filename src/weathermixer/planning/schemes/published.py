@@ -38,7 +38,7 @@ _MESHES: dict[int, tuple[int, int]] = {1: (1, 1), 2: (1, 2), 4: (2, 2)}
 _CUT_CHANNELS = 72
 """Channels that are cut in two: 69 variables, and 3 static fields that are carried to the end."""
 _READ_CHANNELS = 43
-"""Of 69, those in chunks of which a rank needs a part: 3 of 5 variables on 13 levels, and 4."""
+"""Channels of the 69 that a rank reads: 3 of 5 variables on 13 levels, and the 4 at the surface."""
 
 
 def describe(
