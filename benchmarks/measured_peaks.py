@@ -86,7 +86,7 @@ def _predicted(case: Case, layout: Layout) -> int:
         Mesh.describe(layout),
         samples=case.training.instance_batch,
         arithmetic=arithmetic.products,
-        recompute=case.training.recompute,
+        recompute=bool(case.training.recompute),
     ).to(arithmetic.states)
     memory = step_memory(
         model,
@@ -115,7 +115,7 @@ def _take_steps(
         samples=training.instance_batch,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
-        recompute=training.recompute,
+        recompute=bool(training.recompute),
     )
     state = TrainingState.initial(model, mesh, training, case.parallel)
 

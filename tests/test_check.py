@@ -189,4 +189,4 @@ def test_what_does_not_fit_into_memory_is_found_on_the_machine_that_is_named(
     monkeypatch.setenv(MACHINE_VARIABLE, str(tmp_path / "small.yaml"))
     (problem,) = check(configuration).problems
     assert problem.severity == "error" and "fits on no mesh of 1 ranks" in problem.what
-    assert "training.recompute" in problem.what
+    assert "use more ranks" in problem.what

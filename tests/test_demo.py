@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from weathermixer import demo
 from weathermixer.data.feeding.periods import periods
@@ -50,3 +51,20 @@ def test_the_demonstration_continues_where_it_was_interrupted(
     assert (tmp_path / "scores" / "scores.csv").exists()
     assert list((tmp_path / "scores").glob("*.png"))
     assert (tmp_path / "report.html").exists()
+    assert "made again on 2 ranks, differs by at most" in said.err
+
+
+def test_the_largest_difference_of_two_forecasts_is_found(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(2, 3, 4, 8))
+    dimensions = ("time", "prediction_timedelta", "latitude", "longitude")
+    coordinates = {"time": [0, 1], "prediction_timedelta": [6, 12, 18]}
+    one = xr.Dataset({"t": (dimensions, values)}, coordinates)
+    changed = values.copy()
+    changed[1, 0, 2, 5] += 0.5
+    changed[1, 2, 0, 0] -= 0.25
+    other = xr.Dataset({"t": (dimensions, changed)}, coordinates).isel(time=[1])
+    one.to_zarr(tmp_path / "one", consolidated=False)
+    other.to_zarr(tmp_path / "other", consolidated=False)
+    first, last = demo.largest_differences(tmp_path / "one", tmp_path / "other")
+    assert first == pytest.approx(0.5 / values[1, 0].std())
+    assert last == pytest.approx(0.25 / values[1, 2].std())

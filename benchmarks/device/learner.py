@@ -71,7 +71,7 @@ class Learner:
             increment_scale=torch.ones(len(channels)),
             dtype=arithmetic.states,
             arithmetic=arithmetic.products,
-            recompute=training.recompute,
+            recompute=bool(training.recompute),
         )
         error = weighted_mse
         if training.compile:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 from weathermixer.config import Checkpoint, Config, Data, Model, Training, write_config
 from weathermixer.console import progress, say
@@ -90,6 +91,19 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
             text = ",".join(str(time) for time in inits)
             forecast(run, store_path, text, FORECAST_STEPS, forecasts, progress=update)
 
+    most = most_ranks()
+    if most > 1:
+        again = out / f"forecast-{most}-ranks.zarr"
+        if not again.exists():
+            words = ["forecast", str(run), "--store", str(store_path), "--init", str(inits[0])]
+            words += ["--steps", str(FORECAST_STEPS), "--out", str(again)]
+            start_ranks(program(*words), most, remedy="continue with the same command")
+        first, last = largest_differences(forecasts, again)
+        say(
+            f"     The first of them, made again on {most} ranks, differs by at most {first:.0e} "
+            f"of a variable's standard deviation after the first step, {last:.0e} after the last"
+        )
+
     say(f"4/5  Scoring them into {out / 'scores'}")
     with progress("verifying") as update:
         verification = verify(forecasts, store_path, out=out / "scores", progress=update)
@@ -103,23 +117,47 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
     )
 
 
-def num_ranks(config: Config) -> int:
-    """The number of ranks, one or two, with which a step takes the least time, as predicted."""
+def most_ranks() -> int:
+    """The number of ranks that the demonstration may run on: two, or one where one GPU is all."""
     import torch
 
+    return min(MOST_RANKS, torch.cuda.device_count()) if torch.cuda.is_available() else MOST_RANKS
+
+
+def num_ranks(config: Config) -> int:
+    """The number of ranks with which a training step takes the least time, as predicted."""
     from weathermixer.model.architecture import architecture_of
     from weathermixer.planning.choosing import choose_mesh
 
-    most = MOST_RANKS
-    if torch.cuda.is_available():
-        most = min(most, torch.cuda.device_count())
     architecture = architecture_of(config.data, config.model, GRID)
 
     def predicted_seconds(ranks: int) -> float:
         threads = threads_per_rank(os.environ, ranks)
         return choose_mesh(config, architecture, world_size=ranks, threads=threads).seconds
 
-    return min(range(1, most + 1), key=predicted_seconds)
+    return min(range(1, most_ranks() + 1), key=predicted_seconds)
+
+
+def largest_differences(forecasts: Path, again: Path) -> tuple[float, float]:
+    """By how much two forecasts differ at most, after their first step and after their last.
+
+    Of all variables, levels and points, relative to the standard deviation of the variable on its
+    level and at that lead time; for the initial times that ``again`` has.
+    """
+    ends = [0, -1]
+    with (
+        xr.open_zarr(forecasts, consolidated=False) as one,
+        xr.open_zarr(again, consolidated=False) as other,
+    ):
+        one, other = (each.isel(prediction_timedelta=ends) for each in (one, other))
+        one = one.sel(time=other.time)
+        space = ["latitude", "longitude"]
+        relative = abs(one - other).max(space) / one.std(space)
+        first, last = (
+            max(float(each.max()) for each in relative.isel(prediction_timedelta=end).values())
+            for end in range(2)
+        )
+    return first, last
 
 
 def initial_times(times: np.ndarray, test: tuple[np.datetime64, np.datetime64]) -> np.ndarray:

@@ -30,10 +30,10 @@ from weathermixer.planning.reading_share import REMEDY, reading_warning
 class Job:
     """The settings, states and mesh that all ranks share, and this rank's part of each state.
 
-    ``config`` is the whole configuration, ``architecture`` the sizes of the network. ``channels``
-    are all that the network predicts, in its order; ``ranks_on_machine`` is the number of ranks
-    that share this machine's memory, ``choice`` says why the mesh was taken and what a step
-    was predicted to take on it.
+    ``config`` is the whole configuration, with what it left open decided, ``architecture`` the
+    sizes of the network. ``channels`` are all that the network predicts, in its order;
+    ``ranks_on_machine`` is the number of ranks that share this machine's memory, ``choice`` says
+    why the mesh was taken and what a step was predicted to take on it.
     """
 
     config: Config
@@ -79,7 +79,8 @@ def join(
     Every rank that was started calls this with the same arguments; ``equal_on_all`` holds what else
     has to be the same on all of them, by names for the user. The mesh is the one that ``config``
     asks for or, where it leaves a choice, the one on which a step takes the least time, as
-    predicted: that of a training where this is one that ``trains``, else that of a forecast.
+    predicted: that of a training where this is one that ``trains``, else that of a forecast. So are
+    the threads of this process, of those that it has, and recomputation.
     ``device`` is by default the accelerator of this rank, or the processor. The first rank says
     what of an archive is left out, where memory is short, where the device does not have the
     arithmetic, and where chunks make ranks read much more than their share.
@@ -100,6 +101,10 @@ def join(
     choice = meshes.from_first_rank(
         lambda: choose_mesh(config, architecture, world_size=meshes.world_size(), trains=trains)
     )
+    if choice.threads is not None:
+        torch.set_num_threads(choice.threads)
+    training = config.training.model_copy(update={"recompute": choice.recompute})
+    config = config.model_copy(update={"training": training})
     layout = choice.layout
     mesh = meshes.connect(
         layout, device=meshes.local_device() if device is None else torch.device(device)

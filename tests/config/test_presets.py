@@ -138,7 +138,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.steps": counts,
         "training.seed": st.integers(0, 2**64 - 1),
         "training.dtype": st.sampled_from(["float64", "float32", "tf32", "bfloat16"]),
-        "training.recompute": st.booleans(),
+        "training.recompute": st.none() | st.booleans(),
         "training.compile": st.booleans(),
         "training.instance_batch": counts,
         "training.rollout": st.integers(1, 100)

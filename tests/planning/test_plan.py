@@ -19,6 +19,7 @@ from weathermixer.planning.machine_files import find_machine, write_machine
 from weathermixer.planning.plan import Planner, all_layouts, usual_rollout
 from weathermixer.planning.plan_text import render_plan
 from weathermixer.planning.scaling_chart import draw_scaling
+from weathermixer.planning.step_memory import SAFE_SHARE
 
 FIELDS = {
     "layout",
@@ -102,7 +103,10 @@ def test_a_model_that_fits_nowhere_is_refused_with_what_would_make_it_fit() -> N
     planned = Planner(base.config, base.architecture, tiny).plan(2)
     assert planned.best is None and planned.to_json()["best"] is None
     assert "does not fit" in render_plan(planned)
-    with pytest.raises(ValueError, match=r"fits on no mesh of 2 ranks of tiny.*recompute"):
+    # Blocks are recomputed already: that is left open.
+    with pytest.raises(
+        ValueError, match=r"fits on no mesh of 2 ranks of tiny.*use more ranks, parallel.shard_opt"
+    ):
         planned.require_fit()
 
 
@@ -205,3 +209,54 @@ def test_a_training_that_needs_more_memory_than_there_is_does_not_begin(
         choose_mesh(base.config, base.architecture, world_size=2)
     # A forecast keeps nothing for a backward pass.
     assert choose_mesh(base.config, base.architecture, world_size=2, trains=False).warning is None
+
+
+def test_blocks_are_recomputed_where_a_training_would_not_fit_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = planner()
+    memory = {
+        recompute: Planner(
+            base.config.model_copy(
+                update={
+                    "training": base.config.training.model_copy(update={"recompute": recompute})
+                }
+            ),
+            base.architecture,
+            base.machine,
+        )
+        .candidate(Layout())
+        .step.memory_bytes
+        for recompute in (False, True)
+    }
+    assert memory[True] < memory[False]
+    enough = (memory[True] + memory[False]) / 2 / SAFE_SHARE
+    for held, recomputes in ((enough, True), (2 * enough, False)):
+        machine = find_machine("a100-40gb").model_copy(update={"memory_bytes": held})
+        write_machine(machine, tmp_path / "machine.yaml")
+        monkeypatch.setenv(MACHINE_VARIABLE, str(tmp_path / "machine.yaml"))
+        choice = choose_mesh(base.config, base.architecture, world_size=1)
+        assert choice.recompute == recomputes
+        assert ("recomputed" in choice.reason) == recomputes
+
+
+def test_ranks_have_the_threads_with_which_a_step_is_fastest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, machine = planner(), find_machine("processors")
+    one, two, *_ = machine.computing
+    assert (one.threads, two.threads) == (1, 2) and one.ranks == two.ranks == 1
+    monkeypatch.setenv(MACHINE_VARIABLE, str(tmp_path / "machine.yaml"))
+    for fastest in (1, 2):
+        slow = {"launch_seconds": 1.0}
+        computing = tuple(
+            each if each.threads == fastest else each.model_copy(update=slow) for each in (one, two)
+        )
+        write_machine(
+            machine.model_copy(update={"computing": computing}), tmp_path / "machine.yaml"
+        )
+        choice = choose_mesh(base.config, base.architecture, world_size=1, threads=2)
+        assert choice.threads == fastest
+        assert f"{fastest} thread" in choice.reason
+        most = choose_mesh(base.config, base.architecture, world_size=1, threads=1)
+        assert most.threads == 1

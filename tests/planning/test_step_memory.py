@@ -60,7 +60,7 @@ def predicted(
         Mesh.describe(layout, has_link=has_link),
         samples=training.instance_batch,
         arithmetic=arithmetic.products,
-        recompute=training.recompute,
+        recompute=bool(training.recompute),
     )
     return step_memory(
         model.to(arithmetic.states),

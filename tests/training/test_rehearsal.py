@@ -65,7 +65,7 @@ def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
         samples=training.instance_batch,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
-        recompute=training.recompute,
+        recompute=bool(training.recompute),
     )
     state = TrainingState.initial(model, mesh, training, parallel)
     samples = (training.instance_batch, training.longest_rollout + 1)
@@ -90,13 +90,13 @@ def planned(layout: Layout, training: Training, parallel: Parallel) -> Cost:
         Mesh.describe(layout),
         samples=training.instance_batch,
         arithmetic=arithmetic.products,
-        recompute=training.recompute,
+        recompute=bool(training.recompute),
     ).to(arithmetic.states)
     kind = StepKind(
         samples=training.instance_batch,
         dtype=training.dtype,
         rollout=training.longest_rollout,
-        recompute=training.recompute,
+        recompute=bool(training.recompute),
         shards_optimizer=parallel.shard_optimizer,
     )
     passes = step_cost(model, samples=kind.samples, rollout=kind.rollout)

@@ -29,10 +29,10 @@ class Training(Section):
         description="arithmetic; with bfloat16, weights, encoder and state stay in float32, with "
         "tf32 everything but the factors of products, on GPUs",
     )
-    recompute: bool = Field(
-        False,
+    recompute: bool | None = Field(
+        None,
         description="compute a block's activations again in the backward pass instead of keeping "
-        "them: less memory, a third more operations",
+        "them: less memory, a third more operations; null: where they would not fit",
     )
     compile: bool = Field(
         False,

@@ -95,11 +95,17 @@ def _architecture(config: Config, grid: tuple[int, int] | None) -> Architecture:
 
 @dataclass(frozen=True)
 class MeshChoice:
-    """The mesh that is run on, its predicted seconds of a step, and why it was taken, in a line."""
+    """How a training or a forecast is run, its predicted seconds of a step, and why, in a line.
+
+    ``threads`` are those of each rank, None where ranks compute on accelerators; with ``recompute``
+    blocks are computed again in the backward pass.
+    """
 
     layout: Layout
     seconds: float
     reason: str
+    threads: int | None = None
+    recompute: bool = False
     warning: str | None = None
 
 
@@ -111,46 +117,71 @@ def choose_mesh(
     trains: bool = True,
     threads: int | None = None,
 ) -> MeshChoice:
-    """Choose the fastest mesh, as predicted, of those that a configuration leaves and that fit.
+    """Choose what a configuration leaves open so that a step takes the least time, as predicted.
 
-    Where it does not ``trains``, steps are forward passes of one sample, and nothing is said of
-    memory. ``threads`` are those of each rank, by default this process's.
+    That is the mesh, among those that fit; the threads of each rank, at most ``threads``, by
+    default those that this process has; and recomputation, where a training would not fit without
+    it. Where it does not train, ``trains`` off, steps are forward passes of one sample, and
+    nothing is said of memory.
 
     Raises LayoutError as ``possible_layouts`` does, and UserError, with what would make it fit,
     where the training needs more memory than there is on every mesh.
     """
     machine = this_machine()
-    own = _threads(machine) if threads is None else threads
-    planner = Planner(config, architecture, machine, threads=own)
+    numbers = _numbers_of_threads(machine, world_size, threads or torch.get_num_threads())
     possible = possible_layouts(config.parallel, architecture, world_size=world_size)
+    planners = [Planner(config, architecture, machine, threads=number) for number in numbers]
     if not trains:
-        times = {layout: planner.forward_seconds(layout) for layout in possible}
-        best = min(times, key=lambda layout: times[layout])
-        return MeshChoice(best, times[best], _reason(best, times))
-    found = {layout: planner.candidate(layout) for layout in possible}
+        return min(
+            (_forward_choice(planner, possible) for planner in planners),
+            key=lambda choice: choice.seconds,
+        )
     held = machine.memory_of(ranks=world_size)
+    return min(
+        (_training_choice(planner, possible, held) for planner in planners),
+        key=lambda choice: choice.seconds,
+    )
+
+
+def _forward_choice(planner: Planner, possible: Sequence[Layout]) -> MeshChoice:
+    times = {layout: planner.forward_seconds(layout) for layout in possible}
+    best = min(times, key=lambda layout: times[layout])
+    return MeshChoice(best, times[best], _reason(best, times, planner), planner.threads)
+
+
+def _training_choice(planner: Planner, possible: Sequence[Layout], held: float) -> MeshChoice:
+    found = {layout: planner.candidate(layout) for layout in possible}
     enough = [each for each in found.values() if each.step.memory_bytes <= held]
     if not enough:
-        Plan(tuple(found.values()), {}, machine, "jigsaw", world_size).require_fit()
+        ranks = possible[0].world_size
+        Plan(tuple(found.values()), {}, planner.machine, "jigsaw", ranks).require_fit()
     fitting = [each for each in enough if each.fits] or enough
     times = {each.layout: each.time.total for each in fitting}
     best = min(times, key=lambda layout: times[layout])
     candidate = found[best]
     warning = None
     if not candidate.fits:
+        remedy = "more ranks" if candidate.recompute else "more ranks or training.recompute"
         warning = (
             f"a rank is predicted to hold {size_text(candidate.step.memory_bytes)} of "
             f"{size_text(held)}, more than the {100 * SAFE_SHARE:.0f}% that are known to be safe: "
-            "should memory run out, use more ranks or training.recompute"
+            f"should memory run out, use {remedy}"
         )
-    return MeshChoice(best, times[best], _reason(best, times), warning)
+    recomputes = candidate.recompute and planner.config.training.recompute is None
+    reason = _reason(best, times, planner, recomputes=recomputes)
+    return MeshChoice(best, times[best], reason, planner.threads, candidate.recompute, warning)
 
 
-def _reason(best: Layout, times: Mapping[Layout, float]) -> str:
-    """In a line, the mesh and what the next best would take."""
-    text = (
-        f"mesh {layout_text(best)} (data x domain x tensor), predicted {times[best]:.3g} s a step"
-    )
+def _reason(
+    best: Layout, times: Mapping[Layout, float], planner: Planner, *, recomputes: bool = False
+) -> str:
+    """In a line, the mesh, what else was chosen, and what the next best mesh would take."""
+    text = f"mesh {layout_text(best)} (data x domain x tensor)"
+    if planner.threads is not None:
+        text += f", {planner.threads} {'thread' if planner.threads == 1 else 'threads'} a rank"
+    if recomputes:
+        text += ", blocks recomputed since they would not fit"
+    text += f", predicted {times[best]:.3g} s a step"
     others = sorted((seconds, layout_text(layout)) for layout, seconds in times.items())
     if len(others) > 1:
         seconds, name = others[1]
@@ -158,11 +189,13 @@ def _reason(best: Layout, times: Mapping[Layout, float]) -> str:
     return text
 
 
-def _threads(machine: Machine) -> int | None:
-    """Threads of this rank, where it computes on processors that ranks share."""
+def _numbers_of_threads(machine: Machine, ranks: int, most: int) -> list[int | None]:
+    """Threads that ranks may have: ``most``, and fewer as far as the machine was measured so."""
     if all(computing.ranks is None for computing in machine.computing):
-        return None
-    return torch.get_num_threads()
+        return [None]
+    local = min(ranks, machine.ranks_per_node)
+    measured = {each.threads for each in machine.computing if each.ranks == local and each.threads}
+    return [number for number in sorted(measured | {most}) if number <= most]
 
 
 def layout_of(shape: tuple[int, int, int] | None) -> Layout | None:

@@ -56,7 +56,8 @@ SCHEMES: Mapping[str, Describe] = {
 class Candidate:
     """A mesh, and a step on it. ``efficiency`` is relative to the fewest ranks that are enough.
 
-    ``joules`` are those of all ranks in a step, where the machine's power is known.
+    ``joules`` are those of all ranks in a step, where the machine's power is known; ``recompute``
+    tells whether blocks are computed again in the backward pass.
     """
 
     layout: Layout
@@ -66,6 +67,7 @@ class Candidate:
     peak_fraction: float
     fits: bool
     joules: float | None
+    recompute: bool
     efficiency: float | None = None
 
     @property
@@ -95,6 +97,7 @@ class Candidate:
             "efficiency": self.efficiency,
             "joules_per_step": self.joules,
             "fits": self.fits,
+            "recompute": self.recompute,
         }
 
 
@@ -122,11 +125,14 @@ class Plan:
             return self.best
         least = min(self.candidates, key=lambda candidate: candidate.step.memory_bytes)
         held = self.machine.memory_of(ranks=self.gpus)
+        remedies = "parallel.shard_optimizer with replicas,"
+        if not least.recompute:
+            remedies = f"training.recompute, {remedies}"
         raise UserError(
             f"the model fits on no mesh of {self.gpus} ranks of {self.machine.name}: the least, "
             f"{layout_text(least.layout)}, holds {least.step.memory_bytes / 1e9:.3g} GB, above "
             f"{100 * SAFE_SHARE:.0f}% of the {held / 1e9:.3g} GB that a rank has; use more ranks, "
-            "training.recompute, parallel.shard_optimizer with replicas, or a smaller model"
+            f"{remedies} or a smaller model"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -188,9 +194,19 @@ class Planner:
         return Plan(tuple(found), refused, self.machine, self.scheme, gpus)
 
     def candidate(self, layout: Layout) -> Candidate:
-        """A step on one mesh, without its efficiency; LayoutError where there can be none."""
+        """A step on one mesh, without its efficiency; LayoutError where there can be none.
+
+        Where the training leaves it open, blocks are recomputed where it would not fit otherwise.
+        """
+        wanted = self.config.training.recompute
+        candidate = self._candidate(layout, recompute=bool(wanted))
+        if wanted is None and not candidate.fits:
+            return self._candidate(layout, recompute=True)
+        return candidate
+
+    def _candidate(self, layout: Layout, *, recompute: bool) -> Candidate:
         training, ranks = self.config.training, layout.world_size
-        kind = self.kind()
+        kind = self.kind(recompute=recompute)
         step = SCHEMES[self.scheme](self.architecture, layout, kind, self.machine)
         timer = StepTimer(self.machine, ranks, self.threads)
         time = step.seconds(timer, loads=self.loads)
@@ -206,24 +222,25 @@ class Planner:
             peak_fraction=timer.peak_fraction(step.operations, time.total, kind.dtype),
             fits=fits(step.memory_bytes, self.machine.memory_of(ranks=ranks)),
             joules=joules,
+            recompute=recompute,
         )
 
     def forward_seconds(self, layout: Layout) -> float:
         """Seconds of a forward pass of one sample on a mesh, as a forecast takes one."""
-        kind = replace(self.kind(), samples=1, rollout=1)
+        kind = replace(self.kind(recompute=False), samples=1, rollout=1)
         model = describe_rank(self.architecture, layout, kind, self.machine)
         timer = StepTimer(self.machine, layout.world_size, self.threads)
         forward, *_ = step_phases(model, layout, kind, self.machine)
         return timer.phase(forward).total
 
-    def kind(self) -> StepKind:
-        """The step that most of the training's steps are."""
+    def kind(self, *, recompute: bool) -> StepKind:
+        """The step that most of the training's steps are, with blocks recomputed or kept."""
         training, parallel = self.config.training, self.config.parallel
         return StepKind(
             samples=training.instance_batch,
             dtype=training.dtype,
             rollout=usual_rollout(training),
-            recompute=training.recompute,
+            recompute=recompute,
             shards_optimizer=parallel.shard_optimizer,
             gradient_bytes=2 if parallel.gradient_dtype else None,
             longest_rollout=training.longest_rollout,

@@ -167,7 +167,7 @@ def build_model(
         samples=training.instance_batch,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
-        recompute=training.recompute,
+        recompute=bool(training.recompute),
     )
 
 

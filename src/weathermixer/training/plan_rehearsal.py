@@ -7,7 +7,14 @@ from typing import Any
 
 from weathermixer.console import size_text
 from weathermixer.errors import UserError
-from weathermixer.planning.plan import Candidate, Plan, Planner, layout_json, layout_text
+from weathermixer.planning.plan import (
+    Candidate,
+    Plan,
+    Planner,
+    layout_json,
+    layout_text,
+    usual_rollout,
+)
 from weathermixer.planning.step_phases import has_link
 from weathermixer.training.rehearsal import Rehearsal, rehearse
 
@@ -55,9 +62,9 @@ def rehearse_plan(planner: Planner, plan: Plan) -> PlanRehearsal:
     rehearsal = rehearse(
         planner.architecture,
         candidate.layout,
-        planner.config.training,
+        planner.config.training.model_copy(update={"recompute": candidate.recompute}),
         planner.config.parallel,
-        rollout=planner.kind().rollout,
+        rollout=usual_rollout(planner.config.training),
         has_link=has_link(planner.machine),
     )
     return PlanRehearsal(candidate, rehearsal)

@@ -101,7 +101,7 @@ def _build(
     torch.set_default_dtype(arithmetic.states)
     try:
         model = WeatherMixer(
-            architecture, arithmetic=arithmetic.products, recompute=training.recompute
+            architecture, arithmetic=arithmetic.products, recompute=bool(training.recompute)
         )
     finally:
         torch.set_default_dtype(before)
