@@ -26,7 +26,7 @@ def run(config: Config, tmp_path: Path) -> Run:
     normalisation = Normalisation.from_store(
         store, CHANNELS, ("land_sea_mask",), (store.times[0], store.times[-1])
     )
-    return Run.create(tmp_path / "run", config, normalisation)
+    return Run.create(tmp_path / "run", config, normalisation, Path.touch)
 
 
 def _save(run: Run, step: int, value: float) -> None:

@@ -33,7 +33,7 @@ def write_run(
     normalisation = Normalisation.from_store(
         store, channels, config.data.static, store.training_period
     )
-    run = Run.create(path, config, normalisation)
+    run = Run.create(path, config, normalisation, Path.touch)
     architecture = architecture_of(config.data, config.model, normalisation.grid)
     model = build_model(architecture, config.training, normalisation)
     generator = torch.Generator().manual_seed(5)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import time
 from functools import partial
@@ -16,6 +19,7 @@ from rich.console import Console
 from support.dying import start_training
 from support.waves import wave_config
 from weathermixer.config import Config
+from weathermixer.data.making.synthetic import write_synthetic
 from weathermixer.errors import UserError
 from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
@@ -180,11 +184,61 @@ def test_another_network_or_other_data_are_refused_by_key(
     other = config.model_copy(
         update={
             "model": config.model.model_copy(update={"channels": 20, "blocks": 1}),
-            "data": config.data.model_copy(update={"train": "2001-01-01/2001-01-03"}),
+            "data": config.data.model_copy(update={"validation": "2001-01-14/2001-01-15"}),
         }
     )
-    with pytest.raises(UserError, match=r"values of model\.channels, model\.blocks, data\.train"):
+    match = r"values of model\.channels, model\.blocks, data\.validation"
+    with pytest.raises(UserError, match=match):
         train(other, whole[0], resume=True, console=QUIET)
+
+
+def test_another_seed_would_repeat_samples_and_is_refused(
+    waves: Path, whole: tuple[Path, TrainResult]
+) -> None:
+    other = _config(waves, training={"steps": 20, "seed": 7})
+    with pytest.raises(UserError, match=r"begun with training\.seed=0, and with 7 samples of the"):
+        train(other, whole[0], resume=True, console=QUIET)
+
+
+def test_a_store_that_has_grown_is_refused_until_the_period_is_given(tmp_path: Path) -> None:
+    """By default the first four fifths of the times train: more times are more samples."""
+    store = tmp_path / "store.zarr"
+    write_synthetic(store, times=40, grid=(8, 16), seed=0)
+    config = _config(store, training={"steps": 3})
+    train(config, tmp_path / "run", console=QUIET)
+    origin = json.loads((tmp_path / "run" / "origin.json").read_text(encoding="utf-8"))
+    assert origin["pairs"] == 31 and origin["samples"] == 30  # of 32 times, in rollouts of two
+    shutil.rmtree(store)
+    write_synthetic(tmp_path / "longer.zarr", times=50, grid=(8, 16), seed=0).path.rename(store)
+    longer = _config(store, training={"steps": 4})
+    with pytest.raises(
+        UserError, match=r"learns from 31 pairs of states .* now offers 39"
+    ) as raised:
+        train(longer, tmp_path / "run", resume=True, console=QUIET)
+    (period,) = re.findall(r"set data\.train=(\S+)", str(raised.value))
+    given = _config(store, data={"train": period}, training={"steps": 4})
+    assert train(given, tmp_path / "run", resume=True, console=QUIET).start_step == 3
+    # What it was begun with stays what it is compared with.
+    kept = json.loads((tmp_path / "run" / "origin.json").read_text(encoding="utf-8"))
+    assert kept == origin
+
+
+def test_what_costs_no_sample_is_said_when_a_run_goes_on(waves: Path, tmp_path: Path) -> None:
+    train(_config(waves, training={"steps": 3}), tmp_path / "run", console=QUIET)
+    path = tmp_path / "run" / "origin.json"
+    origin = json.loads(path.read_text(encoding="utf-8"))
+    origin["versions"]["the version of torch"] = "1.0"
+    path.write_text(json.dumps(origin), encoding="utf-8")
+    longer = _config(waves, training={"steps": 4, "rollout": 1})
+    said = io.StringIO()
+    train(longer, tmp_path / "run", resume=True, console=Console(file=said, width=500))
+    assert "and was 1.0 when the run was begun" in said.getvalue()
+    assert "samples to learn from, and there were" in said.getvalue()
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match=r"origin\.json is damaged"):
+        train(longer, tmp_path / "run", resume=True, console=QUIET)
+    path.unlink()
+    assert train(longer, tmp_path / "run", resume=True, console=QUIET).start_step == 4
 
 
 def test_more_steps_may_be_added(waves: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 
     config.yaml           the configuration as run
     normalisation.npz     channels, their statistics, static fields, grid
+    origin.json           seed, times and software that the run was begun with
     checkpoints/step-N    weights, and what else a training needs to go on
     log.jsonl             what training said, and TensorBoard's events beside it
     .lock                 there while a training writes into the folder
@@ -37,6 +38,7 @@ from weathermixer.runs.shards import Shard
 
 _CONFIG = "config.yaml"
 _NORMALISATION = "normalisation.npz"
+_ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,16 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, config: Config, normalisation: Normalisation) -> Run:
+    def create(
+        cls,
+        path: Path,
+        config: Config,
+        normalisation: Normalisation,
+        write_origin: Callable[[Path], None],
+    ) -> Run:
         """Begin a run, or renew the configuration of one that goes on.
+
+        ``write_origin(file)`` writes what the run was begun with.
 
         Raises UserError where the folder cannot be written.
         """
@@ -55,6 +65,7 @@ class Run:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
             # Each is renamed into place, so that none is ever there in part.
             _replace(path / _NORMALISATION, normalisation.save)
+            _replace(path / _ORIGIN, write_origin)
             _replace(path / _CONFIG, lambda file: write_config(config, file))
         except OSError as error:
             raise UserError(
@@ -93,6 +104,11 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def origin(self) -> Path:
+        """The file of what the run was begun with, which ``training`` reads and writes."""
+        return self.path / _ORIGIN
 
     @property
     def log(self) -> Path:

@@ -28,20 +28,31 @@ from weathermixer.errors import UserError
 from weathermixer.runs import checkpoint
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run
+from weathermixer.training.notices import Notices
+from weathermixer.training.origin import Origin
 
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
 
 def begin_run(
-    config: Config, out: Path, store: States, *, resume: bool, lock: FolderLock
+    config: Config,
+    out: Path,
+    store: States,
+    samples: Windows,
+    *,
+    resume: bool,
+    lock: FolderLock,
+    notices: Notices,
 ) -> tuple[Run, Path | None]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
     Returns the run, as it is sent to the other ranks, and the checkpoint to continue from, if any.
+    ``samples`` are those to learn from. What has changed since the run was begun, and costs no
+    sample, is said.
 
     A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here
     and released by the caller. Raises UserError where another training holds it, and where a run
-    with checkpoints is not resumed, or is resumed with another network or other data.
+    with checkpoints is not resumed, or is resumed with another network, other data or another seed.
     """
     run = Run(out)
     if out.exists() and not out.is_dir():
@@ -52,6 +63,7 @@ def begin_run(
             f"the run {out} has checkpoints: continue it with --resume, or choose another --out"
         )
     checkpoint.remove_leftovers(run.checkpoints)
+    origin = Origin.of(config, store, samples)
     if run.newest_checkpoint() is None:
         check_step(config.data, store)
         # A prepared store has statistics; to estimate those of an archive takes a while.
@@ -66,10 +78,17 @@ def begin_run(
             )
     else:
         begun = Run.open(out)
-        _check_same(begun, config)
+        before = Origin.read(begun.origin)
+        _check_same(begun, config, knows_its_times=before is not None)
+        if before is not None:
+            before.require_same_order(origin, out)
+            for change in before.changes(origin):
+                notices.say(change)
+            origin = before
         normalisation = begun.normalisation
         normalisation.check_grid(store)
-    return Run.create(out, config, normalisation).read(), run.newest_checkpoint()
+    created = Run.create(out, config, normalisation, origin.write)
+    return created.read(), run.newest_checkpoint()
 
 
 def training_windows(data: Data, training: Training, store: States) -> Windows:
@@ -114,11 +133,13 @@ def check_step(data: Data, store: States) -> None:
         )
 
 
-def _check_same(run: Run, config: Config) -> None:
+def _check_same(run: Run, config: Config, *, knows_its_times: bool) -> None:
+    # Whoever gives the period that was the default one changes nothing.
     changed = [
         f"{name}.{key}"
         for name in ("model", "data")
         for key in _differences(getattr(run.config, name), getattr(config, name))
+        if not (knows_its_times and (name, key) == ("data", "train"))
     ]
     if changed:
         raise UserError(

@@ -156,7 +156,9 @@ class TrainingLoop:
             # thousand that look into it are slow.
             with console.waiting_for("the first rank to open the run"):
                 run, newest = meshes.from_first_rank(
-                    lambda: begin_run(config, out, states, resume=resume, lock=lock)
+                    lambda: begin_run(
+                        config, out, states, windows, resume=resume, lock=lock, notices=notices
+                    )
                 )
             loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
             if newest is not None:
