@@ -2,21 +2,20 @@
 
     python benchmarks/peak_memory.py --ranks 1 2 4 [--small] [--json FILE]
 
-The real step is taken on real ranks. Of each process the growth of its resident memory is measured,
-with a C library that gives every block of 64 KiB and more back to the system as soon as it is free.
-On one rank, and on GPUs, PyTorch's allocator is asked too: what it counts is exact.
+The real steps are taken on real ranks, each case in processes of its own, whose allocator counts
+what it gives out on all threads (``allocated_memory.py``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from allocated_memory import COUNT_BLOCKS
 from harness import MEGABYTE, on_ranks, parser, write_record
-from measured_peaks import Case, PeakRow, measure_peaks
+from measured_peaks import Case, PeakRow, measure_peak
 
 from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw.layout import Layout
@@ -30,18 +29,22 @@ def main() -> None:
     options.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     options.add_argument("--json", type=Path)
     arguments = options.parse_args()
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(64 * 1024)  # of glibc, in the ranks
+    os.environ.update(COUNT_BLOCKS)  # of the ranks
     rows: list[PeakRow] = []
-    for num_ranks in arguments.ranks:
-        cases = [
-            case for case in all_cases(small=arguments.small) if case.layout.world_size == num_ranks
-        ]
-        rows += on_ranks(measure_peaks, num_ranks, arguments.device, cases)
-        _print(rows[-len(cases) :])
+    for case in all_cases(small=arguments.small):
+        if case.layout.world_size not in arguments.ranks:
+            continue
+        row = on_ranks(measure_peak, case.layout.world_size, arguments.device, case)
+        rows.append(row)
+        print(
+            f"| {row.case} | {row.predicted / MEGABYTE:.1f} | {row.allocated / MEGABYTE:.1f} | "
+            f"{row.error:+.1%} | {row.libraries / MEGABYTE:.1f} |",
+            flush=True,
+        )
     write_record(
         arguments.json,
         arguments.device,
-        cases=[{**dataclasses.asdict(row), "errors": row.errors} for row in rows],
+        cases=[{**dataclasses.asdict(row), "error": row.error} for row in rows],
     )
 
 
@@ -56,16 +59,19 @@ def all_cases(*, small: bool) -> list[Case]:
     four, replicas = Layout(domain=2, tensor=2), Layout(data=2)
     both = Layout(data=2, tensor=2)
     sharded = {"shard_optimizer": True}
-    on_one = [
+    if small:
+        return [
+            _case(architecture, one),
+            _case(architecture, one, dtype="bfloat16", recompute=True),
+            _case(architecture, pair, rollout=4),
+            _case(state, replicas, sharded),
+            _case(large, four, dtype="bfloat16"),
+        ]
+    return [
         _case(architecture, one),
         _case(architecture, one, dtype="bfloat16", recompute=True),
         _case(architecture, one, rollout=2),
         _case(state, one),
-    ]
-    if small:
-        return on_one
-    return [
-        *on_one,
         _case(architecture, one, recompute=True),
         _case(architecture, one, rollout=4),
         _case(architecture, one, dtype="float64"),
@@ -88,12 +94,12 @@ def all_cases(*, small: bool) -> list[Case]:
 
 
 def _architecture(*, small: bool) -> Architecture:
-    """A network of a few hundred megabytes of weights, or with ``small`` of ten."""
-    width = 384 if small else 1536
+    """A network of a few hundred megabytes of weights, or with ``small`` of sixty."""
+    width = 768 if small else 1536
     return Architecture(
         prognostic=69,
         static=3,
-        grid=(48, 96) if small else (96, 192),
+        grid=(96, 192),
         patch=(4, 4),
         channels=width,
         blocks=3,
@@ -123,17 +129,6 @@ def _case(
         Training(**settings),
         Parallel(data=layout.data, **(parallel or {})),
     )
-
-
-def _print(rows: Sequence[PeakRow]) -> None:
-    for row in rows:
-        measured = {"resident": row.resident, "allocated": row.allocated}
-        compared = ", ".join(
-            f"{name} {value / MEGABYTE:.1f} ({row.errors[name]:+.1%})"
-            for name, value in measured.items()
-            if value
-        )
-        print(f"{row.case}: predicted {row.predicted / MEGABYTE:.1f} MB, {compared}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
 class BlockSizes:
-    """The sizes of a stack of mixer blocks; the hidden sizes are the widths themselves."""
+    """The sizes of a stack of mixer blocks; the hidden sizes are the widths themselves.
+
+    The stack is applied ``rollout`` times in a row. With ``recompute``, what a block keeps for the
+    backward pass is made again.
+    """
 
     tokens: int
     channels: int
@@ -25,6 +30,8 @@ class BlockSizes:
     channel_hidden: int
     blocks: int
     dtype: torch.dtype = torch.float32
+    rollout: int = 1
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,12 @@ class Blocks(nn.Sequential):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             super().__init__(*(PlainBlock(sizes) for _ in range(sizes.blocks)))
+        self._sizes = sizes
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in [*self] * self._sizes.rollout:
+            x = checkpoint(block, x, use_reentrant=False) if self._sizes.recompute else block(x)
+        return x
 
 
 def sample(sizes: BlockSizes, index: int) -> tuple[Tensor, Tensor]:

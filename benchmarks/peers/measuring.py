@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import process_counters
 import torch
 import torch.distributed as dist
+from allocated_memory import allocated_bytes, most_allocated_bytes
 from harness import MEGABYTE, Rank
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -116,6 +118,22 @@ def measure_memory(rank: Rank, block: str, sizes: BlockSizes, scheme: str) -> Sc
     rank.synchronize()
     peak = max(rank.gather(process_counters.peak_bytes(rank.device) - before))
     return SchemeRow(scheme, block, step.samples, peak_memory_mb=peak / MEGABYTE)
+
+
+def measure_allocated(rank: Rank, scheme: str, sizes: BlockSizes) -> int:
+    """Measure the most bytes that the allocator gave out in two steps of a scheme, on any rank.
+
+    What a tiny stack of the same scheme leaves behind is not counted: modules, and what
+    communicators and libraries keep.
+    """
+    tiny = replace(sizes, tokens=64, channels=64, token_hidden=64, channel_hidden=64)
+    _build(scheme, tiny, rank).run()
+    gc.collect()
+    before = allocated_bytes(rank.device)
+    step = _build(scheme, sizes, rank)
+    for _ in range(2):
+        step.run()
+    return max(rank.gather(most_allocated_bytes(rank.device) - before))
 
 
 def compare_results(rank: Rank, schemes: Sequence[str]) -> Differences:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import pairwise
@@ -77,6 +79,22 @@ def test_a_sum_has_the_same_bits_on_all_ranks_that_took_part(pool: Pool, layout:
 def test_the_order_of_a_sum_matters_to_its_bits() -> None:
     one, two, three = (contribution(rank) for rank in range(3))
     assert not torch.equal(one + two + three, three + two + one)
+
+
+def still_held_after_an_exchange(mesh: Mesh) -> int:
+    """How many of the tensors of an exchange are there when nobody has a name for them."""
+    sent, received = torch.ones(1000), torch.empty(1000)
+    Round(mesh.tensor, 1, sent, received).wait()
+    held = [weakref.ref(tensor.untyped_storage()) for tensor in (sent, received)]
+    del sent, received
+    end = time.monotonic() + 2.0  # the thread that waited may only just have heard of the end
+    while any(memory() for memory in held) and time.monotonic() < end:
+        time.sleep(0.01)
+    return sum(memory() is not None for memory in held)
+
+
+def test_what_has_been_exchanged_is_not_held_any_longer(pool: Pool) -> None:
+    assert pool.run(still_held_after_an_exchange, Layout(tensor=2)) == [0, 0]
 
 
 def gathered(mesh: Mesh) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:

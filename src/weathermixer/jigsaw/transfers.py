@@ -64,12 +64,15 @@ def _wait_for_each(
     begun: queue.SimpleQueue[tuple[Sequence[Any], Future[None]] | None],
 ) -> None:
     while (following := begun.get()) is not None:
-        works, arrival = following
-        try:
-            for work in works:
-                work.wait()
-        except RuntimeError as error:
-            arrival.set_exception(error)
-        else:
-            arrival.set_result(None)
-        del works, arrival, following
+        _wait_for(*following)
+        del following  # which holds the tensors that travelled
+
+
+def _wait_for(works: Sequence[Any], arrival: Future[None]) -> None:
+    try:
+        for work in works:
+            work.wait()
+    except RuntimeError as error:
+        arrival.set_exception(error)
+    else:
+        arrival.set_result(None)

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 
-from torch import nn
-
-from weathermixer.jigsaw.layers import LayerNorm, Linear
+from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.layout import shard
 from weathermixer.jigsaw.pieces import local_parameters
-from weathermixer.model.mixer import Blend, Mixing, WeatherMixer
+from weathermixer.model.mixer import Blend, WeatherMixer
+from weathermixer.planning.block_tensors import (
+    BlockTensors,
+    SavedMixing,
+    SavedNorm,
+    linear,
+    mixings,
+    norm_of,
+)
 from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.product_tensors import Products, SavedMaps
@@ -41,20 +46,6 @@ class SampleSizes:
 
 
 @dataclass
-class _SavedNorm:
-    """A norm's input, and a mean and a scale of each row."""
-
-    x: list[Held]
-    statistics: Held
-
-
-@dataclass
-class _SavedMixing:
-    norm: _SavedNorm
-    maps: SavedMaps
-
-
-@dataclass
 class _SavedApplication:
     """What one application of the network leaves for the backward pass.
 
@@ -62,10 +53,10 @@ class _SavedApplication:
     """
 
     encoder: SavedMaps
-    blocks: list[list[_SavedMixing] | Held]
-    norm: _SavedNorm
+    blocks: list[list[SavedMixing] | Held]
+    norm: SavedNorm
     decoder: SavedMaps
-    head: tuple[_SavedNorm, _SavedNorm, SavedMaps] | None
+    head: tuple[SavedNorm, SavedNorm, SavedMaps] | None
     error: list[Held]
 
 
@@ -111,6 +102,14 @@ class StepTensors:
             element_bytes=lambda layer: self._wide if layer in is_wide else self._narrow,
             apart=apart,
         )
+        self._blocks = BlockTensors(
+            ledger.new,
+            self._products,
+            samples=samples,
+            wide_bytes=self._wide,
+            narrow_bytes=self._narrow,
+            wide_norms=set(model.head.children()),
+        )
 
     def walk(self) -> None:
         """Take the step."""
@@ -122,11 +121,11 @@ class StepTensors:
             forecast.append(state)
             saved.append(of_application)
             del of_application
-        self._products.forget_weights()
+        self._products.weights.forget()
         gradient: list[Held] = []
         while saved:
             gradient = self._backward(saved.pop(), gradient, is_first=len(saved) == 0)
-        self._products.finish()
+        self._products.deferred.finish()
         self._gradients.finish()
         del resident, forecast
 
@@ -162,13 +161,13 @@ class StepTensors:
         if self._narrow != self._wide:
             x = new(self._narrowed(x.num_bytes))
         encoded = x
-        blocks: list[list[_SavedMixing] | Held] = []
+        blocks: list[list[SavedMixing] | Held] = []
         for block in model.blocks:
             given = x
-            x, of_block = self._block(_mixings(block), x)
+            x, of_block = self._blocks.block(mixings(block), x)
             blocks.append(given if model.recompute else of_block)
             del given, of_block
-        normed, norm = self._norm(_norm_of(model.decoder.norm), x)
+        normed, norm = self._blocks.norm(norm_of(model.decoder.norm), x)
         both = new(2 * x.num_bytes)
         del normed, x, encoded
         values, decoder = apply([linear(model.decoder.linear)], both, self._narrow)
@@ -185,62 +184,15 @@ class StepTensors:
         del squares
         return forecast, _SavedApplication(encoder, blocks, norm, decoder, head, [error])
 
-    def _block(
-        self, block: list[Mixing], x: Held, *, ends_early: bool = False
-    ) -> tuple[Held, list[_SavedMixing]]:
-        saved = []
-        for mixing in block:
-            y, norm = self._norm(_norm_of(mixing.norm), x)
-            y, maps = self._products.forward(
-                _maps_of(mixing), y, self._narrow, partial(self._activate, mixing)
-            )
-            saved.append(_SavedMixing(norm, maps))
-            if not ends_early or mixing is not block[-1]:
-                x = self._new(y.num_bytes)
-            del y
-        return x, saved
-
-    def _activate(self, mixing: Mixing, num_bytes: int) -> Held:
-        """GELU, and what dropout makes of it; the places that it zeroes are drawn meanwhile."""
-        active = self._new(num_bytes)
-        dropped = _drops(mixing)
-        if not dropped or not num_bytes:
-            return active
-        elements = num_bytes // self._narrow
-        count = math.ceil(elements * dropped + 8.0 * math.sqrt(elements * dropped) + 8.0)
-        places = [self._new(8 * count), self._new(8 * count)]
-        result = self._new(num_bytes)
-        del places
-        return result
-
-    def _norm(self, norm: LayerNorm, x: Held) -> tuple[Held, _SavedNorm]:
-        rows, ranks = norm.cut.rows * self._samples, norm.cut.axis.size
-        itemsize = self._itemsize(norm)
-        wide = max(4, itemsize)
-        widened = [self._new(x.num_bytes * wide // itemsize)] if wide != itemsize else []
-        if ranks == 1:
-            widened.clear()
-            y = self._new(x.num_bytes)
-        else:
-            y = self._new(x.num_bytes * wide // itemsize)
-            self._products.begin_ahead(norm.ahead)
-            # Means and variances of all ranks, and what they are merged by.
-            merged = self._new((2 * ranks + 8) * rows * wide)
-            del merged
-            if wide != itemsize:
-                y = self._new(x.num_bytes)
-        del widened
-        return y, _SavedNorm([x], self._new(2 * rows * wide))
-
-    def _head(self, fields: Held) -> tuple[Held, tuple[_SavedNorm, _SavedNorm, SavedMaps] | None]:
+    def _head(self, fields: Held) -> tuple[Held, tuple[SavedNorm, SavedNorm, SavedMaps] | None]:
         head = self._model.head
         if not isinstance(head, Blend):
             return self._new(self._state), None
         points = self._new(self._state)
-        normed, first = self._norm(_norm_of(head.decoded_norm), points)
+        normed, first = self._blocks.norm(norm_of(head.decoded_norm), points)
         both = self._new(2 * self._state)
         del normed, points
-        normed, second = self._norm(_norm_of(head.norm), both)
+        normed, second = self._blocks.norm(norm_of(head.norm), both)
         del both
         forecast, maps = self._products.forward([linear(head.linear)], normed, self._wide)
         return forecast, (first, second, maps)
@@ -270,16 +222,16 @@ class StepTensors:
         both = self._maps_back(linear(model.decoder.linear), values, saved.decoder, self._narrow)
         del values
         assert both is not None
-        dx = self._norm_back(_norm_of(model.decoder.norm), both.num_bytes // 2, saved.norm)
+        dx = self._blocks.norm_back(norm_of(model.decoder.norm), both.num_bytes // 2, saved.norm)
         for block in reversed(model.blocks):
             of_block = saved.blocks.pop()
             if isinstance(of_block, Held):
-                self._products.is_again = True
+                self._products.weights.is_again = True
                 # Which ends when everything that is saved is there.
-                of_block = self._block(_mixings(block), of_block, ends_early=True)[1]
-                self._products.is_again = False
-            for mixing in reversed(_mixings(block)):
-                dx = self._mixing_back(mixing, dx, of_block.pop())
+                of_block = self._blocks.block(mixings(block), of_block, ends_early=True)[1]
+                self._products.weights.is_again = False
+            for mixing in reversed(mixings(block)):
+                dx = self._blocks.mixing_back(mixing, dx, of_block.pop())
         dx = new(dx.num_bytes)  # with the part of the decoder, which was held until now
         del both
         if self._narrow != self._wide:
@@ -310,16 +262,16 @@ class StepTensors:
         return gradient
 
     def _head_back(
-        self, saved: tuple[_SavedNorm, _SavedNorm, SavedMaps], gradient: Held, *, is_first: bool
+        self, saved: tuple[SavedNorm, SavedNorm, SavedMaps], gradient: Held, *, is_first: bool
     ) -> tuple[Held, list[Held]]:
         head = self._model.head
         assert isinstance(head, Blend)
         first, second, maps = saved
         made = self._maps_back(linear(head.linear), gradient, maps, self._wide)
         assert made is not None
-        both = self._norm_back(_norm_of(head.norm), made.num_bytes, second)
+        both = self._blocks.norm_back(norm_of(head.norm), made.num_bytes, second)
         del made
-        points = self._norm_back(_norm_of(head.decoded_norm), both.num_bytes // 2, first)
+        points = self._blocks.norm_back(norm_of(head.decoded_norm), both.num_bytes // 2, first)
         return points, [] if is_first else [both]
 
     def _maps_back(
@@ -335,66 +287,5 @@ class StepTensors:
             [layer], dy, saved, element_bytes, input_gradient=input_gradient
         )
 
-    def _mixing_back(self, mixing: Mixing, dy: Held, saved: _SavedMixing) -> Held:
-        def differentiate(num_bytes: int) -> tuple[Held, Held]:
-            hidden = self._activate(mixing, num_bytes)
-            gradient = self._new(num_bytes)
-            if _drops(mixing):
-                gradient = self._new(num_bytes)
-            return hidden, gradient
-
-        dx = self._products.backward(_maps_of(mixing), dy, saved.maps, self._narrow, differentiate)
-        assert dx is not None
-        dx = self._norm_back(_norm_of(mixing.norm), dx.num_bytes, saved.norm)
-        return self._new(dx.num_bytes)
-
-    def _norm_back(self, norm: LayerNorm, num_bytes: int, saved: _SavedNorm) -> Held:
-        itemsize = self._itemsize(norm)
-        wide = max(4, itemsize)
-        widened: list[Held] = []
-        if norm.cut.axis.size > 1:
-            if wide != itemsize:
-                widened = [self._new(num_bytes * wide // itemsize) for _ in range(3)]
-                widened.pop()
-                self._products.fill()
-                dx = self._new(num_bytes)
-            else:
-                dx = self._new(num_bytes)
-                self._products.fill()
-        else:
-            dx = self._new(num_bytes)
-        del widened
-        saved.x.clear()
-        return dx
-
-    def _itemsize(self, norm: LayerNorm) -> int:
-        head = self._model.head
-        return self._wide if norm in set(head.children()) else self._narrow
-
     def _narrowed(self, num_bytes: int) -> int:
         return num_bytes // self._wide * self._narrow
-
-
-def linear(module: nn.Module) -> Linear:
-    """A module of a network that is cut, which is a linear map."""
-    assert isinstance(module, Linear)
-    return module
-
-
-def _norm_of(module: nn.Module) -> LayerNorm:
-    assert isinstance(module, LayerNorm)
-    return module
-
-
-def _mixings(block: nn.Module) -> list[Mixing]:
-    return [each for each in block.children() if isinstance(each, Mixing)]
-
-
-def _maps_of(mixing: Mixing) -> list[Linear]:
-    return [linear(mixing.expand), linear(mixing.contract)]
-
-
-def _drops(mixing: Mixing) -> float:
-    """The probability with which a training zeroes what lies between the maps."""
-    p: float = mixing.dropout.p
-    return p

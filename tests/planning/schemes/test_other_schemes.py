@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.model.architecture import Architecture
 from weathermixer.planning.machine_files import find_machine
@@ -16,7 +20,9 @@ from weathermixer.planning.schemes.plain_network import PlainNetwork
 from weathermixer.planning.step_phases import StepKind
 from weathermixer.planning.step_time import StepTimer
 
-RESULTS = Path(__file__).parents[3] / "benchmarks/results/2026-11-22-two-cores.json"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+RESULTS = BENCHMARKS / "results/2026-11-22-two-cores.json"
+SCRIPT = BENCHMARKS / "peer_memory.py"
 BLOCKS = {"A": (1080, 1080, 540, 3), "B": (1080, 2160, 1080, 3), "L": (4320, 2160, 2160, 1)}
 NODES = find_machine("a100-40gb")
 
@@ -107,3 +113,113 @@ def test_a_ring_leaves_each_node_once() -> None:
     assert (inside.num_bytes, leaving.num_bytes) == (60.0, 20.0)
     (leaving,) = ring(80.0, 8, ranks_of_node=1)
     assert (leaving.num_bytes, leaving.is_between_nodes) == (80.0, True)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron"])
+def test_a_rollout_multiplies_by_hand(name: str, recompute: bool) -> None:
+    a = architecture(48, 16, 24, 3, columns=4)
+    kind = StepKind(samples=2, rollout=3, recompute=recompute)
+    step = find_scheme(name).describe(a, Layout(data=2), kind, NODES)
+    block = 48 * 16 * 24 * 2 + 48 * 16 * 16 * 2  # multiply-adds of a forward pass
+    encoder, decoder = 48 * 12 * 16, 48 * 32 * 10
+    again = recompute * (block - 48 * 16 * 16)  # all but the last map
+    passes = 3 * (a.blocks * (3 * block + again) + 3 * decoder) + (3 + 3 + 2) * encoder
+    assert step.operations == 2 * 2 * passes
+    state = 5 * a.grid[0] * a.grid[1]
+    assert step.bytes_read == 2 * (3 + 1) * state * 4
+
+
+@pytest.mark.parametrize(("name", "block_times", "edge_times"), [("ddp", 2, 2), ("fsdp", 7, 4)])
+def test_gradients_of_a_rollout_are_summed_once_and_weights_gathered_for_each_use(
+    name: str, block_times: int, edge_times: int
+) -> None:
+    a = architecture(48, 16, 24, 3)
+    kind = StepKind(samples=1, rollout=3)
+    step = find_scheme(name).describe(a, Layout(data=8), kind, NODES)
+    network = PlainNetwork(a, kind)
+    sent = block_times * 3 * network.block_weights() + edge_times * network.edge_weights()
+    assert step.bytes_sent == pytest.approx(4 * 7 / 8 * sent)
+
+
+def test_megatron_gathers_again_in_what_is_recomputed() -> None:
+    a = architecture(48, 16, 24, 3)
+    kinds = [StepKind(samples=1, rollout=2, recompute=again) for again in (False, True)]
+    plain, again = (
+        find_scheme("megatron").describe(a, Layout(tensor=4), kind, NODES).bytes_sent
+        for kind in kinds
+    )
+    # Gathers and reduce-scatters of the tokens in a block, of which the last is not needed again.
+    assert again - plain == 2 * 3 * 3 * (48 * 16 * 4 * 3 / 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"), [("ddp", Layout(data=8)), ("megatron", Layout(data=8, tensor=2))]
+)
+def test_a_sharded_optimizer_sends_as_much_and_holds_its_part_of_the_averages(
+    name: str, layout: Layout
+) -> None:
+    a = architecture(48, 16, 24, 3)
+    whole, sharded = (
+        find_scheme(name).describe(a, layout, StepKind(samples=1, shards_optimizer=each), NODES)
+        for each in (False, True)
+    )
+    assert sharded.bytes_sent == pytest.approx(whole.bytes_sent)
+    network = PlainNetwork(a, StepKind(samples=1), layout.tensor)
+    held = a.blocks * network.rank_block_weights() + network.edge_weights()
+    assert whole.memory_bytes - sharded.memory_bytes == pytest.approx(8 * held * 7 / 8, abs=2)
+    timer = StepTimer(NODES, layout.world_size)
+    # A gather that is waited for, instead of half a sum that travels beside the backward pass.
+    assert sharded.seconds(timer).exchange_exposed > whole.seconds(timer).exchange_exposed
+
+
+def test_gradients_of_two_bytes_halve_what_their_sums_send() -> None:
+    a = architecture(48, 16, 24, 3)
+    wide, narrow = (
+        find_scheme("ddp").describe(
+            a, Layout(data=4), StepKind(samples=1, gradient_bytes=each), NODES
+        )
+        for each in (None, 2)
+    )
+    assert narrow.bytes_sent == pytest.approx(wide.bytes_sent / 2)
+
+
+def test_memory_grows_with_a_rollout_by_what_autograd_keeps_and_recomputing_takes_it_off() -> None:
+    a = architecture(480, 160, 240, 3)
+    held = {
+        (rollout, again): find_scheme("ddp")
+        .describe(a, Layout(), StepKind(samples=1, rollout=rollout, recompute=again), NODES)
+        .memory_bytes
+        for rollout in (1, 2, 3)
+        for again in (False, True)
+    }
+    latent, hidden = 480 * 160 * 4, (160 * 240 + 480 * 160) * 4
+    # Of a block both inputs of norms, of maps, and what lies between these before GELU and after.
+    kept = 3 * (4 * latent + 2 * hidden)
+    for again, of_blocks in ((False, kept), (True, 3 * latent)):
+        growth = held[3, again] - held[2, again]
+        assert of_blocks < growth < of_blocks + 6 * latent
+    assert held[1, True] < held[1, False]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"rollout": 2}, {"longest_rollout": 2}, {"recompute": True}, {"shards_optimizer": True},
+     {"gradient_bytes": 2}],
+    ids=str,
+)  # fmt: skip
+def test_what_the_published_code_cannot_do_is_refused(setting: dict[str, Any]) -> None:
+    a = architecture(48, 16, 24, 3)
+    with pytest.raises(UserError, match=r"published has training\.rollout 1 alone"):
+        find_scheme("published").describe(a, Layout(), StepKind(samples=1, **setting), NODES)
+
+
+@pytest.mark.exhaustive
+def test_real_steps_of_others_hold_what_is_planned(tmp_path: Path) -> None:
+    record = tmp_path / "peers.json"
+    command = [sys.executable, str(SCRIPT), "--small", "--json", str(record)]
+    subprocess.run(command, check=True, capture_output=True)
+    cases = json.loads(record.read_text(encoding="utf-8"))["cases"]
+    assert {case["scheme"] for case in cases} == {"serial", "ddp", "fsdp2", "megatron"}
+    for case in cases:
+        assert abs(case["predicted"] / case["allocated"] - 1.0) < 0.05, case["scheme"]

@@ -12,14 +12,15 @@ from dataclasses import replace
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.model.architecture import Architecture
 from weathermixer.planning.machine import Machine
+from weathermixer.planning.schemes.averaging import Averaging
 from weathermixer.planning.schemes.description import (
     Scheme,
     StepDescription,
     require_mesh,
-    require_plain_step,
     ring,
 )
 from weathermixer.planning.schemes.plain_network import PlainNetwork
+from weathermixer.planning.schemes.plain_tensors import WeightMemory, step_memory_bytes
 from weathermixer.planning.step_phases import StepKind
 from weathermixer.planning.step_time import Phase
 
@@ -27,80 +28,114 @@ from weathermixer.planning.step_time import Phase
 def describe_ddp(
     architecture: Architecture, layout: Layout, kind: StepKind, machine: Machine
 ) -> StepDescription:
-    """A step in which every rank holds all weights; meshes are data × 1 × 1."""
-    _require("ddp", layout, kind)
+    """A step in which every rank holds all weights; meshes are data × 1 × 1.
+
+    The optimizer may be sharded over the ranks (ZeRO-1): then gradients are reduce-scattered, and
+    the weights gathered when they have been updated, which the ranks wait for.
+    """
+    _require("ddp", layout)
     network = PlainNetwork(architecture, kind)
-    encoder, block, head = network.encoder(), network.block(), network.head()
     weights = network.edge_weights() + architecture.blocks * network.block_weights()
-    ranks = layout.data
-    share = 2.0 * (ranks - 1) / ranks * network.weight_bytes
+    averaging = Averaging(network, layout.data, machine.ranks_per_node)
     last = architecture.tokens * architecture.token_hidden
-    on_node = machine.ranks_per_node
+    forward, accumulating, backward = network.passes()
     return StepDescription(
-        forward=(encoder[0], *[block[0]] * architecture.blocks, head[0]),
-        backward=(head[1], *[block[1]] * architecture.blocks, encoder[1]),
-        update=(network.update(weights),),
-        gradients=ring(
-            (weights - last) * share,
-            ranks,
-            ranks_of_node=on_node,
-            calls=4 * architecture.blocks,
-            is_beside=True,
+        forward=forward,
+        accumulating=accumulating,
+        backward=backward,
+        update=(averaging.update(weights),),
+        gradients=averaging.gradients(
+            weights - last, calls=4 * architecture.blocks, is_beside=True
         ),
-        last_gradients=ring(last * share, ranks, ranks_of_node=on_node),
+        last_gradients=averaging.gradients(last),
         bytes_read=network.bytes_read(),
-        memory_bytes=(5 if ranks > 1 else 4) * weights * network.weight_bytes
-        + network.kept_bytes(),
+        memory_bytes=step_memory_bytes(network, averaging.memory(weights)),
     )
 
 
 def describe_fsdp(
     architecture: Architecture, layout: Layout, kind: StepKind, machine: Machine
 ) -> StepDescription:
-    """A step in which weights, gradients and optimizer are cut over all ranks."""
-    _require("fsdp", layout, kind)
+    """A step in which weights, gradients and optimizer are cut over all ranks.
+
+    Each application gathers the weights of a block, and its backward pass does so again; gradients
+    are reduce-scattered when those of all applications are there. What encoder and head have
+    belongs to the root, whose weights stay from the first application to the first backward pass,
+    and are gathered again for the backward pass of each application before.
+    """
+    _require("fsdp", layout)
     network = PlainNetwork(architecture, kind)
     encoder, block, head = network.encoder(), network.block(), network.head()
-    ranks, blocks = layout.data, architecture.blocks
-    share = (ranks - 1) / ranks * network.weight_bytes
-    edges, of_block = network.edge_weights(), network.block_weights()
+    ranks, blocks, rollout = layout.data, architecture.blocks, kind.rollout
+    share = (ranks - 1) / ranks
+    on_node, edges, of_block = (
+        machine.ranks_per_node,
+        network.edge_weights(),
+        network.block_weights(),
+    )
+    weight_bytes = network.weight_bytes
+    gradient_bytes = kind.gradient_bytes or weight_bytes
 
-    def with_exchange(phase: Phase, weights: int, times: int, *, is_beside: bool = True) -> Phase:
+    def with_exchange(
+        phase: Phase, weights: int, *, gathers: int = 0, sums: int = 0, is_beside: bool = True
+    ) -> Phase:
         """A phase beside which weights come, or gradients go, so many times."""
+        num_bytes = weights * share * (gathers * weight_bytes + sums * gradient_bytes)
         exchanges = ring(
-            weights * share * times,
-            ranks,
-            ranks_of_node=machine.ranks_per_node,
-            calls=times,
-            is_beside=is_beside,
+            num_bytes, ranks, ranks_of_node=on_node, calls=gathers + sums, is_beside=is_beside
         )
         return replace(phase, exchanges=(*phase.exchanges, *exchanges))
 
-    # What encoder and head have belongs to the root, which is gathered once, before all else.
-    forward = [with_exchange(encoder[0], edges, 1, is_beside=False)]
-    forward[0] = with_exchange(forward[0], of_block, 1)
-    forward += [with_exchange(block[0], of_block, 1) for _ in range(blocks - 1)]
-    forward += [block[0], head[0]]
-    backward = [head[1], with_exchange(block[1], of_block, 1)]
-    backward += [with_exchange(block[1], of_block, 2) for _ in range(blocks - 1)]
-    if blocks == 1:
-        backward[1] = block[1]
-    backward.append(with_exchange(encoder[1], of_block, 1))
+    forward: list[Phase] = []
+    backward: list[Phase] = []
+    for application in range(rollout):
+        first = encoder[0]
+        if application == 0:
+            first = with_exchange(first, edges, gathers=1, is_beside=False)
+        forward.append(with_exchange(first, of_block, gathers=1))
+        forward += [with_exchange(block[0], of_block, gathers=1) for _ in range(blocks - 1)]
+        forward += [block[0], head[0]]
+    for application in reversed(range(rollout)):
+        is_last_use, loss = application == 0, head[1]
+        if application < rollout - 1:
+            loss = with_exchange(loss, edges, gathers=1, is_beside=False)
+        backward.append(loss)
+        backward.append(with_exchange(block[1], of_block, gathers=1))
+        sums = int(is_last_use)
+        backward += [
+            with_exchange(block[1], of_block, gathers=1, sums=sums) for _ in range(blocks - 1)
+        ]
+        last = network.encoder(of_state=not is_last_use)[1]
+        backward.append(with_exchange(last, of_block, sums=sums))
     weights = edges + blocks * of_block
     return StepDescription(
         forward=tuple(forward),
         backward=tuple(backward),
         update=(network.update(weights / ranks),),
-        last_gradients=ring(edges * share, ranks, ranks_of_node=machine.ranks_per_node),
+        last_gradients=ring(edges * share * gradient_bytes, ranks, ranks_of_node=on_node),
         bytes_read=network.bytes_read(),
-        memory_bytes=4 * weights * network.weight_bytes / ranks
-        + (edges + 2 * of_block) * network.weight_bytes * (ranks > 1)
-        + network.kept_bytes(),
+        memory_bytes=step_memory_bytes(
+            network,
+            fsdp_memory(network, edges=edges, num_blocks=blocks, ranks=ranks),
+        ),
     )
 
 
-def _require(name: str, layout: Layout, kind: StepKind) -> None:
-    require_plain_step(name, kind)
+def fsdp_memory(network: PlainNetwork, *, edges: int, num_blocks: int, ranks: int) -> WeightMemory:
+    """How FSDP holds the weights of so many blocks, and those of ``edges``, over the ranks."""
+    block_bytes = network.block_weights() * network.weight_bytes
+    edge_bytes = edges * network.weight_bytes
+    own = (num_blocks * block_bytes + edge_bytes) / ranks
+    return WeightMemory(
+        weights=own,
+        averages=2.0 * own,
+        gathered_block=block_bytes if ranks > 1 else 0.0,
+        gathered_edges=edge_bytes if ranks > 1 else 0.0,
+        kept_share=1.0 / ranks,
+    )
+
+
+def _require(name: str, layout: Layout) -> None:
     require_mesh(
         layout.ways == 1,
         f"the scheme {name} has the mesh 1 × 1 (domain × tensor) alone, on as many replicas as "

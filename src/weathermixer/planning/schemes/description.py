@@ -22,14 +22,16 @@ class StepDescription:
     """What the rank that takes longest does in a step.
 
     Passes and update come one after the other. ``gradients`` travel beside the whole backward
-    pass, ``last_gradients`` when it has ended. ``bytes_read`` are those of the step's samples, as
-    they are in memory; ``memory_bytes`` is what the rank holds at its peak: weights, gradients,
-    optimizer, and the activations that wait for the backward pass.
+    pass, ``last_gradients`` when it has ended; ``accumulating`` are the backward passes before it,
+    of later applications in a rollout, in which gradients are only added up. ``bytes_read`` are
+    those of the step's samples, as they are in memory; ``memory_bytes`` is what the rank holds at
+    its peak: weights, gradients, optimizer, samples, and activations.
     """
 
     forward: tuple[Phase, ...]
     backward: tuple[Phase, ...]
     update: tuple[Phase, ...]
+    accumulating: tuple[Phase, ...] = ()
     gradients: tuple[PlannedExchange, ...] = ()
     last_gradients: tuple[PlannedExchange, ...] = ()
     bytes_read: float = 0.0
@@ -38,7 +40,7 @@ class StepDescription:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """All phases, in order."""
-        return self.forward + self.backward + self.update
+        return self.forward + self.accumulating + self.backward + self.update
 
     @property
     def exchanges(self) -> tuple[PlannedExchange, ...]:
@@ -71,9 +73,9 @@ class StepDescription:
 
         Raises UserError where the machine lacks what the step needs.
         """
-        forward, backward, update = (
+        before, backward, update = (
             sum((timer.phase(phase) for phase in phases), StepTime())
-            for phases in (self.forward, self.backward, self.update)
+            for phases in (self.forward + self.accumulating, self.backward, self.update)
         )
         waited, beside, slowed = 0.0, {False: 0.0, True: 0.0}, 0.0
         for exchange in self.gradients:
@@ -87,7 +89,7 @@ class StepDescription:
             slowed = max(slowed, hidden * (1.0 - 1.0 / link.slowdown))
         exposed = waited + max(max(beside.values()) - backward.total, slowed)
         exposed += sum(map(timer.exchange, self.last_gradients))
-        total = forward + backward + update + StepTime(exchange_exposed=exposed)
+        total = before + backward + update + StepTime(exchange_exposed=exposed)
         if not loads:
             return total
         return total + StepTime(read_exposed=max(0.0, timer.reading(self.bytes_read) - total.total))
@@ -116,11 +118,13 @@ def require_mesh(condition: bool, what: str) -> None:
 
 
 def require_plain_step(scheme: str, kind: StepKind) -> None:
-    """Raise UserError where a step is more than one application, all of whose values are kept."""
-    if kind.rollout > 1 or kind.recompute or kind.shards_optimizer:
+    """Raise UserError where a step has a rollout, or a setting that saves memory or bytes."""
+    longest = kind.longest_rollout or kind.rollout
+    if longest > 1 or kind.recompute or kind.shards_optimizer or kind.gradient_bytes:
         raise UserError(
-            f"the scheme {scheme} is described for training.rollout 1, without training.recompute "
-            "and parallel.shard_optimizer: plan for these with --scheme jigsaw"
+            f"the scheme {scheme} has training.rollout 1 alone, and neither training.recompute nor "
+            "parallel.shard_optimizer nor parallel.gradient_dtype: leave these out, or plan with "
+            "another --scheme"
         )
 
 

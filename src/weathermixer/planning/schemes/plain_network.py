@@ -61,27 +61,54 @@ class PlainNetwork:
         """What all ranks hold of a block: norms, and output biases, whose gradients are whole."""
         return self.norm_weights() + self.architecture.tokens + self.architecture.channels
 
+    def rank_block_weights(self) -> float:
+        """What a rank holds of a block's weights."""
+        shared = self.replicated_block_weights()
+        return shared + (self.block_weights() - shared) / self.ranks
+
+    def encoder_weights(self) -> int:
+        """Weights and biases of the encoder."""
+        a = self.architecture
+        return (a.input_features.size + 1) * a.channels
+
+    def head_weights(self) -> int:
+        """Weights of decoder and head."""
+        a, p = self.architecture, self.architecture.prognostic
+        decoder = (2 * a.channels + 1) * a.state_features.size + 2 * a.channels
+        return decoder + (2 * p * p + p + 6 * p if a.prediction == "state" else 0)
+
     def edge_weights(self) -> int:
         """Weights of encoder, decoder and head."""
-        a = self.architecture
-        inputs, outputs = a.input_features.size, a.state_features.size
-        edges = (inputs + 1) * a.channels + (2 * a.channels + 1) * outputs + 2 * a.channels
-        p = a.prognostic
-        return edges + (2 * p * p + p + 6 * p if a.prediction == "state" else 0)
+        return self.encoder_weights() + self.head_weights()
 
-    def encoder(self) -> tuple[Phase, Phase]:
-        """Patches become tokens; nothing needs the gradient of the state."""
+    def passes(self) -> tuple[tuple[Phase, ...], tuple[Phase, ...], tuple[Phase, ...]]:
+        """All forward passes; the backward passes of all applications but the first; that one's.
+
+        Gradients of weights are complete in the last of the three alone.
+        """
+        num_blocks, rollout = self.architecture.blocks, self.kind.rollout
+        encoder, block, head = self.encoder(), self.block(), self.head()
+        forward = (encoder[0], *[block[0]] * num_blocks, head[0])
+        backward = (head[1], *[block[1]] * num_blocks)
+        later = (*backward, self.encoder(of_state=True)[1])
+        return forward * rollout, later * (rollout - 1), (*backward, encoder[1])
+
+    def encoder(self, *, of_state: bool = False) -> tuple[Phase, Phase]:
+        """Patches become tokens; ``of_state``, a forecast, the gradient is needed too."""
         a = self.architecture
         fields = a.tokens * a.input_features.size / self.ranks
         product = self._product(a.tokens // self.ranks, a.channels, a.input_features.size)
         latent = a.tokens * a.channels / self.ranks
+        backward, of_weight = [self.make.work(latent, 1.0)], [product]
+        if of_state:
+            backward.append(self.make.work(fields, 4.0, kernels=2))
         return (
             self._phase("encoder", [product], [self.make.work(fields, 4.0, kernels=2)]),
-            self._phase("encoder, backward", [product], [self.make.work(latent, 1.0)]),
+            self._phase("encoder, backward", of_weight * (1 + of_state), backward),
         )
 
     def block(self) -> tuple[Phase, Phase]:
-        """Mixing of tokens, then of channels."""
+        """Mixing of tokens, then of channels; backward with what is recomputed for it."""
         a, own = self.architecture, self.architecture.tokens // self.ranks
         latent = own * a.channels
         products: list[MatrixProduct] = []
@@ -103,10 +130,12 @@ class PlainNetwork:
                 self.make.work(rows * cut, 1.0),
             ]
             exchanges += [self._gather(), self._gather()] if self.ranks > 1 else []
-        return (
-            self._phase("block", products, forward, exchanges),
-            self._phase("block, backward", [*products, *products], backward, exchanges),
-        )
+        whole = self._phase("block", products, forward, exchanges)
+        products, backward_exchanges = products * 2, exchanges
+        if self.kind.recompute:  # which ends when all that is kept is there: before the last map
+            products = [*whole.products[:-1], *products]
+            backward, backward_exchanges = forward + backward, [*exchanges[:-1], *exchanges]
+        return whole, self._phase("block, backward", products, backward, backward_exchanges)
 
     def head(self) -> tuple[Phase, Phase]:
         """Tokens become patches, and are added to the state or blended with it; the loss."""
@@ -142,20 +171,10 @@ class PlainNetwork:
             ],
         )
 
-    def kept_bytes(self) -> float:
-        """What waits for the backward pass, on a rank."""
-        a = self.architecture
-        latent = a.tokens * a.channels
-        hidden = a.channels * a.token_hidden + a.tokens * a.channel_hidden
-        gathered = 2 * latent * (self.ranks - 1)
-        kept = a.blocks * (4 * latent + 2 * hidden + gathered) + 4 * latent
-        fields = a.tokens * a.input_features.size * 6
-        return (kept + fields) * self.make.element_bytes / self.ranks
-
     def bytes_read(self) -> float:
-        """Bytes that a rank reads for a step: of each sample a state and the one after it."""
-        a = self.architecture
-        return 2.0 * a.prognostic * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
+        """Bytes that a rank reads for a step: of each sample a state and those after it."""
+        a, states = self.architecture, self.kind.rollout + 1.0
+        return states * a.prognostic * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
 
     def _gather(self) -> PlannedExchange:
         """All ranks gather the tokens of all, or the sums of what all made of them."""
