@@ -120,7 +120,7 @@ def choose_mesh(
     where the training needs more memory than there is on every mesh.
     """
     machine = this_machine()
-    own = _threads(machine) if threads is None else threads
+    own = threads_on(machine) if threads is None else threads
     planner = Planner(config, architecture, machine, threads=own)
     possible = possible_layouts(config.parallel, architecture, world_size=world_size)
     if not trains:
@@ -158,7 +158,7 @@ def _reason(best: Layout, times: Mapping[Layout, float]) -> str:
     return text
 
 
-def _threads(machine: Machine) -> int | None:
+def threads_on(machine: Machine) -> int | None:
     """Threads of this rank, where it computes on processors that ranks share."""
     if all(computing.ranks is None for computing in machine.computing):
         return None
