@@ -21,7 +21,7 @@ from weathermixer.scaling.cases import Case
 from weathermixer.scaling.contenders import JigsawTraining, PeerTraining, Samples, Stepping
 
 STEPS_PER_ROUND = 3
-_PRODUCT_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+_PRODUCT_SIZES = {"cpu": (512, 1024), "cuda": (2048, 4096, 8192)}
 
 
 @dataclass(frozen=True)
