@@ -59,7 +59,7 @@ def test_strong_scaling_has_the_same_samples_on_more_ranks() -> None:
     assert all(case.layout.data == (1 if case.contender == "jigsaw" else case.ranks)
                for case in cases)  # fmt: skip
     assert left_out == [
-        f"{name} on 4 ranks: the 2 samples of a step do not divide among them"
+        f"{name} on 4 ranks: a step's samples (2) do not divide among them"
         for name in ("ddp", "fsdp")
     ]
 

@@ -71,6 +71,13 @@ def machine(out: Path, nproc: int | None) -> None:
     "--grid", type=GridShape(), help="Generate states on this grid.  [default: read the store's]"
 )
 @click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Rounds, in each of which every contender has its turn of a few steps.",
+)
+@click.option(
     "--read-rate",
     type=click.FloatRange(0.0, min_open=True),
     metavar="MB/S",
@@ -83,6 +90,7 @@ def scaling(
     ranks: tuple[int, ...] | None,
     out: Path,
     grid: tuple[int, int] | None,
+    rounds: int,
     read_rate: float | None,
 ) -> None:
     """Measure training steps of CONFIG on several numbers of ranks, beside predictions and peers.
@@ -100,7 +108,7 @@ def scaling(
             from weathermixer.scaling.bench import Request, run_scaling
 
         rate = None if read_rate is None else 1e6 * read_rate
-        request = Request(config, overrides, kind, counts, out, grid, rate)
+        request = Request(config, overrides, kind, counts, out, rounds, grid, rate)
         with progress("measuring") as update:
             table = run_scaling(request, update)
         if rank.is_first:

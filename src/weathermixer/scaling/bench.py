@@ -37,15 +37,14 @@ from weathermixer.scaling.table import render
 from weathermixer.scaling.throttle import throttled
 from weathermixer.training.beginning import check_step, training_windows
 
-NUM_ROUNDS = 5
-
 
 @dataclass(frozen=True)
 class Request:
     """What a user asks for: the network, the kind of scaling, the ranks, and where results go.
 
-    Without a ``grid``, states are those of the configuration's store, else generated ones. Each
-    rank reads ``read_rate`` bytes a second at the most, where it is given.
+    Each contender has its turn in each of ``rounds``. Without a ``grid``, states are those of the
+    configuration's store, else generated ones. Each rank reads ``read_rate`` bytes a second at the
+    most, where it is given.
     """
 
     config_path: Path
@@ -53,6 +52,7 @@ class Request:
     kind: Kind
     counts: tuple[int, ...]
     out: Path
+    rounds: int
     grid: tuple[int, int] | None = None
     read_rate: float | None = None
 
@@ -60,8 +60,8 @@ class Request:
 def run_scaling(request: Request, progress: Progress) -> str:
     """Measure what is asked for; the table as text. Every rank that was started calls this.
 
-    ``progress`` is told of rounds of cases. Results are written after each of them, and a request
-    whose results were begun goes on.
+    ``progress`` is told of the rounds of cases that are left. Results are written after each of
+    them, and a request whose results were begun goes on.
 
     Raises UserError where there are too few ranks, where a number of them has no mesh, where the
     network does not fit or no grid is known, and where the folder holds another experiment.
@@ -79,7 +79,7 @@ def run_scaling(request: Request, progress: Progress) -> str:
     connections = Connections()
     if request.kind == "roofline":
         _measure_ceilings(record, connections)
-    _measure_rounds(record, samples, connections, progress)
+    _measure_rounds(request.rounds, record, samples, connections, progress)
     if meshes.is_first_rank():
         draw(record)
     return render(record)
@@ -168,18 +168,20 @@ def _measure_ceilings(record: Record, connections: Connections) -> None:
 
 
 def _measure_rounds(
-    record: Record, samples: Samples, connections: Connections, progress: Progress
+    rounds: int, record: Record, samples: Samples, connections: Connections, progress: Progress
 ) -> None:
-    total = NUM_ROUNDS * len(record.cases)
-    progress(sum(len(rounds) for rounds in record.rounds.values()), total)
-    for number in range(NUM_ROUNDS):
-        for case in _in_turn(record.cases, number):
-            if len(record.rounds.get(case.key, ())) > number:
-                continue
-            record.add(case, measure(case, samples, connections))
-            if meshes.is_first_rank():
-                record.save()
-            progress(sum(len(rounds) for rounds in record.rounds.values()), total)
+    left = [
+        case
+        for number in range(rounds)
+        for case in _in_turn(record.cases, number)
+        if len(record.rounds.get(case.key, ())) <= number
+    ]
+    for done, case in enumerate(left):
+        progress(done, len(left))
+        record.add(case, measure(case, samples, connections))
+        if meshes.is_first_rank():
+            record.save()
+    progress(len(left), len(left))
 
 
 def _in_turn(cases: Sequence[Case], number: int) -> list[Case]:

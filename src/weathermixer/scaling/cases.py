@@ -198,7 +198,7 @@ class Experiment:
         for contender in contenders:
             what = f"{contender} on {ranks} ranks"
             if samples % ranks:
-                left_out.append(f"{what}: the {samples} samples of a step do not divide among them")
+                left_out.append(f"{what}: a step's samples ({samples}) do not divide among them")
                 continue
             own = _with(config, training={"instance_batch": samples // ranks})
             try:

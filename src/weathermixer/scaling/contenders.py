@@ -32,6 +32,7 @@ from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.choosing import MeshChoice
 from weathermixer.runs.run import Run, build_model
 from weathermixer.scaling.cases import Case
+from weathermixer.scaling.least_bytes import LeastBytes
 from weathermixer.scaling.peers import cut_weights, replicate
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.loss import loss_weights, rollout_loss
@@ -52,16 +53,26 @@ class Samples:
         return self.run.normalisation
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Operations of matrix products of a rank in a step, None where nobody counts, and bytes sent.
+
+    Of a peer, the bytes are what its exchanges have to send at the least.
+    """
+
+    operations: int | None
+    bytes_sent: int
+
+
 class Stepping(Protocol):
     """Something that takes training steps on this rank.
 
-    ``operations`` and ``bytes_sent`` are those of this rank so far, None where nobody counts them.
+    The first step is the one to count: nobody times it.
     """
 
-    @property
-    def operations(self) -> int | None: ...
-    @property
-    def bytes_sent(self) -> int | None: ...
+    def counted_step(self) -> Counted:
+        """Take a step, and count what this rank computes and sends in it."""
+        ...
 
     def step(self) -> float:
         """Take a step, until its loss, which is returned, is known on the processor."""
@@ -89,16 +100,13 @@ class JigsawTraining:
         )
         no_validation = np.empty((0, config.training.longest_rollout + 1), dtype=np.int64)
         self._counter = mesh.counter
-        self._before = mesh.counter.copy()  # of others who had the same mesh
         self._loop = TrainingLoop(job, samples.run, samples.windows, no_validation)
 
-    @property
-    def operations(self) -> int:
-        return 2 * self._counter.since(self._before).multiply_adds
-
-    @property
-    def bytes_sent(self) -> int:
-        return self._counter.since(self._before).bytes_sent
+    def counted_step(self) -> Counted:
+        before = self._counter.copy()
+        self.step()
+        counted = self._counter.since(before)
+        return Counted(2 * counted.multiply_adds, counted.bytes_sent)
 
     def step(self) -> float:
         return self._loop.step().loss
@@ -113,9 +121,6 @@ class PeerTraining:
     Loss, clipping and optimizer are those of the training; with ``bfloat16``, products are under
     ``torch.autocast``. Without a ``group`` this rank is alone; with one, it is its ``place`` there.
     """
-
-    operations: int | None = None
-    bytes_sent: int | None = None
 
     def __init__(
         self,
@@ -152,6 +157,11 @@ class PeerTraining:
         )
         self._batches = read_ahead(reader, plan, device=device)
         self._step = 0
+
+    def counted_step(self) -> Counted:
+        with LeastBytes() as sent:
+            self.step()
+        return Counted(None, round(sent.total))
 
     def step(self) -> float:
         states = next(self._batches).states.to(self._device, non_blocking=True)

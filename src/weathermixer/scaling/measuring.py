@@ -6,6 +6,7 @@ number of others. All ranks call everything here together.
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import dataclass
 
@@ -26,16 +27,16 @@ _PRODUCT_SIZES = {"cpu": (512, 1024), "cuda": (2048, 4096, 8192)}
 
 @dataclass(frozen=True)
 class Measured:
-    """A round of a case: the seconds of each step on its slowest rank, and the loss after them.
+    """A round of a case: the seconds of each step on its slowest rank, and the loss of the last.
 
-    ``operations`` and ``bytes_sent`` of a step are those of the rank with the most, None where
-    nobody counted them.
+    ``operations``, None where nobody counts them, and ``bytes_sent`` of a step are those of the
+    rank with the most. Of a peer, bytes are what its exchanges have to send at the least.
     """
 
     seconds: list[float]
     loss: float
     operations: int | None
-    bytes_sent: int | None
+    bytes_sent: int
 
 
 class Connections:
@@ -70,12 +71,14 @@ def measure(case: Case, samples: Samples, connections: Connections) -> Measured:
         own = _take_steps(stepping, connections.device)
         stepping.close()
     del stepping
+    gc.collect()  # hooks of a network refer to each other, and the next one needs the memory
     by_rank = [each for each in meshes.gather_objects(own) if each is not None]
+    operations = [each.operations for each in by_rank if each.operations is not None]
     return Measured(
         [max(ranks) for ranks in zip(*(each.seconds for each in by_rank), strict=True)],
         by_rank[0].loss,
-        _most([each.operations for each in by_rank]),
-        _most([each.bytes_sent for each in by_rank]),
+        max(operations, default=None),
+        max(each.bytes_sent for each in by_rank),
     )
 
 
@@ -106,8 +109,7 @@ def _build(case: Case, samples: Samples, connections: Connections) -> Stepping |
 
 
 def _take_steps(stepping: Stepping, device: torch.device) -> Measured:
-    stepping.step()
-    operations, bytes_sent = stepping.operations, stepping.bytes_sent
+    counted = stepping.counted_step()
     seconds, loss = [], 0.0
     for _ in range(STEPS_PER_ROUND):
         start = time.perf_counter()
@@ -115,20 +117,4 @@ def _take_steps(stepping: Stepping, device: torch.device) -> Measured:
         seconds.append(time.perf_counter() - start)
     if device.type != "cpu":
         torch.accelerator.synchronize()
-
-    def of_a_step(before: int | None, after: int | None) -> int | None:
-        if before is None or after is None:
-            return None
-        return (after - before) // STEPS_PER_ROUND
-
-    return Measured(
-        seconds,
-        loss,
-        of_a_step(operations, stepping.operations),
-        of_a_step(bytes_sent, stepping.bytes_sent),
-    )
-
-
-def _most(values: list[int | None]) -> int | None:
-    known = [value for value in values if value is not None]
-    return max(known) if known else None
+    return Measured(seconds, loss, counted.operations, counted.bytes_sent)

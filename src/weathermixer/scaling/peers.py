@@ -17,9 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 def replicate(model: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:
     """The model with all weights on every rank, and gradients averaged in the backward pass.
 
-    ``group`` is that of all ranks by default.
+    ``group`` is that of all ranks by default. Buffers are taken to be constant.
     """
-    return DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model, process_group=group, gradient_as_bucket_view=True, forward_sync_buffers=False
+    )
 
 
 def cut_weights(model: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> None:

@@ -72,7 +72,7 @@ def draw(record: Record) -> list[Path]:
 
 def _scaling(rows: Sequence[Row], growths: Sequence[Growth | None], what: str) -> Figure:
     """A panel for each thing that grows, with a line for each contender."""
-    figure = Figure(figsize=(0.5 + 4.6 * len(growths), 4.4), layout="constrained")
+    figure = Figure(figsize=(0.8 + 4.8 * len(growths), 4.4), layout="constrained")
     panels = figure.subplots(1, len(growths), sharey=True, squeeze=False)[0]
     counts = sorted({row.case.ranks for row in rows})
     for panel, growth in zip(panels, growths, strict=True):
@@ -95,51 +95,64 @@ def _scaling(rows: Sequence[Row], growths: Sequence[Growth | None], what: str) -
 def _line(panel: Axes, rows: Iterable[Row], contender: Contender, what: str) -> None:
     """What was measured of a contender and, hollow, what was predicted.
 
-    The network in plain PyTorch on one rank is where its replicas begin.
+    The network in plain PyTorch on one rank is where the lines of its replicas begin.
     """
-    _, colour, marker = _CONTENDERS[contender]
-    names = {contender, "plain"} if contender in ("ddp", "fsdp") else {contender}
+    begins = ("plain",) if contender in ("ddp", "fsdp") else ()
     points = sorted(
-        (row for row in rows if row.case.contender in names), key=lambda row: row.case.ranks
+        (row for row in rows if row.case.contender in (contender, *begins)),
+        key=lambda row: row.case.ranks,
     )
-    if not any(row.case.contender == contender for row in points):
-        return
-    values = [getattr(row, what.replace("-", "_")) for row in points]
-    predicted = [getattr(row, f"predicted_{what.replace('-', '_')}") for row in points]
-    if any(value is None for value in values):
+    own = [row for row in points if row.case.contender == contender]
+    measured, predicted = what.replace("-", "_"), f"predicted_{what.replace('-', '_')}"
+    if not own or getattr(own[0], measured) is None:
         return  # of what they are compared with, nothing was measured yet
-    ranks = [row.case.ranks for row in points]
-    below = [
-        value * (1.0 - row.seconds / row.seconds_max)
-        for value, row in zip(values, points, strict=True)
-    ]
-    above = [
-        value * (row.seconds / row.seconds_min - 1.0)
-        for value, row in zip(values, points, strict=True)
-    ]
+    _, colour, marker = _CONTENDERS[contender]
+    for name, style, size, filling, width in (
+        (predicted, (0, (3, 2)), 7, "none", 1.1),
+        (measured, "-", 6, colour, 1.8),
+    ):
+        panel.plot(
+            [_place(row) for row in points],
+            [getattr(row, name) for row in points],
+            color=colour,
+            marker=marker,
+            markevery=[row in own for row in points],
+            markersize=size,
+            markerfacecolor=filling,
+            linewidth=width,
+            linestyle=style,
+            zorder=3,
+        )
+    values = [getattr(row, measured) for row in own]
     panel.errorbar(
-        ranks,
+        [_place(row) for row in own],
         values,
-        yerr=[below, above],
-        color=colour,
-        marker=marker,
-        markersize=6,
-        linewidth=1.8,
-        zorder=3,
+        yerr=[
+            [_below(value, row) for value, row in zip(values, own, strict=True)],
+            [_above(value, row) for value, row in zip(values, own, strict=True)],
+        ],
+        fmt="none",
+        ecolor=colour,
         elinewidth=1.0,
         capsize=_CAP,
-    )
-    panel.plot(
-        ranks,
-        predicted,
-        color=colour,
-        marker=marker,
-        markersize=7,
-        markerfacecolor="none",
-        linewidth=1.1,
-        linestyle=(0, (3, 2)),
         zorder=2,
     )
+
+
+def _place(row: Row) -> float:
+    """Where a row stands among ranks: contenders a little apart, so that none hides another."""
+    apart: float = 2.0 ** (0.05 * (list(_CONTENDERS).index(row.case.contender) - 2))
+    return row.case.ranks * apart
+
+
+def _below(value: float, row: Row) -> float:
+    """How far the slowest step lies below a value that is in proportion to the median's speed."""
+    return value * (1.0 - row.seconds / row.seconds_max)
+
+
+def _above(value: float, row: Row) -> float:
+    """How far the fastest step lies above it."""
+    return value * (row.seconds / row.seconds_min - 1.0)
 
 
 def _ideal(panel: Axes, counts: Sequence[int], what: str) -> None:
@@ -185,8 +198,7 @@ def _roofline(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Figure:
     for intensity, row in points:
         colour, marker = _ARITHMETICS[row.case.config.training.dtype]
         measured = row.operations_per_second
-        below = measured * (1.0 - row.seconds / row.seconds_max)
-        above = measured * (row.seconds / row.seconds_min - 1.0)
+        below, above = _below(measured, row), _above(measured, row)
         panel.errorbar(
             intensity,
             measured,

@@ -17,11 +17,9 @@ class Row:
     """A case as it was measured so far.
 
     ``seconds`` of a step are the median over all rounds, between the least and the most.
-    ``operations_per_rank``, ``bytes_sent`` and ``planned_operations`` are of the rank with the
-    most in a step; ``operations`` are those of the network, of all ranks. Speed-up and efficiency
-    compare the network's operations a second with those of the fastest contender on the fewest
-    ranks: the former in all, the latter for each rank. ``intensity`` is planned operations by bytes
-    that are planned to go through memory.
+    ``operations_per_rank``, None where nobody counts them, and ``bytes_sent`` are of the rank with
+    the most in a step. Speed-up and efficiency compare the network's operations a second with those
+    of the fastest contender on the fewest ranks: the former in all, the latter for each rank.
     """
 
     case: Case
@@ -30,7 +28,7 @@ class Row:
     seconds_min: float
     seconds_max: float
     operations_per_rank: int | None
-    bytes_sent: int | None
+    bytes_sent: int
     rounds: tuple[Measured, ...]
     speed_up: float | None = None
     efficiency: float | None = None

@@ -93,7 +93,7 @@ _COMPARED: list[_Column] = [
     ("predicted", lambda row: _number(row.predicted_speed_up, "{:.2f}")),
     ("efficiency", lambda row: _number(row.efficiency, "{:.0%}")),
     ("G operations", lambda row: f"{row.case.planned_operations / 1e9:.3g}"),
-    ("sent", lambda row: "–" if row.bytes_sent is None else size_text(row.bytes_sent)),
+    ("sent", lambda row: size_text(row.bytes_sent)),
 ]
 _TITLES = {"strong": "strong scaling", "weak": "weak scaling", "roofline": "roofline"}
 _COMPARISON = (
