@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,11 +28,12 @@ _CONTENDERS: dict[Contender, tuple[str, str, str]] = {
     "ddp": ("DDP", "#D55E00", "s"),
     "fsdp": ("FSDP2", "#009E73", "D"),
 }
-_ARITHMETICS: dict[ProductType, tuple[str, str]] = {
-    "float64": ("#CC79A7", "o"),
-    "float32": ("#0072B2", "s"),
-    "tf32": ("#009E73", "D"),
-    "bfloat16": ("#D55E00", "^"),
+# Colour, marker, and to which side of a mark its number goes: marks of two arithmetics lie close.
+_ARITHMETICS: dict[ProductType, tuple[str, str, Literal["left", "center", "right"]]] = {
+    "float64": ("#CC79A7", "o", "center"),
+    "float32": ("#0072B2", "s", "right"),
+    "tf32": ("#009E73", "D", "center"),
+    "bfloat16": ("#D55E00", "^", "left"),
 }
 _GROWTHS: dict[Growth | None, str] = {
     None: "the same samples on more ranks",
@@ -193,10 +195,14 @@ def _roofline(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Figure:
     panel.set_xscale("log")
     panel.set_yscale("log")
     points = [(row.intensity, row) for row in rows if row.intensity is not None]
+    places = [
+        *(intensity for intensity, _ in points),
+        *(ceiling.peak / ceiling.memory_bytes_per_second for ceiling in ceilings),
+    ]
     for ceiling in ceilings:
-        _roof(panel, ceiling, [intensity for intensity, _ in points])
+        _roof(panel, ceiling, 0.6 * min(places), 1.8 * max(places))
     for intensity, row in points:
-        colour, marker = _ARITHMETICS[row.case.config.training.dtype]
+        colour, marker, side = _ARITHMETICS[row.case.config.training.dtype]
         measured = row.operations_per_second
         below, above = _below(measured, row), _above(measured, row)
         panel.errorbar(
@@ -224,7 +230,7 @@ def _roofline(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Figure:
             (intensity, min(measured - below, row.predicted_operations_per_second)),
             xytext=(0, -7),
             textcoords="offset points",
-            ha="center",
+            ha=side,
             va="top",
             fontsize=7,
             color=colour,
@@ -233,29 +239,28 @@ def _roofline(rows: Sequence[Row], ceilings: Sequence[Ceiling]) -> Figure:
     panel.set_ylabel("operations a second of a rank")
     panel.grid(color="#E5E5E5", linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
-    dtypes = dict.fromkeys(row.case.config.training.dtype for row in rows)
+    dtypes = {row.case.config.training.dtype for row in rows}
     handles = [
-        Line2D([], [], color=_ARITHMETICS[dtype][0], marker=_ARITHMETICS[dtype][1], label=dtype)
-        for dtype in dtypes
+        Line2D([], [], color=colour, marker=marker, label=dtype)
+        for dtype, (colour, marker, _) in _ARITHMETICS.items()
+        if dtype in dtypes
     ]
     handles.append(
         Line2D([], [], color="black", marker="o", linestyle="none", markerfacecolor="none",
                label="predicted")
     )  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
-    panel.set_title("numbers below marks: latent channels", fontsize=9)
+    panel.set_title("lines: what the machine can do at most; numbers: latent channels", fontsize=9)
     return figure
 
 
-def _roof(panel: Axes, ceiling: Ceiling, intensities: Sequence[float]) -> None:
+def _roof(panel: Axes, ceiling: Ceiling, low: float, high: float) -> None:
     """The memory's line up to the ridge, and the peak from there on."""
-    colour, _ = _ARITHMETICS[ceiling.dtype]
     ridge = ceiling.peak / ceiling.memory_bytes_per_second
-    low, high = 0.6 * min([ridge, *intensities]), 1.8 * max([ridge, *intensities])
     panel.plot(
         [low, ridge, high],
         [ceiling.at(low), ceiling.peak, ceiling.peak],
-        color=colour,
+        color=_ARITHMETICS[ceiling.dtype][0],
         linewidth=1.4,
         alpha=0.7,
         zorder=1,
