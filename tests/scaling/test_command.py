@@ -11,13 +11,16 @@ import pytest
 
 from support.processes import Processes
 from weathermixer.cli import main
+from weathermixer.config import read_config
 from weathermixer.console import progress
+from weathermixer.data.making.synthetic import write_synthetic
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.planning.choosing import MACHINE_VARIABLE, make_planner
 from weathermixer.planning.machine_files import find_machine, write_machine
 from weathermixer.scaling.bench import Request, run_scaling
 from weathermixer.scaling.measuring import STEPS_PER_ROUND
+from weathermixer.training.loop import TrainingLoop
 
 GRID = ["--grid", "8x16"]
 # Steps that change the weights, so that later losses depend on all that is computed.
@@ -198,3 +201,18 @@ def test_a_folder_of_another_experiment_is_refused_with_what_differs(
     assert "other values of grid:" in refused(capsys, config, out, "--grid", "8x32")
     (out / "scaling.json").write_text("{}", encoding="utf-8")
     assert "is no record of a scaling experiment" in refused(capsys, config, out, *GRID)
+
+
+def test_steps_on_a_store_are_those_of_a_training_there(config: Path, tmp_path: Path) -> None:
+    store, out = tmp_path / "store.zarr", tmp_path / "out"
+    write_synthetic(store, times=40, grid=(8, 16), levels=(500,))
+    overrides = (f"--data.store={store}",)
+    with progress("measuring") as update:
+        run_scaling(Request(config, overrides, "strong", (1,), out, 1), update)
+    record = json.loads((out / "scaling.json").read_text(encoding="utf-8"))
+    with TrainingLoop.begin(read_config(config, overrides), tmp_path / "run") as loop:
+        losses = [loop.step().loss for _ in range(1 + STEPS_PER_ROUND)]
+    assert losses[-1] < 0.95 * losses[0]  # so that they depend on the weights
+    for row in record["rows"]:
+        (measured,) = row["rounds"]
+        assert measured["loss"] == pytest.approx(losses[-1], rel=1e-5)
