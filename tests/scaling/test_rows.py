@@ -92,3 +92,5 @@ def test_a_roofline_has_the_intensity_and_the_lower_of_two_roofs() -> None:
     assert row.operations_per_second == pytest.approx(80.0)
     ceiling = Ceiling("float32", 1, peak=100.0, memory_bytes_per_second=5.0)
     assert (ceiling.at(10.0), ceiling.at(20.0), ceiling.at(40.0)) == (50.0, 100.0, 100.0)
+    other = Ceiling("float32", 1, peak=90.0, memory_bytes_per_second=6.0)
+    assert ceiling.or_higher(other) == Ceiling("float32", 1, 100.0, 6.0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,18 @@ class Ceiling:
     def at(self, intensity: float) -> float:
         """The roofline: operations a second at so many operations for each byte of memory."""
         return min(self.peak, self.memory_bytes_per_second * intensity)
+
+    def or_higher(self, other: Ceiling | None) -> Ceiling:
+        """The higher figures of two measurements: nothing makes a machine faster than it is."""
+        if other is None:
+            return self
+        return replace(
+            self,
+            peak=max(self.peak, other.peak),
+            memory_bytes_per_second=max(
+                self.memory_bytes_per_second, other.memory_bytes_per_second
+            ),
+        )
 
 
 @dataclass
