@@ -44,49 +44,30 @@ class TimedTraining:
         # That so few times leave none to validate on is known.
         self.loop = TrainingLoop.begin(config, run, notices=Notices(lambda _: None))
 
-    def reader(self, store: Store, *, whole: bool = False) -> StateReader:
-        """A reader of this rank's part of states, or with ``whole`` of all; it keeps none."""
+    def reader(self, store: Store) -> StateReader:
+        """A reader of this rank's part of states, which keeps none."""
         part, normalisation = self.loop.job.part, self.loop.run.normalisation
         return StateReader(
             store,
-            normalisation if whole else part.of(normalisation),
+            part.of(normalisation),
             torch.float32,
             num_states=len(store.times),
-            longitudes=slice(None) if whole else part.longitudes,
+            longitudes=part.longitudes,
             memory_bytes=0,
         )
-
-    def own_part(self, batch: Batch) -> Batch:
-        """This rank's part of a batch that was read whole."""
-        part = self.loop.job.part
-        states = batch.states[:, :, part.channels, :, part.longitudes]
-        return Batch(states, batch.indices, batch.bytes_read)
-
-    @property
-    def share(self) -> float:
-        """The fraction of a sample's values that this rank's part has."""
-        return self.loop.job.part.share(self.loop.run.normalisation)
-
-    @property
-    def flops_per_step(self) -> float:
-        """Operations of this rank's matrix products, as counted in the steps so far."""
-        return self.loop.history.flops / self.loop.state.step
 
     def plan(self, count: int) -> Iterator[NDArray[np.int64]]:
         """Yield the time indices ``(1, 2)`` of ``count`` samples, the same on all ranks."""
         return itertools.islice(itertools.cycle(self.loop.windows[:][:, None, :]), count)
 
-    def loading(
-        self, reader: StateReader, count: int, *, whole: bool = False, ahead: int = AHEAD
-    ) -> TimedSteps:
+    def loading(self, reader: StateReader, count: int) -> TimedSteps:
         """Take and time ``count`` steps whose samples are read while others are computed.
 
         A step before them fills the buffer and is not counted. At each of them one sample more is
         asked for, so that reading does not slow down towards the end; all are read in the end.
         """
-        num_samples = 1 + count + ahead
-        with closing(read_ahead(reader, self.plan(num_samples), ahead=ahead)) as batches:
-            steps = self._timed(map(self.own_part, batches) if whole else batches, count)
+        with closing(read_ahead(reader, self.plan(1 + count + AHEAD))) as batches:
+            steps = self._timed(batches, count)
             for _ in batches:
                 pass
         return steps

@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DistributedDataParallel
 
 from peers.blocks import (
     Blocks,
@@ -21,12 +19,13 @@ from peers.blocks import (
     sample,
 )
 from peers.dtensor import whole_gradients
+from weathermixer.scaling.peers import cut_weights, replicate
 
 
 def build_ddp(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
     """Every rank holds all weights; gradients are averaged during the backward pass."""
     model = Blocks(sizes).to(device)
-    replica = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    replica = replicate(model)
     x, upstream = _own_sample(sizes, rank, device)
     return SchemeStep(
         run=lambda: forward_and_backward(replica, x, upstream),
@@ -40,9 +39,7 @@ def build_fsdp2(sizes: BlockSizes, rank: int, world_size: int, device: torch.dev
     """Weights are cut over the ranks, gathered block by block when needed, and freed after."""
     mesh = init_device_mesh(device.type, (world_size,))
     model = Blocks(sizes).to(device)
-    for block in model:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    cut_weights(model, model, mesh)
     x, upstream = _own_sample(sizes, rank, device)
     return SchemeStep(
         run=lambda: forward_and_backward(model, x, upstream),

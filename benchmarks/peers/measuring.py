@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peers import SCHEMES, interface, plain
 from peers.blocks import BlockSizes, SchemeStep
-from peers.collectives import LeastBytes
+from weathermixer.scaling.least_bytes import LeastBytes
 
 Differences = dict[str, dict[str, float]]
 

@@ -164,6 +164,23 @@ def test_a_mesh_of_another_number_of_ranks_is_refused_with_the_arithmetic(pool: 
         meshes.connect(Layout(domain=2))
 
 
+def sum_over_first(mesh: Mesh, layout: Layout) -> float | None:
+    first = meshes.connect_first(layout)
+    if first is None:
+        return None
+    assert first.layout == layout.at(mesh.layout.rank)
+    own = torch.tensor([2.0**mesh.layout.rank], dtype=torch.float64)
+    return float(total_over(first.axes, own))
+
+
+@pytest.mark.parametrize("layout", [Layout(domain=2), Layout(data=2)])
+def test_the_first_ranks_have_a_mesh_of_their_own(pool: Pool, layout: Layout) -> None:
+    assert pool.run(sum_over_first, Layout(tensor=3), layout) == [3.0, 3.0, None]
+    assert pool.run(sum_over_first, Layout(tensor=3), Layout()) == [1.0, None, None]
+    with pytest.raises(LayoutError, match="2 ranks, but 1 was started"):
+        meshes.connect_first(layout)
+
+
 # Weights that are gathered: over `domain`, by a map over channels whose partial sums are reduced.
 
 STATE, STATIC = UNEVEN.state, UNEVEN.static

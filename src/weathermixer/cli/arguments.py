@@ -43,6 +43,21 @@ class MeshShape(click.ParamType):
         return data, domain, tensor
 
 
+class RankCounts(click.ParamType):
+    """Numbers of ranks, such as 1,2,4; ascending, each once."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Parse the numbers, unless they are parsed already."""
+        if isinstance(value, tuple):
+            return value
+        counts = value.split(",")
+        if not all(count.isdecimal() and int(count) for count in counts):
+            self.fail(f"{value!r} is not numbers of ranks, such as 1,2,4")
+        return tuple(sorted({int(count) for count in counts}))
+
+
 class WithSettings(click.Command):
     """A command whose help ends with every setting of the configuration."""
 

@@ -85,4 +85,6 @@ def _takes_ranks(words: Sequence[str]) -> bool:
         if not isinstance(command, click.Group):
             break
         command = command.commands.get(word)
-    return command is not None and any(option.name == "nproc" for option in command.params)
+    return command is not None and any(
+        option.name in ("nproc", "ranks") for option in command.params
+    )

@@ -178,26 +178,49 @@ def connect(
     Raises LayoutError where the layout has another number of ranks than were started.
     """
     layout.require_ranks(world_size())
+    mesh = connect_first(layout, device=device, overlap=overlap, has_link=has_link)
+    assert mesh is not None, "every rank is one of the mesh"
+    return mesh
+
+
+def connect_first(
+    layout: Layout,
+    *,
+    device: torch.device | None = None,
+    overlap: bool = True,
+    has_link: bool | None = None,
+) -> Mesh | None:
+    """The mesh of the first ranks of those that were started; None on the others.
+
+    Every rank that was started calls this at the same time, as :func:`connect`, whose arguments it
+    takes. Raises LayoutError where fewer ranks were started than the layout has.
+    """
+    if layout.world_size > world_size():
+        layout.require_ranks(world_size())
     rank = dist.get_rank() if dist.is_initialized() else 0
-    here = Layout(data=layout.data, domain=layout.domain, tensor=layout.tensor, rank=rank)
     groups: dict[tuple[str, tuple[int, ...]], Any] = {}
     for axis in ("data", "domain", "tensor"):
-        lines = sorted({here.at(other).ranks_along(axis) for other in range(layout.world_size)})
+        lines = sorted({layout.at(other).ranks_along(axis) for other in range(layout.world_size)})
         for use in ("group", "background"):
             if len(lines[0]) > 1:
                 # Every rank has to take part in making every group, in the same order.
                 own, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
                     [list(line) for line in lines]
                 )
+                if own is None:
+                    continue
                 if dist.get_backend(own) == "nccl":
                     # The first exchange of a communicator needs all of its ranks, and a rank whose
                     # piece is empty takes no part in that of an activation.
                     dist.all_reduce(torch.zeros(1, device=device), group=own)
-                groups[use, here.ranks_along(axis)] = own
+                groups[use, layout.at(rank).ranks_along(axis)] = own
     device = device or torch.device("cpu")
     if has_link is None:
-        has_link = device.type != "cpu" or len(set(gather_objects(_host()))) > 1
-    return _mesh(here, groups, device, overlap=overlap, has_link=has_link)
+        hosts = gather_objects(_host())[: layout.world_size]
+        has_link = device.type != "cpu" or len(set(hosts)) > 1
+    if rank >= layout.world_size:
+        return None
+    return _mesh(layout.at(rank), groups, device, overlap=overlap, has_link=has_link)
 
 
 @contextmanager

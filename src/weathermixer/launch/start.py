@@ -38,13 +38,18 @@ def should_start_ranks(num_ranks: int | None) -> bool:
     """
     if num_ranks is None:
         return False
-    started = rank_info(os.environ).world_size
+    started = num_started()
     if started > 1:
         raise UserError(
             f"{started} ranks were started by torchrun or srun, as the environment says, so "
             "--nproc cannot start others: leave it out"
         )
     return num_ranks > 1
+
+
+def num_started() -> int:
+    """The ranks that were started, as the environment says it; 1 where it says nothing of any."""
+    return rank_info(os.environ).world_size
 
 
 def without_option(words: Sequence[str], option: str) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -120,15 +121,15 @@ def choose_mesh(
     """Choose what a configuration leaves open so that a step takes the least time, as predicted.
 
     That is the mesh, among those that fit; the threads of each rank, at most ``threads``, by
-    default those that this process has; and recomputation, where a training would not fit without
-    it. Where it does not train, ``trains`` off, steps are forward passes of one sample, and
-    nothing is said of memory.
+    default those that this process was given; and recomputation, where a training would not fit
+    without it. Where it does not train, ``trains`` off, steps are forward passes of one sample,
+    and nothing is said of memory.
 
     Raises LayoutError as ``possible_layouts`` does, and UserError, with what would make it fit,
     where the training needs more memory than there is on every mesh.
     """
     machine = this_machine()
-    numbers = _numbers_of_threads(machine, world_size, threads or torch.get_num_threads())
+    numbers = _numbers_of_threads(machine, world_size, threads or given_threads())
     possible = possible_layouts(config.parallel, architecture, world_size=world_size)
     planners = [Planner(config, architecture, machine, threads=number) for number in numbers]
     if not trains:
@@ -191,11 +192,22 @@ def _reason(
 
 def _numbers_of_threads(machine: Machine, ranks: int, most: int) -> list[int | None]:
     """Threads that ranks may have: ``most``, and fewer as far as the machine was measured so."""
-    if all(computing.ranks is None for computing in machine.computing):
+    if not machine.shares_processors:
         return [None]
     local = min(ranks, machine.ranks_per_node)
     measured = {each.threads for each in machine.computing if each.ranks == local and each.threads}
     return [number for number in sorted(measured | {most}) if number <= most]
+
+
+@cache
+def given_threads() -> int:
+    """Threads that this process had before any were chosen: no choice takes more."""
+    return torch.get_num_threads()
+
+
+def threads_on(machine: Machine) -> int | None:
+    """Threads of this rank, where it computes on processors that ranks share."""
+    return given_threads() if machine.shares_processors else None
 
 
 def layout_of(shape: tuple[int, int, int] | None) -> Layout | None:

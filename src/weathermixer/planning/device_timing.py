@@ -73,13 +73,17 @@ def product_rate(size: int, dtype: ProductType, device: torch.device) -> float:
     return 2 * size**3 * repeats / seconds
 
 
-def work_rates(device: torch.device) -> dict[Work, dict[str, tuple[float, ...]]]:
+def work_rates(
+    device: torch.device, kinds: Iterable[Work] | None = None
+) -> dict[Work, dict[str, tuple[float, ...]]]:
     """Bytes per second that each kind of elementwise work reads and writes, by the bytes of one.
 
-    In float32, into fresh memory, as a step does: what it reads was written long before.
+    In float32, into fresh memory, as a step does: what it reads was written long before. ``kinds``
+    are by default all that a step of Jigsaw has.
     """
     found: dict[Work, dict[str, tuple[float, ...]]] = {}
-    for kind, (tensors, make) in _WORK.items():
+    for kind in _WORK if kinds is None else kinds:
+        tensors, make = _WORK[kind]
         sizes = [float(4 * tensors * elements) for elements in _ELEMENTS]
         rates = []
         for elements, num_bytes in zip(_ELEMENTS, sizes, strict=True):

@@ -40,6 +40,11 @@ class JigsawStep:
         return 2 * self.cost.multiply_adds
 
     @property
+    def bytes_moved(self) -> int:
+        """Bytes that products and elementwise work read from a rank's memory and write to it."""
+        return max(sum(phase.num_bytes for phase in phases) for phases in self.by_rank)
+
+    @property
     def bytes_sent(self) -> float:
         """Bytes that a rank sends."""
         return self.cost.bytes_sent
@@ -72,7 +77,7 @@ def describe_jigsaw(
     Raises LayoutError where some rank would be left with nothing to do.
     """
     costs, phases, memory, read = [], [], [], []
-    on_accelerator = all(computing.ranks is None for computing in machine.computing)
+    on_accelerator = not machine.shares_processors
     for corner in layout.corners():
         model = describe_rank(architecture, corner, kind, machine)
         costs.append(

@@ -230,9 +230,14 @@ class Machine(MachinePart):
 
         return min(self.computing, key=distance)
 
+    @property
+    def shares_processors(self) -> bool:
+        """Whether the ranks of a node compute on the same processors, not on a device each."""
+        return any(computing.ranks is not None for computing in self.computing)
+
     def memory_of(self, *, ranks: int) -> float:
         """Bytes that each of ``ranks`` in all can hold: processors share their node's memory."""
-        if all(computing.ranks is None for computing in self.computing):
+        if not self.shares_processors:
             return self.memory_bytes
         return self.memory_bytes * self.ranks_per_node / min(ranks, self.ranks_per_node)
 

@@ -37,6 +37,12 @@ class MatrixProduct:
         """Operations in all: two for a multiply-add."""
         return 2 * self.m * self.n * self.k * self.count
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all operands and results, each of which goes through memory once at least."""
+        elements = self.m * self.k + self.k * self.n + self.m * self.n
+        return elements * _ELEMENT_BYTES[self.dtype] * self.count
+
 
 @dataclass(frozen=True)
 class ElementWork:
@@ -78,6 +84,12 @@ class Phase:
         """Kernels that the host begins."""
         products = sum(product.count for product in self.products)
         return products + sum(work.kernels for work in self.elementwise)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that products and elementwise work read from memory and write to it."""
+        products = sum(product.num_bytes for product in self.products)
+        return products + sum(work.num_bytes for work in self.elementwise)
 
 
 @dataclass(frozen=True)
@@ -167,9 +179,8 @@ class StepTimer:
             return 0.0
         m, n, k = product.m, product.n, product.k
         rate = self.computing.product_rates(product.dtype).at(harmonic_mean((m, n, k)))
-        num_bytes = (m * k + k * n + m * n) * _ELEMENT_BYTES[product.dtype]
-        least = num_bytes / self.computing.memory_bytes_per_second
-        return product.count * max(2 * m * n * k / rate, least)
+        least = product.num_bytes / self.computing.memory_bytes_per_second
+        return max(product.operations / rate, least)
 
     def element_work(self, work: ElementWork) -> float:
         """Seconds of elementwise work: of its bytes, or of its arithmetic where that is longer."""

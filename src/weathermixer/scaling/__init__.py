@@ -1,0 +1,1 @@
+"""Scaling of whole training steps, measured on real ranks beside what was planned and peers."""
