@@ -58,8 +58,8 @@ def commands_of(document: Path) -> Iterator[str]:
 
 
 def is_synopsis(command: str) -> bool:
-    """Whether a command shows what may be given, instead of an example."""
-    return "[" in command or "|" in command
+    """Whether a command shows what may be given, or leaves a place to be named by the reader."""
+    return any(mark in command for mark in ("[", "|", "CONFIG", "--out DIR"))
 
 
 def run(command: str) -> None:

@@ -123,10 +123,12 @@ def test_a_roofline_is_of_several_widths_in_each_arithmetic_of_the_machine() -> 
         assert moved is not None and moved > 3 * 4 * POINTS * (PROGNOSTIC + STATIC) * width
 
 
-def test_peers_that_are_not_described_for_such_steps_are_left_out_with_the_reason() -> None:
-    cases, left_out = experiment("strong", (2,), training={"rollout": 2}).cases()
-    assert names(cases) == [("jigsaw", 2)]
-    assert len(left_out) == 2 and all("rollout 1" in reason for reason in left_out)
+def test_peers_take_the_steps_of_the_training() -> None:
+    training = {"rollout": 2, "recompute": True}
+    cases, left_out = experiment("strong", (2,), training=training).cases()
+    assert names(cases) == [("jigsaw", 2), ("ddp", 2), ("fsdp", 2)] and not left_out
+    assert {case.config.training.rollout for case in cases} == {2}
+    assert all(case.config.training.recompute for case in cases)
     assert cases[0].operations > 1.9 * operations(CHANNELS, 2)
 
 

@@ -184,13 +184,11 @@ class StepTimer:
 
     def element_work(self, work: ElementWork) -> float:
         """Seconds of elementwise work: of its bytes, or of its arithmetic where that is longer."""
-        if not work.num_bytes:
-            return 0.0
         rate = self.computing.memory_bytes_per_second
-        if work.kind in self.computing.work:
+        if work.kind in self.computing.work and work.num_bytes:
             rate = self.computing.work[work.kind].at(work.num_bytes / max(work.kernels, 1))
-        by_bytes = work.num_bytes / rate
-        return max(by_bytes, work.elements * self.computing.seconds_per_element.get(work.kind, 0.0))
+        by_arithmetic = work.elements * self.computing.seconds_per_element.get(work.kind, 0.0)
+        return max(work.num_bytes / rate, by_arithmetic)
 
     def link(self, exchange: PlannedExchange) -> Link:
         """The link that an exchange takes; UserError where the machine has none between nodes."""

@@ -200,7 +200,12 @@ class Experiment:
             if samples % ranks:
                 left_out.append(f"{what}: a step's samples ({samples}) do not divide among them")
                 continue
-            own = _with(config, training={"instance_batch": samples // ranks})
+            # DistributedDataParallel has the whole optimizer on each rank.
+            own = _with(
+                config,
+                training={"instance_batch": samples // ranks},
+                parallel={"shard_optimizer": contender == "fsdp"},
+            )
             try:
                 candidate = self._planned(own, layout, contender)
             except UserError as error:

@@ -198,7 +198,11 @@ def _build(
     architecture = _architecture(case, samples)
     # On the processor: a network that fits a device only when it is cut is whole here.
     whole = build_model(architecture, case.config.training, samples.normalisation)
-    model = WeatherMixer(architecture, device=torch.device("meta"))
+    model = WeatherMixer(
+        architecture,
+        recompute=bool(case.config.training.recompute),
+        device=torch.device("meta"),
+    )
     model = model.to(next(whole.parameters()).dtype)
     if case.contender == "fsdp":
         assert group is not None, "one rank alone has nothing to cut"

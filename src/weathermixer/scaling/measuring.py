@@ -16,7 +16,7 @@ import torch.distributed as dist
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.planning.device_timing import work_rates, product_rate
+from weathermixer.planning.device_timing import product_rate, work_rates
 from weathermixer.planning.machine import ProductType
 from weathermixer.scaling.cases import Case
 from weathermixer.scaling.contenders import JigsawTraining, PeerTraining, Samples, Stepping
