@@ -14,9 +14,9 @@ from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw import lines
 from weathermixer.jigsaw.cost import Cost
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.dry_run import ExchangeBegun, ExchangeWaited, ProductTaken
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.trace import ExchangeBegun, ExchangeWaited, ProductTaken
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build, describe
