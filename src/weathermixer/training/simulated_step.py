@@ -24,7 +24,9 @@ def traces_of_instance(
 ) -> dict[int, tuple[Event, ...]]:
     """The trace of each rank of the first model instance of a mesh.
 
-    Where those at its corners, which have the largest and the smallest shards, are alike, all are.
+    Where those at its corners, which have the largest and the smallest shards, are alike, all are
+    taken to do what the first does: some cut a product at another row, or do a few small operations
+    less.
     """
     corners = {corner.rank: take(corner).events for corner in layout.corners()}
     first = corners[0]

@@ -162,13 +162,20 @@ def moved_to(events: Sequence[Event], *, traced: Layout, rank: Layout) -> tuple[
 
 
 def are_alike(one: Sequence[Event], other: Sequence[Event]) -> bool:
-    """Whether two traces differ in nothing but who the ranks' peers are."""
+    """Whether two ranks send as much in each of their exchanges, and multiply as much in all.
 
-    def without_peers(event: Event) -> Event:
-        if isinstance(event, ExchangeBegun):
-            return replace(event, ranks=(), to=None, source=None)
-        return event
+    What of a product is made before the others' rows of its weight have come depends on the rank.
+    """
+    return _without_peers(one) == _without_peers(other) and _multiplied(one) == _multiplied(other)
 
-    return len(one) == len(other) and all(
-        without_peers(here) == without_peers(there) for here, there in zip(one, other, strict=True)
-    )
+
+def _without_peers(events: Iterable[Event]) -> list[ExchangeBegun]:
+    return [
+        replace(event, ranks=(), to=None, source=None)
+        for event in events
+        if isinstance(event, ExchangeBegun)
+    ]
+
+
+def _multiplied(events: Iterable[Event]) -> int:
+    return sum(event.m * event.n * event.k for event in events if isinstance(event, ProductTaken))
