@@ -62,7 +62,7 @@ def test_ranks_measure_what_they_exchange(pool: Pool) -> None:
         assert link.carried_by_processors
         assert 0.0 < link.latency_seconds < 1.0
         assert all(rate > 0.0 for rate in link.messages.rates)
-        assert link.slowdown >= 1.0 and link.waiting >= 1.0
+        assert link.slowdown >= 1.0
 
 
 def test_a_machine_that_changed_is_spoken_of_with_the_spread() -> None:

@@ -1,4 +1,4 @@
-"""What one rank computes in a second, measured: products, memory, elementwise work, launches.
+"""What one rank computes in a second, measured: products, memory, and elementwise work.
 
 Each figure is the mean of several repetitions, which stop when enough time has been spent: a step
 is a sum of such times, and where ranks take turns on a processor most of them are short.
@@ -6,49 +6,50 @@ is a sum of such times, and where ranks take turns on a processor most of them a
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weathermixer.jigsaw.cutting import parallelize
-from weathermixer.jigsaw.layout import Layout
-from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.model.cuts import cuts
-from weathermixer.model.mixer import Mixing
-from weathermixer.planning.machine import Computing, Machine, ProductType, Work
-from weathermixer.planning.step_phases import stack_phases
+from weathermixer.planning.machine import Computing, ProductType, Work
 
-_ELEMENTS = 1 << 20  # of an activation, as large as those of middling networks
-_ROWS = 1 << 10
-_SMALLEST_NETWORK = Architecture(
-    prognostic=1,
-    static=0,
-    grid=(1, 8),
-    patch=(1, 1),
-    channels=8,
-    blocks=8,
-    token_hidden=8,
-    channel_hidden=8,
-    dropout=0.0,
-    prediction="increment",
-)
+_ELEMENTS = (1 << 14, 1 << 17, 1 << 20, 1 << 23)  # of tensors, as those of networks small to large
+_COLUMNS = 1 << 10
+_TENSORS = 32
+_POOL_BYTES = 1 << 28
+_MOST_REPETITIONS = 200
 
 
 def seconds_of(
-    work: Callable[[], object], device: torch.device, *, budget_seconds: float = 0.25
+    work: Callable[[], object],
+    device: torch.device,
+    *,
+    budget_seconds: float = 0.25,
+    repetitions: int | None = None,
 ) -> float:
-    """The mean time of a piece of work, which is first done once without being timed."""
+    """The mean time of a piece of work, which is first done once without being timed.
+
+    It is repeated as often as ``budget_seconds`` allow, or so many times.
+    """
     work()
     times: list[float] = []
     began = time.perf_counter()
-    while len(times) < 3 or (time.perf_counter() - began < budget_seconds and len(times) < 200):
+
+    def goes_on() -> bool:
+        if repetitions is not None:
+            return len(times) < repetitions
+        return len(times) < 3 or (
+            time.perf_counter() - began < budget_seconds and len(times) < _MOST_REPETITIONS
+        )
+
+    while goes_on():
         _synchronize(device)
         start = time.perf_counter()
         work()
@@ -58,81 +59,122 @@ def seconds_of(
 
 
 def product_rate(size: int, dtype: ProductType, device: torch.device) -> float:
-    """Operations per second of a product of cubes, with operands as layers have them."""
+    """Operations per second of a product of cubes, of operands that were not used lately."""
     arithmetic = Arithmetic.of(dtype)
-    left = torch.randn(size, size, device=device).to(arithmetic.products)
-    right = torch.randn(size, size, device=device).to(arithmetic.products)
-    out = torch.empty_like(left)
+    num_factors = _pool(size * size * arithmetic.products.itemsize)
+    factors = [
+        torch.randn(size, size, device=device).to(arithmetic.products) for _ in range(num_factors)
+    ]
+    pairs = zip(factors, factors[1:] + factors[:1], strict=True)
+    multiply = _in_turn([partial(_multiply, *pair) for pair in pairs])
     repeats = max(1, 10**7 // size**3)  # so that the clock does not count
-
-    def multiply() -> None:
-        for _ in range(repeats):
-            torch.mm(left, right.t(), out=out)
-
     with arithmetic.in_force():
-        return 2 * size**3 * repeats / seconds_of(multiply, device)
+        seconds = seconds_of(lambda: [multiply() for _ in range(repeats)], device)
+    return 2 * size**3 * repeats / seconds
 
 
-def memory_rate(device: torch.device) -> float:
-    """Bytes per second that a sum of two tensors reads and writes, in fresh memory."""
-    one, other = (torch.randn(4 * _ELEMENTS, device=device) for _ in range(2))
-    return 3 * one.nbytes / seconds_of(lambda: one + other, device)
+def work_rates(device: torch.device) -> dict[Work, dict[str, tuple[float, ...]]]:
+    """Bytes per second that each kind of elementwise work reads and writes, by the bytes of one.
+
+    In float32, into fresh memory, as a step does: what it reads was written long before.
+    """
+    found: dict[Work, dict[str, tuple[float, ...]]] = {}
+    for kind, (tensors, make) in _WORK.items():
+        sizes = [float(4 * tensors * elements) for elements in _ELEMENTS]
+        rates = []
+        for elements, num_bytes in zip(_ELEMENTS, sizes, strict=True):
+            work = _in_turn([make(elements, device) for _ in range(_pool(num_bytes))])
+            rates.append(num_bytes / seconds_of(work, device, budget_seconds=0.1))
+        found[kind] = {"sizes": tuple(sizes), "rates": tuple(rates)}
+    return found
 
 
-def work_seconds(device: torch.device) -> dict[Work, float]:
-    """Seconds for an element of each kind of elementwise work, in float32."""
-    x = torch.randn(_ROWS, _ELEMENTS // _ROWS, device=device)
-    gradient = torch.randn_like(x)
+def _pool(num_bytes: float) -> int:
+    """How many pieces of work of so many bytes take turns.
+
+    A step goes through all of its tensors before it comes to one again: dozens of small ones, or a
+    few large ones. What it reads is therefore in no cache, or in as large a one as in a step.
+    """
+    return max(2, min(_TENSORS, int(_POOL_BYTES // num_bytes)))
+
+
+def _in_turn(pool: Sequence[Callable[[], object]]) -> Callable[[], None]:
+    """Does the next of several pieces of work in each call, and keeps what came of the others.
+
+    So no result takes the memory that the last one has just left, as none does in a forward pass.
+    """
+    results: deque[object] = deque(maxlen=len(pool))
+    following = itertools.cycle(pool)
+    return lambda: results.append(next(following)())
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    return torch.mm(left, right.t())
+
+
+def _copy(elements: int, device: torch.device) -> Callable[[], object]:
+    one, other = torch.randn(elements, device=device), torch.randn(elements, device=device)
+    return lambda: one + other
+
+
+def _transpose(elements: int, device: torch.device) -> Callable[[], object]:
+    patches = torch.randn(elements // 128, 32, 4, device=device).transpose(0, 1)
+    return patches.contiguous
+
+
+def _activation(elements: int, device: torch.device) -> Callable[[], object]:
+    x = _rows(elements, device)
+    return lambda: F.gelu(x)
+
+
+def _activation_backward(elements: int, device: torch.device) -> Callable[[], object]:
+    x, gradient = _rows(elements, device), _rows(elements, device)
+    return lambda: torch.ops.aten.gelu_backward(gradient, x)
+
+
+def _norm(elements: int, device: torch.device) -> Callable[[], object]:
+    x = _rows(elements, device)
+    gain = torch.ones(x.shape[1], device=device)
+    return lambda: torch.native_layer_norm(x, gain.shape, gain, gain, 1e-5)
+
+
+def _norm_backward(elements: int, device: torch.device) -> Callable[[], object]:
+    x, gradient = _rows(elements, device), _rows(elements, device)
     gain = torch.ones(x.shape[1], device=device)
     _, mean, scale = torch.native_layer_norm(x, gain.shape, gain, gain, 1e-5)
-    parameter = nn.Parameter(torch.randn_like(x))
-    parameter.grad = gradient.clone()
-    optimizer = torch.optim.AdamW([parameter], lr=1e-9, fused=True)
-    measured: dict[Work, Callable[[], object]] = {
-        "activation": lambda: F.gelu(x),
-        "activation_backward": partial(_differentiate_gelu, x, gradient),
-        "norm": lambda: torch.native_layer_norm(x, gain.shape, gain, gain, 1e-5),
-        "norm_backward": lambda: torch.ops.aten.native_layer_norm_backward(
-            gradient, x, gain.shape, mean, scale, gain, gain, [True, True, True]
-        ),
-        "optimizer": optimizer.step,
-    }
-    return {kind: seconds_of(work, device) / _ELEMENTS for kind, work in measured.items()}
-
-
-def launch_seconds(machine: Machine, device: torch.device) -> float:
-    """Seconds of the host for each kernel, in a step of blocks so small that nothing else counts.
-
-    ``machine`` says how their kernels are counted, and nothing of their time.
-    """
-    mesh = Mesh.describe(Layout())
-    model = _blocks(_SMALLEST_NETWORK, mesh, device)
-    x = torch.randn(_SMALLEST_NETWORK.tokens, 1, _SMALLEST_NETWORK.channels, device=device)
-    x.requires_grad_()
-
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        model(x).sum().backward()
-
-    phases = stack_phases(model, samples=1, dtype="float32", mesh=mesh, machine=machine)
-    kernels = sum(
-        sum(product.count for product in phase.products)
-        + sum(work.kernels for work in phase.elementwise)
-        for phase in phases
+    return lambda: torch.ops.aten.native_layer_norm_backward(
+        gradient, x, gain.shape, mean, scale, gain, gain, [True, True, True]
     )
-    return seconds_of(step, device, budget_seconds=1.0) / kernels
+
+
+def _optimizer(elements: int, device: torch.device) -> Callable[[], object]:
+    parameter = nn.Parameter(torch.randn(elements, device=device))
+    parameter.grad = torch.randn_like(parameter)
+    return torch.optim.AdamW([parameter], lr=1e-9, fused=True).step
+
+
+def _rows(elements: int, device: torch.device) -> Tensor:
+    return torch.randn(elements // _COLUMNS, _COLUMNS, device=device)
+
+
+# Of each kind, how many tensors it reads and writes, and what makes one to be done again and again.
+_WORK: dict[Work, tuple[int, Callable[[int, torch.device], Callable[[], object]]]] = {
+    "copy": (3, _copy),
+    "transpose": (2, _transpose),
+    "activation": (2, _activation),
+    "activation_backward": (3, _activation_backward),
+    "norm": (2, _norm),
+    "norm_backward": (3, _norm_backward),
+    "optimizer": (7, _optimizer),
+}
 
 
 def measure_device(
-    machine: Machine,
-    device: torch.device,
-    *,
-    dtypes: Iterable[ProductType],
-    sizes: Iterable[int],
+    device: torch.device, *, dtypes: Iterable[ProductType], sizes: Iterable[int]
 ) -> Computing:
     """Measure what this rank computes with, in products of these types and sizes, and the rest.
 
-    ``machine`` is as in :func:`launch_seconds`.
+    The host's time for a kernel is left out: see ``block_timing.py``.
     """
     products = {}
     for dtype in dtypes:
@@ -145,38 +187,17 @@ def measure_device(
             "peak": max(rates.values()),
             "source": "measured; the peak is the largest rate",
         }
+    work = work_rates(device)
     return Computing.model_validate(
         {
             "products": products,
-            "memory_bytes_per_second": memory_rate(device),
-            "seconds_per_element": work_seconds(device),
-            "launch_seconds": launch_seconds(machine, device),
+            "memory_bytes_per_second": work["copy"]["rates"][-1],
+            "work": work,
+            "launch_seconds": 0.0,
             "launches_ahead": device.type != "cpu",
             "source": "measured",
         }
     )
-
-
-def _blocks(architecture: Architecture, mesh: Mesh, device: torch.device) -> nn.Module:
-    blocks = nn.Sequential(
-        *(
-            nn.Sequential(
-                Mixing("tokens", architecture, device), Mixing("channels", architecture, device)
-            )
-            for _ in range(architecture.blocks)
-        )
-    )
-    table = {
-        name.removeprefix("blocks."): cut
-        for name, cut in cuts(architecture, mesh).items()
-        if name.startswith("blocks.")
-    }
-    return parallelize(blocks, mesh, table)
-
-
-def _differentiate_gelu(x: Tensor, gradient: Tensor) -> None:
-    variable = x.detach().requires_grad_()
-    F.gelu(variable).backward(gradient)
 
 
 def _synchronize(device: torch.device) -> None:

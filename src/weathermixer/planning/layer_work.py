@@ -103,8 +103,9 @@ class LayerWork:
             samples=self.samples,
             element_bytes=self.element_bytes,
         )
-        self._elements(self.forward, "activation", hidden, 2, pieces)
-        self._elements(self.backward, "activation_backward", hidden, 4, 2 * pieces)
+        for work in (self.forward, self.backward):
+            self._elements(work, "activation", hidden, 2, pieces)
+        self._elements(self.backward, "activation_backward", hidden, 3, pieces)
 
     def norm(self, layer: nn.Module) -> int:
         """Add a layer norm, with what comes on top where its channels are cut; its elements."""
@@ -130,11 +131,11 @@ class LayerWork:
         self._elements(self.forward, "copy", elements, 3)
         self._elements(self.backward, "copy", elements, 3)
 
-    def copies(self, elements: int, *, forward: int, backward: int) -> None:
+    def copies(self, elements: int, *, forward: int, backward: int, kind: Work = "copy") -> None:
         """Add copies of so many elements in either pass."""
         for work, count in ((self.forward, forward), (self.backward, backward)):
             if count:
-                self._elements(work, "copy", elements * count, 2, count)
+                self._elements(work, kind, elements * count, 2, count)
 
     def _elements(
         self, work: PassWork, kind: Work, elements: int, tensors: int, kernels: int = 1

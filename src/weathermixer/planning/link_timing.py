@@ -28,15 +28,12 @@ def measure_link(axis: Axis, device: torch.device) -> Link:
         calls = axis.size - 1
         # Below the resolution of the clock the whole time is the messages'.
         rates.append(num_bytes * calls / max(seconds - calls * latency, 0.1 * seconds))
-    waiting, waiting_seconds = _waiting(axis, device, latency)
     return Link.model_validate(
         {
             "latency_seconds": latency,
             "messages": {"sizes": _MESSAGES, "rates": rates},
             "carried_by_processors": not axis.has_link,
             "slowdown": _slowdown(axis, device),
-            "waiting": waiting,
-            "waiting_seconds": waiting_seconds,
             "source": f"measured, {axis.size} ranks at the same time",
         }
     )
@@ -71,29 +68,6 @@ def _slowdown(axis: Axis, device: torch.device) -> float:
             if gather is not None:
                 gather.wait()
     return min(10.0, max(1.0, statistics.fmean(beside) / statistics.fmean(alone)))
-
-
-def _waiting(axis: Axis, device: torch.device, latency: float) -> tuple[float, float]:
-    """How ranks wait for the slowest that meet after each of several equal products.
-
-    The factor by which they take longer, and the seconds for each call.
-    """
-    matrix = torch.ones(768, 768, device=device)
-    num_meetings, calls = 4 * _REPETITIONS, axis.size - 1
-    computing = 0.0
-    _meet(axis, device)
-    began = time.perf_counter()
-    for _ in range(num_meetings):
-        start = time.perf_counter()
-        torch.mm(matrix, matrix)
-        _synchronize(device)
-        computing += time.perf_counter() - start
-        _meet(axis, device)
-    whole = time.perf_counter() - began - num_meetings * calls * latency
-    own = torch.tensor([computing], dtype=torch.float64, device=device)
-    mean = sum(float(each) for each in all_gather(axis, own)) / axis.size
-    longer = max(0.0, whole - mean)
-    return min(10.0, 1.0 + longer / mean), min(10.0, longer / (num_meetings * calls))
 
 
 def _meet(axis: Axis, device: torch.device) -> None:

@@ -22,6 +22,7 @@ VERSION: Literal[1] = 1
 ProductType = Literal["float64", "float32", "tf32", "bfloat16"]
 Work = Literal[
     "copy",
+    "transpose",
     "activation",
     "activation_backward",
     "norm",
@@ -32,9 +33,10 @@ Work = Literal[
 ]
 """Kinds of work on single elements that cost different amounts of time per element.
 
-Two are of implementations whose kernels use a device badly: ``row_sum`` counts the rows that are
-summed over for few columns, ``convolution_tap`` the elements on one side of a convolution's matrix
-product times the taps of its kernel.
+``transpose`` is a copy into another order, as that of patches. Two are of implementations whose
+kernels use a device badly: ``row_sum`` counts the rows that are summed over for few columns,
+``convolution_tap`` the elements on one side of a convolution's matrix product times the taps of its
+kernel.
 """
 
 Positive = Annotated[float, Field(gt=0.0, le=1e30)]
@@ -113,9 +115,8 @@ class Link(MachinePart):
     has the link to itself; ``ranks_sharing`` of them share it where all of a node exchange.
     ``latency_seconds`` is what a call takes however little it carries. Where
     ``carried_by_processors``, those that compute also carry the bytes, so that nothing is hidden;
-    elsewhere computing takes ``slowdown`` times as long while something travels. Ranks that meet
-    over the link take ``waiting`` times as long to compute, since the slowest sets the pace, but
-    no more than ``waiting_seconds`` longer for each call.
+    elsewhere computing takes ``slowdown`` times as long while something travels. In each call,
+    ranks wait ``waiting_seconds`` for one another besides.
     """
 
     latency_seconds: _Seconds
@@ -123,7 +124,6 @@ class Link(MachinePart):
     ranks_sharing: Positive = 1.0
     carried_by_processors: bool = False
     slowdown: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
-    waiting: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
     waiting_seconds: _Seconds = 0.0
     source: _Source
 
@@ -132,8 +132,9 @@ class Computing(MachinePart):
     """What a rank computes with while a number of ranks compute on its node.
 
     ``ranks`` and ``threads`` (of each rank) tell apart what was measured on processors that ranks
-    share; where ranks have a device each, they are unset. ``seconds_per_element`` holds what the
-    kinds of elementwise work take, in float32, where that is more than their bytes take.
+    share; where ranks have a device each, they are unset. ``work`` holds the bytes per second of
+    kinds of elementwise work, by the bytes that a kernel reads and writes, where they were measured
+    apart from the memory's; ``seconds_per_element`` what those take whose arithmetic takes longer.
     ``within_node`` is how so many ranks exchange, where that differs from the machine's own link.
     ``launch_seconds`` is the host's time for a kernel, which an accelerator's own work hides where
     ``launches_ahead``.
@@ -143,6 +144,7 @@ class Computing(MachinePart):
     threads: Annotated[int, Field(gt=0)] | None = None
     products: dict[ProductType, ProductRates] = Field(min_length=1)
     memory_bytes_per_second: Positive
+    work: dict[Work, Rates] = Field(default_factory=dict)
     seconds_per_element: dict[Work, _Seconds] = Field(default_factory=dict)
     launch_seconds: _Seconds
     launches_ahead: bool

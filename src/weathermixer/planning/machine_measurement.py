@@ -11,6 +11,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ import torch
 from weathermixer.console import Progress
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import Layout, layouts
 from weathermixer.launch.environment import RankInfo, threads_per_rank
+from weathermixer.planning.block_timing import launch_seconds, waiting_seconds
 from weathermixer.planning.device_timing import measure_device, product_rate
 from weathermixer.planning.link_timing import measure_link
 from weathermixer.planning.machine import Computing, Link, Machine, ProductType, Storage
-from weathermixer.planning.machine_files import find_machine
 
 _NOISY = 0.1  # a spread of the same measurement that is worth a warning
 _TYPES: dict[str, tuple[ProductType, ...]] = {
@@ -33,6 +34,7 @@ _TYPES: dict[str, tuple[ProductType, ...]] = {
     "cuda": ("float32", "tf32", "bfloat16", "float64"),
 }
 _SIZES = {"cpu": (64, 128, 256, 512, 1024, 2048), "cuda": (256, 512, 1024, 2048, 4096, 8192)}
+_WIDTH = {"cpu": 512, "cuda": 4096}  # of blocks that show how ranks wait for one another
 _READ_BYTES = 64 * 1024**2
 
 
@@ -57,13 +59,13 @@ def measure_machine(rank: RankInfo, folder: Path, progress: Progress) -> Machine
         progress(number, len(settings) + 1)
         part = _measured_together(rank, device, ranks, threads)
         if ranks not in links:
-            links[ranks] = _measured_link(rank, device, ranks)
+            links[ranks] = _measured_link(rank, device, ranks, part)
         if shares_processors:
             own = {"ranks": ranks, "threads": threads, "within_node": links[ranks]}
             part = part.model_copy(update=own)
         parts.append(part)
         reference.append(_reference_rate(rank, device))
-    between = _link_between_nodes(rank, device)
+    between = _link_between_nodes(rank, device, parts[-1], links[local])
     storage = _storage(rank, folder)
     reference.append(_reference_rate(rank, device))
     progress(len(settings) + 1, len(settings) + 1)
@@ -111,63 +113,106 @@ def _measured_together(
     meshes.wait_for_all()
     mine: Computing | None = None
     if rank.local_rank < ranks:
-        # Kernels are counted alike for every machine where ranks are alone.
-        counting = find_machine("h100")
-        kind = device.type
-        mine = measure_device(counting, device, dtypes=_TYPES[kind], sizes=_SIZES[kind])
+        mine = measure_device(device, dtypes=_TYPES[device.type], sizes=_SIZES[device.type])
+        begun = launch_seconds(_of_parts(mine), device)
+        mine = mine.model_copy(update={"launch_seconds": begun})
     measured = [each for each in meshes.gather_objects(mine) if each is not None]
     first = measured[0]
     products: dict[str, Any] = {}
     for dtype, rates in first.products.items():
-        by_rank = [each.products[dtype].rates for each in measured]
-        slowest = tuple(map(min, zip(*by_rank, strict=True)))
+        slowest = _least(each.products[dtype].rates for each in measured)
         products[dtype] = rates.model_copy(update={"rates": slowest, "peak": max(slowest)})
-    work = first.seconds_per_element
+    work = {
+        kind: rates.model_copy(update={"rates": _least(each.work[kind].rates for each in measured)})
+        for kind, rates in first.work.items()
+    }
     return first.model_copy(
         update={
             "products": products,
             "memory_bytes_per_second": min(each.memory_bytes_per_second for each in measured),
-            "seconds_per_element": {
-                kind: max(each.seconds_per_element[kind] for each in measured) for kind in work
-            },
+            "work": work,
             "launch_seconds": max(each.launch_seconds for each in measured),
         }
     )
 
 
-def _measured_link(rank: RankInfo, device: torch.device, ranks: int) -> Link | None:
-    """The link between so many ranks of a node; None for one."""
+def _measured_link(
+    rank: RankInfo, device: torch.device, ranks: int, computing: Computing
+) -> Link | None:
+    """The link between so many ranks of a node, which compute so; None for one rank."""
     if ranks == 1:
         return None
     # The first ranks of each node; ranks of the same node have numbers that follow each other.
-    mesh = meshes.connect(Layout(data=rank.world_size // ranks, tensor=ranks), device=device)
-    link: Link | None = None
-    if rank.local_rank < ranks:
-        link = measure_link(mesh.tensor, device)
-    return _slowest([each for each in meshes.gather_objects(link) if each is not None])
+    replicas, takes_part = rank.world_size // ranks, rank.local_rank < ranks
+    line = meshes.connect(Layout(data=replicas, tensor=ranks), device=device)
+    link = _slowest(measure_link(line.tensor, device) if takes_part else None)
+    squarest, *_ = [each for each in layouts(ranks, data=replicas) if each.domain <= each.tensor]
+    mesh = meshes.connect(squarest, device=device)
+    machine = _of_parts(computing, link, ranks_per_node=rank.local_world_size)
+    waits = None
+    if takes_part:
+        width = _WIDTH[device.type]
+        waits = waiting_seconds(mesh, width, machine, device, is_between_nodes=False)
+    return link.model_copy(update={"waiting_seconds": _mean(waits)})
 
 
-def _link_between_nodes(rank: RankInfo, device: torch.device) -> Link | None:
+def _link_between_nodes(
+    rank: RankInfo, device: torch.device, computing: Computing, within: Link | None
+) -> Link | None:
     """The link between nodes, with all ranks of each exchanging; None where there is one node."""
-    nodes = rank.world_size // rank.local_world_size
-    if nodes == 1 or rank.world_size % rank.local_world_size:
+    local = rank.local_world_size
+    nodes = rank.world_size // local
+    if nodes == 1 or rank.world_size % local:
         return None
-    layout = Layout(domain=nodes, tensor=rank.local_world_size)
-    mesh = meshes.connect(layout, device=device)
-    return _slowest(meshes.gather_objects(measure_link(mesh.domain, device)))
+    mesh = meshes.connect(Layout(domain=nodes, tensor=local), device=device)
+    link = _slowest(measure_link(mesh.domain, device))
+    machine = _of_parts(computing, within, link, ranks_per_node=local)
+    width = _WIDTH[device.type]
+    waits = waiting_seconds(mesh, width, machine, device, is_between_nodes=True)
+    return link.model_copy(update={"waiting_seconds": _mean(waits)})
 
 
-def _slowest(links: list[Link]) -> Link:
-    rates = tuple(map(min, zip(*(link.messages.rates for link in links), strict=True)))
+def _of_parts(
+    computing: Computing,
+    within: Link | None = None,
+    between: Link | None = None,
+    *,
+    ranks_per_node: int = 1,
+) -> Machine:
+    """A machine of what has been measured so far, by which a step of blocks is predicted."""
+    return Machine(
+        name="this machine",
+        source="measured",
+        ranks_per_node=ranks_per_node,
+        memory_bytes=1.0,
+        computing=(computing,),
+        within_node=within or _no_link(carried_by_processors=between is None),
+        between_nodes=between,
+        storage=Storage(rank_bytes_per_second=1.0, node_bytes_per_second=1.0, source="none"),
+    )
+
+
+def _least(rates: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    """The least of each size, over ranks."""
+    return tuple(map(min, zip(*rates, strict=True)))
+
+
+def _slowest(own: Link | None) -> Link:
+    """The link as the slowest of the ranks saw it that measured it."""
+    links = [link for link in meshes.gather_objects(own) if link is not None]
+    rates = _least(link.messages.rates for link in links)
     return links[0].model_copy(
         update={
             "latency_seconds": max(link.latency_seconds for link in links),
             "messages": links[0].messages.model_copy(update={"rates": rates}),
             "slowdown": max(link.slowdown for link in links),
-            "waiting": statistics.fmean(link.waiting for link in links),
-            "waiting_seconds": statistics.fmean(link.waiting_seconds for link in links),
         }
     )
+
+
+def _mean(own: float | None) -> float:
+    """The mean over the ranks that measured something."""
+    return statistics.fmean(each for each in meshes.gather_objects(own) if each is not None)
 
 
 def _no_link(*, carried_by_processors: bool) -> Link:

@@ -165,12 +165,14 @@ def _add_edges(
     static = (part.static.stop - part.static.start) * points * wide.samples
     encoder, decoder = model.encoder, model.decoder
     # State and static fields are joined, and cut into patches.
-    wide.copies(prognostic + static, forward=2, backward=0 if is_first else 2)
+    back = 0 if is_first else 1
+    wide.copies(prognostic + static, forward=1, backward=back)
+    wide.copies(prognostic + static, forward=1, backward=back, kind="transpose")
     wide.linear(encoder, input_gradient=not is_first, fetches=is_first)
     latent = blocks.norm(decoder.norm)
     blocks.copies(latent, forward=2, backward=3)
     blocks.linear(decoder.linear, fetches=is_first)
-    wide.copies(prognostic, forward=1, backward=1)
+    wide.copies(prognostic, forward=1, backward=1, kind="transpose")
     if isinstance(model.head, Blend):
         wide.norm(model.head.decoded_norm)
         wide.copies(prognostic, forward=4, backward=4)

@@ -73,6 +73,12 @@ class Phase:
     elementwise: tuple[ElementWork, ...] = ()
     exchanges: tuple[PlannedExchange, ...] = ()
 
+    @property
+    def kernels(self) -> int:
+        """Kernels that the host begins."""
+        products = sum(product.count for product in self.products)
+        return products + sum(work.kernels for work in self.elementwise)
+
 
 @dataclass(frozen=True)
 class StepTime:
@@ -136,20 +142,15 @@ class StepTimer:
         compute = sum(map(self.product, phase.products)) + sum(
             map(self.element_work, phase.elementwise)
         )
-        kernels = sum(product.count for product in phase.products) + sum(
-            work.kernels for work in phase.elementwise
-        )
-        overhead = kernels * self.computing.launch_seconds
+        overhead = phase.kernels * self.computing.launch_seconds
         if self.computing.launches_ahead:
             # The host runs ahead of the device, unless the kernels are shorter than their launches.
             overhead = max(0.0, overhead - compute)
         waited, beside, slowdown = 0.0, {False: 0.0, True: 0.0}, 1.0
-        pace, most_waiting = 1.0, 0.0
         for exchange in phase.exchanges:
             link = self.link(exchange)
             seconds = self.exchange(exchange)
-            pace = max(pace, link.waiting)
-            most_waiting += exchange.calls * link.waiting_seconds
+            waited += exchange.calls * link.waiting_seconds
             if exchange.is_beside and not link.carried_by_processors:
                 beside[exchange.is_between_nodes] += seconds
                 slowdown = max(slowdown, link.slowdown)
@@ -158,7 +159,6 @@ class StepTimer:
         longest = max(beside.values())
         # Either it takes longer than all computing, or it only slows down what goes on beside it.
         exposed = waited + max(longest - compute - overhead, longest * (1.0 - 1.0 / slowdown))
-        exposed += min(most_waiting, (compute + overhead) * (pace - 1.0))
         return StepTime(compute, exposed, 0.0, overhead)
 
     def product(self, product: MatrixProduct) -> float:
@@ -173,7 +173,12 @@ class StepTimer:
 
     def element_work(self, work: ElementWork) -> float:
         """Seconds of elementwise work: of its bytes, or of its arithmetic where that is longer."""
-        by_bytes = work.num_bytes / self.computing.memory_bytes_per_second
+        if not work.num_bytes:
+            return 0.0
+        rate = self.computing.memory_bytes_per_second
+        if work.kind in self.computing.work:
+            rate = self.computing.work[work.kind].at(work.num_bytes / max(work.kernels, 1))
+        by_bytes = work.num_bytes / rate
         return max(by_bytes, work.elements * self.computing.seconds_per_element.get(work.kind, 0.0))
 
     def link(self, exchange: PlannedExchange) -> Link:
