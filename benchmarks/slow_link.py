@@ -199,7 +199,7 @@ def two_hosts(rate: float) -> Iterator[tuple[str, str]]:
             for name in ("lo", "eth0"):
                 run("ip", "-n", host, "link", "set", name, "up")
             shape = (
-                f"tc qdisc add dev eth0 root tbf rate {rate * 8:.0f}mbit burst 1mb latency 100ms"
+                f"tc qdisc add dev eth0 root tbf rate {rate * 8:.0f}mbit burst 200kb latency 100ms"
             )
             run("ip", "netns", "exec", host, *shape.split())
         yield hosts

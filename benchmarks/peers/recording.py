@@ -2,7 +2,9 @@
 
 Their real code runs on PyTorch's fake process group, as one of ranks that are not there, so that
 what ``weathermixer.planning.simulation`` makes of a trace can be held against a measured step. The
-bytes of a collective are those that gloo sends.
+bytes of a collective are those that gloo sends, and its copies those that gloo makes: of the output
+of a gather, which it receives elsewhere, and of the input of a reduce-scatter, which is an
+all-reduce of which a rank keeps its part.
 """
 
 from __future__ import annotations
@@ -29,8 +31,6 @@ from weathermixer.jigsaw.trace import Event, ExchangeBegun, ExchangeWaited, Oper
 
 # Jigsaw by its names in the table, and whether its exchanges overlap products.
 _JIGSAW = {"jigsaw": True, "jigsaw-waiting": False}
-# What brings a part to every rank: all-gathers, and the other half of gloo's reduce-scatters, which
-# are all-reduces of which a rank keeps its part.
 _GATHERS = {"all_gather_into_tensor", "_allgather_base_"}
 _SUMS = {"reduce_scatter_tensor", "_reduce_scatter_base_", "all_reduce", "all_reduce_"}
 _BLOCKING = {"_allgather_base_", "_reduce_scatter_base_"}
@@ -75,7 +75,7 @@ class _CollectiveRecorder(Recorder):
 
     def __init__(self) -> None:
         super().__init__(Mesh.describe())
-        self._begun: dict[int, int] = {}
+        self._begun: dict[int, tuple[int, int]] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -101,10 +101,14 @@ class _CollectiveRecorder(Recorder):
         ranks = tuple(dist.get_process_group_ranks(group))
         others = len(ranks) - 1
         if name in _GATHERS:
-            kind, sent = "all_gather", _nbytes(args[1 if name in _BLOCKING else 0]) * others
+            part = _nbytes(args[1 if name in _BLOCKING else 0])
+            kind, sent, copied = "all_gather", part * others, part * len(ranks)
         else:
             whole = _nbytes(args[1 if name == "_reduce_scatter_base_" else 0])
-            kind, sent = "all_reduce", 2 * whole * others // len(ranks)
+            kind, sent, copied = "all_reduce", 2 * whole * others // len(ranks), 0
+            if not name.startswith("all_reduce"):
+                self._copy(whole)
+                copied = whole // len(ranks)
         number = self._num_exchanges
         self._num_exchanges += 1
         self.events.append(
@@ -123,14 +127,22 @@ class _CollectiveRecorder(Recorder):
             )
         )
         if name in _BLOCKING:
-            self.events.append(ExchangeWaited(number))
+            self._end(number, copied)
         else:
-            self._begun[outputs.untyped_storage()._cdata] = number
+            self._begun[outputs.untyped_storage()._cdata] = number, copied
 
     def _wait(self, tensor: Tensor) -> None:
-        number = self._begun.pop(tensor.untyped_storage()._cdata, None)
-        if number is not None:
-            self.events.append(ExchangeWaited(number))
+        begun = self._begun.pop(tensor.untyped_storage()._cdata, None)
+        if begun is not None:
+            self._end(*begun)
+
+    def _end(self, number: int, copied: int) -> None:
+        self.events.append(ExchangeWaited(number))
+        if copied:
+            self._copy(copied)
+
+    def _copy(self, num_bytes: int) -> None:
+        self.events.append(OperationTaken("copy_", num_bytes, num_bytes, ""))
 
 
 def _group(name: str, args: Any) -> ProcessGroup:

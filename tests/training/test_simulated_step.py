@@ -138,6 +138,19 @@ def test_ranks_of_uneven_shards_are_traced_each() -> None:
         assert events == taken(UNEVEN, layout.at(rank)).events
 
 
+def test_many_ranks_of_uneven_shards_do_what_the_nearest_corner_does() -> None:
+    layout = Layout(domain=2, tensor=5)
+    traces = traces_of_instance(layout, lambda rank: taken(UNEVEN, rank))
+    # Each of the other domain and of the far half of tensor does as its last rank does.
+    for rank, corner in ((0, 0), (1, 0), (2, 0), (3, 4), (5, 5), (8, 9)):
+        expected = taken(UNEVEN, layout.at(corner)).events
+        assert are_alike(traces[rank], expected), f"rank {rank}"
+    timer = StepTimer(linked(PROCESSORS), 10, threads=1)
+    programs = {rank: program_of(events, TraceTimer(timer)) for rank, events in traces.items()}
+    # They fit together: nobody waits for what is never sent.
+    assert simulate(programs, MachineNetwork(timer)).seconds > 0.0
+
+
 def test_a_machine_that_varies_gives_a_range_and_replicas_the_slowest_of_them() -> None:
     machine = find_machine(ACCELERATORS)
     medians = {}

@@ -147,7 +147,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             left, right = args[_FACTORS[packet] :][:2]
             (m, k), n = left.shape, right.shape[1]
             self.events.append(ProductTaken(m, n, k, _name(left), ACTIVITY.where))
-        elif any(is_new) or func._schema.is_mutable:
+        elif (any(is_new) and not func.is_view) or func._schema.is_mutable:
             self.events.append(
                 OperationTaken(
                     str(packet).removeprefix("aten."),

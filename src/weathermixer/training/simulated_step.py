@@ -18,25 +18,40 @@ from weathermixer.planning.simulation.steps import SimulatedStep, simulate_step,
 from weathermixer.planning.step_time import StepTimer
 from weathermixer.training.rehearsal import Rehearsal
 
+_MOST_TRACED = 8  # ranks, which takes seconds each for a large network
+
 
 def traces_of_instance(
     layout: Layout, take: Callable[[Layout], Rehearsal]
 ) -> dict[int, tuple[Event, ...]]:
     """The trace of each rank of the first model instance of a mesh.
 
-    Where those at its corners, which have the largest and the smallest shards, are alike, all are
-    taken to do what the first does: some cut a product at another row, or do a few small operations
-    less.
+    The largest and the smallest shards are those of the ranks at its corners. Where these are
+    alike, all ranks are taken to do what the first does: some cut a product at another row, or do a
+    few small operations less. Among many ranks, each does what the nearest corner does; among few,
+    and where some have nothing to send, each is traced itself.
     """
     corners = {corner.rank: take(corner).events for corner in layout.corners()}
-    first = corners[0]
-    if all(are_alike(first, other) for other in corners.values()):
-        ranks = map(layout.at, range(layout.ways))
-        return {rank.rank: moved_to(first, traced=layout.at(0), rank=rank) for rank in ranks}
+    first, ranks = corners[0], [layout.at(rank) for rank in range(layout.ways)]
+    others = corners.values()
+    is_even = all(are_alike(first, other) for other in others)
+    is_many = layout.ways > _MOST_TRACED
+    if is_even or (is_many and all(are_alike(first, other, in_size=False) for other in others)):
+        nearest = [layout.at(0) if is_even else _nearest_corner(rank) for rank in ranks]
+        return {
+            rank.rank: moved_to(corners[corner.rank], traced=corner, rank=rank)
+            for rank, corner in zip(ranks, nearest, strict=True)
+        }
     return {
-        rank: corners[rank] if rank in corners else take(layout.at(rank)).events
-        for rank in range(layout.ways)
+        rank.rank: corners[rank.rank] if rank.rank in corners else take(rank).events
+        for rank in ranks
     }
+
+
+def _nearest_corner(rank: Layout) -> Layout:
+    _, domain, tensor = rank.coordinates
+    far = rank.domain - 1 if 2 * domain >= rank.domain else 0
+    return rank.at(far * rank.tensor + (rank.tensor - 1 if 2 * tensor >= rank.tensor else 0))
 
 
 def simulate_training_step(

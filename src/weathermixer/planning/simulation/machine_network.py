@@ -16,7 +16,8 @@ class MachineNetwork:
     """Ranks of consecutive numbers on nodes; those that share an adapter share its rate.
 
     A rank sends over one adapter, or its own port within the node, and receives at the same time
-    over the other direction of it.
+    over the other direction of it. What ranks wait for one another comes of their programs, and so
+    not of a link's ``waiting_seconds``, which are what a formula lacks.
     """
 
     timer: StepTimer

@@ -161,19 +161,30 @@ def moved_to(events: Sequence[Event], *, traced: Layout, rank: Layout) -> tuple[
     )
 
 
-def are_alike(one: Sequence[Event], other: Sequence[Event]) -> bool:
-    """Whether two ranks send as much in each of their exchanges, and multiply as much in all.
+def are_alike(one: Sequence[Event], other: Sequence[Event], *, in_size: bool = True) -> bool:
+    """Whether two ranks exchange alike, and multiply as much in all.
 
     What of a product is made before the others' rows of its weight have come depends on the rank.
+    Without ``in_size``, their exchanges may differ in the number of bytes, unless that is none.
     """
-    return _without_peers(one) == _without_peers(other) and _multiplied(one) == _multiplied(other)
+    if in_size and _multiplied(one) != _multiplied(other):
+        return False
+    return _exchanges(one, in_size=in_size) == _exchanges(other, in_size=in_size)
 
 
-def _without_peers(events: Iterable[Event]) -> list[ExchangeBegun]:
+def _exchanges(events: Iterable[Event], *, in_size: bool) -> list[ExchangeBegun]:
+    """The exchanges as any rank has them, and where it is not ``in_size``, of one byte or none."""
+    begun = [event for event in events if isinstance(event, ExchangeBegun)]
+    alike = [replace(event, ranks=(), to=None, source=None) for event in begun]
+    if in_size:
+        return alike
     return [
-        replace(event, ranks=(), to=None, source=None)
-        for event in events
-        if isinstance(event, ExchangeBegun)
+        replace(
+            event,
+            bytes_sent=min(event.bytes_sent, 1),
+            bytes_received=min(event.bytes_received, 1),
+        )
+        for event in alike
     ]
 
 
