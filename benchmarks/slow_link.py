@@ -13,7 +13,8 @@ what the rank's threads were seen to do.
 
 Beside each measured time stands the *predicted* one: ``weathermixer bench machine`` measures the
 two hosts and their link, and on that machine the traces of the schemes' own code are simulated.
-Nothing of a step is measured for it.
+Nothing of a step is measured for it. Where gloo's collectives carry a scheme's bytes, what these
+take alone is measured too (``gloo_collectives.py``).
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ from harness import parser, write_record
 from peers.blocks import BlockSizes
 from peers.recording import trace
 
-from weathermixer.planning.machine import Machine
+from weathermixer.planning.machine import Machine, Rates
 from weathermixer.planning.machine_files import find_machine
+from weathermixer.planning.simulation.actions import Joins
+from weathermixer.planning.simulation.flows import Route
 from weathermixer.planning.simulation.machine_network import MachineNetwork
 from weathermixer.planning.simulation.programs import TraceTimer, program_of
 from weathermixer.planning.simulation.steps import SimulatedStep, simulate_step
@@ -46,6 +49,7 @@ from weathermixer.planning.step_time import StepTimer
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 COMPARE = str(Path(__file__).with_name("compare.py"))
+COLLECTIVES = str(Path(__file__).with_name("gloo_collectives.py"))
 SCHEMES = "copies,jigsaw,jigsaw-waiting,megatron,fsdp2"
 
 
@@ -71,6 +75,19 @@ class LinkRow:
     def error(self) -> float:
         """How far the prediction is above what was measured, relative to it."""
         return self.predicted_s / self.seconds - 1.0
+
+
+@dataclass(frozen=True)
+class GlooNetwork(MachineNetwork):
+    """The links of a machine, whose collectives take what they were measured to take."""
+
+    collectives: Mapping[str, Rates]
+
+    def collective(self, rank: int, exchange: Joins) -> Route:
+        """The way of a collective, with the latency in its rate."""
+        route = super().collective(rank, exchange)
+        rate = self.collectives[exchange.kind].at(exchange.num_bytes)
+        return replace(route, seconds=exchange.num_bytes / rate, latency_seconds=0.0)
 
 
 def main() -> None:
@@ -121,9 +138,16 @@ def measure(rate: float, arguments: argparse.Namespace) -> tuple[Machine, list[L
     """Measure two hosts and one link, and have all schemes take turns over it."""
     with tempfile.TemporaryDirectory() as folder, two_hosts(rate) as hosts:
         record, machine_file = Path(folder, "rows.json"), Path(folder, "machine.yaml")
+        rates_file = Path(folder, "collectives.json")
         measuring = ["--out", str(machine_file)]
         run_on(hosts, ["-m", "weathermixer", "bench", "machine", *measuring])
         machine = find_machine(str(machine_file))
+        run_on(hosts, [COLLECTIVES, str(rates_file)])
+        measured = json.loads(rates_file.read_text(encoding="utf-8"))
+        timer = StepTimer(machine, len(ADDRESSES), threads=1)
+        network = GlooNetwork(
+            timer, {kind: Rates.model_validate(rates) for kind, rates in measured.items()}
+        )
         options = ["--blocks", arguments.blocks, "--schemes", arguments.schemes]
         options += ["--rounds", str(arguments.rounds), "--json", str(record)]
         run_on(hosts, [COMPARE, *options])
@@ -142,7 +166,7 @@ def measure(rate: float, arguments: argparse.Namespace) -> tuple[Machine, list[L
                 working,
                 max(computing[row["block"]], moving),
                 least_seconds(working, moving),
-                predict(machine, row["scheme"], BLOCKS[row["block"]]).median
+                predict(network, row["scheme"], BLOCKS[row["block"]]).median
                 / row["samples_per_step"],
             )
         )
@@ -154,14 +178,13 @@ def least_seconds(working: float, moving: float) -> float:
     return max(working / 3, moving / 2) + max(2 * working / 3, moving / 2)
 
 
-def predict(machine: Machine, scheme: str, sizes: BlockSizes) -> SimulatedStep:
+def predict(network: MachineNetwork, scheme: str, sizes: BlockSizes) -> SimulatedStep:
     """Simulate a step of a scheme on two ranks of a machine, one a node, with a thread each."""
-    timer = StepTimer(machine, len(ADDRESSES), threads=1)
     programs = {
-        rank: program_of(trace(scheme, sizes, rank, len(ADDRESSES)), TraceTimer(timer))
+        rank: program_of(trace(scheme, sizes, rank, len(ADDRESSES)), TraceTimer(network.timer))
         for rank in range(len(ADDRESSES))
     }
-    return simulate_step(programs, MachineNetwork(timer), sees_arrivals=True)
+    return simulate_step(programs, network, sees_arrivals=True)
 
 
 def run_on(hosts: tuple[str, str], program: list[str]) -> None:

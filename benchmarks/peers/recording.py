@@ -2,9 +2,8 @@
 
 Their real code runs on PyTorch's fake process group, as one of ranks that are not there, so that
 what ``weathermixer.planning.simulation`` makes of a trace can be held against a measured step. The
-bytes of a collective are those that gloo sends, and its copies those that gloo makes: of the output
-of a gather, which it receives elsewhere, and of the input of a reduce-scatter, which is an
-all-reduce of which a rank keeps its part.
+bytes of a collective are those that gloo sends, whose reduce-scatter is an all-reduce of which a
+rank keeps its part.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class _CollectiveRecorder(Recorder):
 
     def __init__(self) -> None:
         super().__init__(Mesh.describe())
-        self._begun: dict[int, tuple[int, int]] = {}
+        self._begun: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -101,14 +100,11 @@ class _CollectiveRecorder(Recorder):
         ranks = tuple(dist.get_process_group_ranks(group))
         others = len(ranks) - 1
         if name in _GATHERS:
-            part = _nbytes(args[1 if name in _BLOCKING else 0])
-            kind, sent, copied = "all_gather", part * others, part * len(ranks)
+            kind, sent = "all_gather", _nbytes(args[1 if name in _BLOCKING else 0]) * others
         else:
             whole = _nbytes(args[1 if name == "_reduce_scatter_base_" else 0])
-            kind, sent, copied = "all_reduce", 2 * whole * others // len(ranks), 0
-            if not name.startswith("all_reduce"):
-                self._copy(whole)
-                copied = whole // len(ranks)
+            kind = "all_reduce" if name.startswith("all_reduce") else "reduce_scatter"
+            sent = 2 * whole * others // len(ranks)
         number = self._num_exchanges
         self._num_exchanges += 1
         self.events.append(
@@ -127,22 +123,14 @@ class _CollectiveRecorder(Recorder):
             )
         )
         if name in _BLOCKING:
-            self._end(number, copied)
+            self.events.append(ExchangeWaited(number))
         else:
-            self._begun[outputs.untyped_storage()._cdata] = number, copied
+            self._begun[outputs.untyped_storage()._cdata] = number
 
     def _wait(self, tensor: Tensor) -> None:
-        begun = self._begun.pop(tensor.untyped_storage()._cdata, None)
-        if begun is not None:
-            self._end(*begun)
-
-    def _end(self, number: int, copied: int) -> None:
-        self.events.append(ExchangeWaited(number))
-        if copied:
-            self._copy(copied)
-
-    def _copy(self, num_bytes: int) -> None:
-        self.events.append(OperationTaken("copy_", num_bytes, num_bytes, ""))
+        number = self._begun.pop(tensor.untyped_storage()._cdata, None)
+        if number is not None:
+            self.events.append(ExchangeWaited(number))
 
 
 def _group(name: str, args: Any) -> ProcessGroup:

@@ -125,7 +125,7 @@ def test_a_program_has_what_was_deferred_where_it_was_deferred() -> None:
         Waits(0, is_filled=True),
         copy,
         CatchesUp(),
-        Joins(2, (0, 1, 2), 24, stream),
+        Joins(2, (0, 1, 2), 24, stream, "all_reduce"),
         HostWaits(),
         Waits(2),  # which nobody did in the trace
     ]

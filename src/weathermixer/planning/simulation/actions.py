@@ -42,12 +42,16 @@ class Begins:
 
 @dataclass(frozen=True)
 class Joins:
-    """A rank begins its part of a collective of ``ranks``, each of which sends ``num_bytes``."""
+    """A rank begins its part of a collective of ``ranks``, each of which sends ``num_bytes``.
+
+    ``kind`` is what a trace calls it, such as ``all_gather``.
+    """
 
     number: int
     ranks: tuple[int, ...]
     num_bytes: float
     stream: Stream = ()
+    kind: str = ""
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def program_of(events: Iterable[Event], timer: TraceTimer) -> Program:
 def _begin(event: ExchangeBegun) -> Action:
     stream = (event.axis, event.is_background)
     if event.kind != "round":
-        return Joins(event.number, event.ranks, event.bytes_sent, stream)
+        return Joins(event.number, event.ranks, event.bytes_sent, stream, event.kind)
     return Begins(
         event.number,
         event.to if event.bytes_sent else None,
