@@ -52,7 +52,7 @@ def _seconds(exchange: Callable[[], object]) -> float:
 
 def _all_gather(sent: int, ranks: int) -> Callable[[], object]:
     part = torch.ones(sent // (ranks - 1) // 4)
-    return lambda: dist.all_gather_into_tensor(part.new_empty(ranks * len(part)), part)
+    return lambda: dist.all_gather_single(part.new_empty(ranks * len(part)), part)
 
 
 def _all_reduce(sent: int, ranks: int) -> Callable[[], object]:
@@ -62,7 +62,7 @@ def _all_reduce(sent: int, ranks: int) -> Callable[[], object]:
 
 def _reduce_scatter(sent: int, ranks: int) -> Callable[[], object]:
     whole = torch.ones(_of_sum(sent, ranks))
-    return lambda: dist.reduce_scatter_tensor(whole.new_empty(len(whole) // ranks), whole)
+    return lambda: dist.reduce_scatter_single(whole.new_empty(len(whole) // ranks), whole)
 
 
 def _of_sum(sent: int, ranks: int) -> int:
