@@ -1,4 +1,4 @@
-"""Two hosts and a link of a chosen rate between them: how much of the exchanges computing hides.
+"""Two hosts and a link of a chosen rate between them: what computing hides, and what is predicted.
 
     python benchmarks/slow_link.py --rates 200,100,50 --json FILE     # as root, on Linux
 
@@ -10,6 +10,11 @@ processors that compute also hand the bytes to the link and take them from it. A
 work is the forward pass, which moves half of the bytes, and neither pass can begin before the other
 ends. The *bound* is what the slower of working and moving takes in each pass, where the work is
 what the rank's threads were seen to do.
+
+Beside each measured time stands the *predicted* one: ``weathermixer bench machine`` measures the
+two hosts and their link, and on that machine the traces of the schemes' own code are simulated.
+Nothing of a step is measured for it. Where gloo's collectives carry a scheme's bytes, what these
+take alone is measured too (``gloo_collectives.py``).
 """
 
 from __future__ import annotations
@@ -18,18 +23,33 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from compare import BLOCKS
 from harness import parser, write_record
+from peers.blocks import BlockSizes
+from peers.recording import trace
+
+from weathermixer.planning.machine import Machine, Rates
+from weathermixer.planning.machine_files import find_machine
+from weathermixer.planning.simulation.actions import Joins
+from weathermixer.planning.simulation.flows import Route
+from weathermixer.planning.simulation.machine_network import MachineNetwork
+from weathermixer.planning.simulation.programs import TraceTimer, program_of
+from weathermixer.planning.simulation.steps import SimulatedStep, simulate_step
+from weathermixer.planning.step_time import StepTimer
 
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
-COMPARE = Path(__file__).with_name("compare.py")
+COMPARE = str(Path(__file__).with_name("compare.py"))
+COLLECTIVES = str(Path(__file__).with_name("gloo_collectives.py"))
 SCHEMES = "copies,jigsaw,jigsaw-waiting,megatron,fsdp2"
 
 
@@ -39,7 +59,7 @@ class LinkRow:
 
     ``ideal_s`` is the larger of computing alone and of moving this scheme's bytes. ``bound_s`` is
     the larger of working, ``processor_s``, and moving them, in the forward and in the backward
-    pass. Of ``copies``, which moves nothing, all are alike.
+    pass. Of ``copies``, which moves nothing, all are alike. ``predicted_s`` is the simulated time.
     """
 
     block: str
@@ -49,6 +69,25 @@ class LinkRow:
     processor_s: float
     ideal_s: float
     bound_s: float
+    predicted_s: float
+
+    @property
+    def error(self) -> float:
+        """How far the prediction is above what was measured, relative to it."""
+        return self.predicted_s / self.seconds - 1.0
+
+
+@dataclass(frozen=True)
+class GlooNetwork(MachineNetwork):
+    """The links of a machine, whose collectives take what they were measured to take."""
+
+    collectives: Mapping[str, Rates]
+
+    def collective(self, rank: int, exchange: Joins) -> Route:
+        """The way of a collective, with the latency in its rate."""
+        route = super().collective(rank, exchange)
+        rate = self.collectives[exchange.kind].at(exchange.num_bytes)
+        return replace(route, seconds=exchange.num_bytes / rate, latency_seconds=0.0)
 
 
 def main() -> None:
@@ -63,32 +102,55 @@ def main() -> None:
     arguments = options.parse_args()
     if sys.platform != "linux" or os.geteuid() or not (shutil.which("ip") and shutil.which("tc")):
         options.error("network namespaces need Linux, root, and the commands ip and tc (iproute2)")
-    rows = []
+    rows: list[LinkRow] = []
+    machines: dict[str, Any] = {}
     print(
         f"{'block':6}{'MB/s':>6}  {'scheme':16}{'seconds':>9}{'works':>8}{'ideal':>8}{'ratio':>7}"
-        f"{'bound':>8}{'ratio':>7}"
+        f"{'bound':>8}{'ratio':>7}{'predicted':>11}{'error':>7}"
     )
     for rate in map(float, arguments.rates.split(",")):
-        for row in measure(rate, arguments):
+        machine, measured = measure(rate, arguments)
+        machines[f"{rate:g}"] = machine.model_dump(mode="json", exclude_none=True)
+        for row in measured:
             rows.append(row)
             print(
                 f"{row.block:6}{row.rate_mb_s:6.0f}  {row.scheme:16}{row.seconds:9.3f}"
                 f"{row.processor_s:8.3f}{row.ideal_s:8.3f}{row.seconds / row.ideal_s:7.2f}"
-                f"{row.bound_s:8.3f}{row.seconds / row.bound_s:7.2f}",
+                f"{row.bound_s:8.3f}{row.seconds / row.bound_s:7.2f}"
+                f"{row.predicted_s:11.3f}{100 * row.error:+6.0f}%",
                 flush=True,
             )
-    write_record(arguments.json, "cpu", rounds=arguments.rounds, rows=[asdict(row) for row in rows])
+    errors = [abs(row.error) for row in rows]
+    print(
+        f"median error of {len(rows)} predictions: {100 * statistics.median(errors):.1f}%, "
+        f"the largest {100 * max(errors):.0f}%"
+    )
+    write_record(
+        arguments.json,
+        "cpu",
+        rounds=arguments.rounds,
+        rows=[asdict(row) for row in rows],
+        machines=machines,
+    )
 
 
-def measure(rate: float, arguments: argparse.Namespace) -> list[LinkRow]:
-    """Have all schemes take turns over one link."""
+def measure(rate: float, arguments: argparse.Namespace) -> tuple[Machine, list[LinkRow]]:
+    """Measure two hosts and one link, and have all schemes take turns over it."""
     with tempfile.TemporaryDirectory() as folder, two_hosts(rate) as hosts:
-        record = Path(folder, "rows.json")
+        record, machine_file = Path(folder, "rows.json"), Path(folder, "machine.yaml")
+        rates_file = Path(folder, "collectives.json")
+        measuring = ["--out", str(machine_file)]
+        run_on(hosts, ["-m", "weathermixer", "bench", "machine", *measuring])
+        machine = find_machine(str(machine_file))
+        run_on(hosts, [COLLECTIVES, str(rates_file)])
+        measured = json.loads(rates_file.read_text(encoding="utf-8"))
+        timer = StepTimer(machine, len(ADDRESSES), threads=1)
+        network = GlooNetwork(
+            timer, {kind: Rates.model_validate(rates) for kind, rates in measured.items()}
+        )
         options = ["--blocks", arguments.blocks, "--schemes", arguments.schemes]
         options += ["--rounds", str(arguments.rounds), "--json", str(record)]
-        ranks = [start_rank(number, host, options) for number, host in enumerate(hosts)]
-        if max(rank.wait() for rank in ranks):
-            sys.exit("a rank failed: see above")
+        run_on(hosts, [COMPARE, *options])
         found = json.loads(record.read_text(encoding="utf-8"))["rows"]
     computing = {row["block"]: row["median_s"] for row in found if row["scheme"] == "copies"}
     rows = []
@@ -104,9 +166,11 @@ def measure(rate: float, arguments: argparse.Namespace) -> list[LinkRow]:
                 working,
                 max(computing[row["block"]], moving),
                 least_seconds(working, moving),
+                predict(network, row["scheme"], BLOCKS[row["block"]]).median
+                / row["samples_per_step"],
             )
         )
-    return rows
+    return machine, rows
 
 
 def least_seconds(working: float, moving: float) -> float:
@@ -114,13 +178,29 @@ def least_seconds(working: float, moving: float) -> float:
     return max(working / 3, moving / 2) + max(2 * working / 3, moving / 2)
 
 
-def start_rank(number: int, host: str, options: list[str]) -> subprocess.Popen[bytes]:
-    """Start one of the two ranks on its host; the first one writes the record."""
+def predict(network: MachineNetwork, scheme: str, sizes: BlockSizes) -> SimulatedStep:
+    """Simulate a step of a scheme on two ranks of a machine, one a node, with a thread each."""
+    programs = {
+        rank: program_of(trace(scheme, sizes, rank, len(ADDRESSES)), TraceTimer(network.timer))
+        for rank in range(len(ADDRESSES))
+    }
+    return simulate_step(programs, network, sees_arrivals=True)
+
+
+def run_on(hosts: tuple[str, str], program: list[str]) -> None:
+    """Run a Python program as a rank on each host, and wait for both."""
+    ranks = [start_rank(number, host, program) for number, host in enumerate(hosts)]
+    if max(rank.wait() for rank in ranks):
+        sys.exit("a rank failed: see above")
+
+
+def start_rank(number: int, host: str, program: list[str]) -> subprocess.Popen[bytes]:
+    """Start one of the two ranks on its host; the first one writes what is measured."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     launch += [f"--master-addr={ADDRESSES[0]}", "--master-port=29555", f"--node-rank={number}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
     return subprocess.Popen(
-        ["ip", "netns", "exec", host, *launch, str(COMPARE), *options],
+        ["ip", "netns", "exec", host, *launch, *program],
         env=environment,
         stdout=subprocess.DEVNULL,
     )
@@ -142,7 +222,7 @@ def two_hosts(rate: float) -> Iterator[tuple[str, str]]:
             for name in ("lo", "eth0"):
                 run("ip", "-n", host, "link", "set", name, "up")
             shape = (
-                f"tc qdisc add dev eth0 root tbf rate {rate * 8:.0f}mbit burst 1mb latency 100ms"
+                f"tc qdisc add dev eth0 root tbf rate {rate * 8:.0f}mbit burst 200kb latency 100ms"
             )
             run("ip", "netns", "exec", host, *shape.split())
         yield hosts

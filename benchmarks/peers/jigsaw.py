@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
 from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, shared_cost
 from weathermixer.jigsaw.cutting import parallelize
-from weathermixer.jigsaw.layout import Layout, layouts
+from weathermixer.jigsaw.layout import Block, Layout, layouts
 from weathermixer.jigsaw.mesh import Mesh, connect
 from weathermixer.jigsaw.tensors import block_of, cut, gather, load_whole, whole_gradients
 from weathermixer.model.architecture import Architecture
@@ -63,6 +63,15 @@ def stack(sizes: BlockSizes, mesh: Mesh, device: torch.device | str) -> nn.Seque
     return parallelize(blocks.to(sizes.dtype), mesh, table)
 
 
+def own_part(sizes: BlockSizes, mesh: Mesh) -> Block:
+    """What a rank has of the activations ``(tokens, 1, channels)`` between the blocks."""
+    return block_of(
+        (sizes.tokens, 1, sizes.channels),
+        mesh,
+        {0: (mesh.domain, sizes.tokens), 2: (mesh.tensor, sizes.channels)},
+    )
+
+
 def predicted(sizes: BlockSizes, layout: Layout) -> Cost:
     """What the busiest rank of a mesh sends, computes and keeps in a step."""
     width = sizes.dtype.itemsize
@@ -86,11 +95,7 @@ def _build(
     model = stack(sizes, mesh, device)
     plain = dict(Blocks(sizes).named_parameters())
     load_whole(model, {name: plain[_plain_name(name)] for name, _ in model.named_parameters()})
-    part = block_of(
-        (sizes.tokens, 1, sizes.channels),
-        mesh,
-        {0: (mesh.domain, sizes.tokens), 2: (mesh.tensor, sizes.channels)},
-    )
+    part = own_part(sizes, mesh)
     x, upstream = (cut(tensor.transpose(0, 1), part).to(device) for tensor in sample(sizes, 0))
     x.requires_grad_()
 

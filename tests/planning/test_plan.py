@@ -146,6 +146,11 @@ def test_the_command_prints_the_fields_of_the_contract(
     (planned,) = (each for each in result["candidates"] if each["layout"] == result["best"])
     assert result["dry_run"]["bytes_sent"] == planned["bytes_sent_per_rank"]
     assert result["dry_run"]["flops"] == planned["flops_per_rank"]
+    simulated = result["dry_run"]["simulated"]
+    # An h100 of the package does not vary, and takes at least what it computes.
+    assert simulated["low"] == simulated["high"] == simulated["seconds_per_step"]
+    assert simulated["draws"] == 1
+    assert simulated["seconds_per_step"] >= simulated["computed"] > 0.0
     main([*words, "--layout", "1x2x1"])
     assert "best: 1x2x1" in capsys.readouterr().out
 

@@ -14,9 +14,17 @@ from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw import lines
 from weathermixer.jigsaw.cost import Cost
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.dry_run import ExchangeBegun, ExchangeWaited, ProductTaken
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.trace import (
+    ExchangeBegun,
+    ExchangeWaited,
+    PartBegun,
+    PartEnded,
+    ProductTaken,
+    SumsSent,
+    WorkDeferred,
+)
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build, describe
@@ -177,3 +185,27 @@ def test_no_exchange_is_waited_for_before_it_begins(rehearsal: Rehearsal) -> Non
     # Only weights of a sharded optimizer travel on beside the next step.
     last = {event.number for event in rehearsal.events if isinstance(event, ExchangeBegun)}
     assert under_way <= {*sorted(last)[-len(under_way) :]}
+
+
+def test_what_is_put_off_is_done_once_and_as_a_whole(rehearsal: Rehearsal) -> None:
+    put_off: set[int] = set()
+    under_way: list[int] = []
+    sums: dict[int, tuple[int, ...]] = {}
+    for event in rehearsal.events:
+        match event:
+            case WorkDeferred() | SumsSent():
+                put_off.add(event.number)
+                if isinstance(event, SumsSent):
+                    sums[event.number] = event.exchanges
+            case PartBegun():
+                put_off.remove(event.number)
+                under_way.append(event.number)
+            case PartEnded():
+                assert under_way.pop() == event.number
+            case ExchangeWaited() if under_way and under_way[-1] in sums:
+                # What takes sums in waits for their exchanges, in their order.
+                first, *rest = sums[under_way[-1]]
+                assert event.number == first
+                sums[under_way[-1]] = tuple(rest)
+    assert sums and not any(sums.values())
+    assert not put_off and not under_way

@@ -12,24 +12,41 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.exchange import ReduceScatter
 
+Place = Literal["layer", "work", "sums"]
+"""What a backlog has come to the end of: a layer, all deferred work, or all sums on their way."""
+
 # Sums that may be on their way at once: those of the weights of a layer or two.
-_MOST_TRAVELLING = 16
+MOST_TRAVELLING = 16
+
+
+class Witness:
+    """Is told what a backlog puts off, and may wrap it; this one takes no notice."""
+
+    def deferred(self, work: Callable[[], None], *, is_shared: bool) -> Callable[[], None]:
+        """Return what is to be done in place of the work that was deferred."""
+        return work
+
+    def sent(self, sums: ReduceScatter, take_in: Callable[[], None]) -> Callable[[], None]:
+        """Return what is to be done in place of ``take_in`` when the sums are there."""
+        return take_in
+
+    def reached(self, place: Place) -> None:
+        """Hear that a layer has ended, that all work is to be done, or all sums waited for."""
 
 
 @dataclass(frozen=True)
 class _Travelling:
-    """Rows of a gradient, ``own``, that others add to, in ``out``; ``then`` something goes on."""
+    """Sums that are on their way, and what takes them in."""
 
     sums: ReduceScatter
-    own: Tensor
-    out: Tensor
-    then: Callable[[], None] | None
+    take_in: Callable[[], None]
 
 
 # What is to be done, each with the number of the layer that deferred it.
@@ -40,6 +57,7 @@ class Backlog:
     """What is to be done, in its order, and what was sent for it and is on its way."""
 
     def __init__(self) -> None:
+        self.witness = Witness()
         self._shared: _Deferred = deque()
         self._own: _Deferred = deque()
         self._layers = 0
@@ -47,11 +65,12 @@ class Backlog:
 
     def defer(self, work: Callable[[], None], *, is_shared: bool) -> None:
         """Let a little work fill a wait; ``is_shared`` where other ranks wait for a part of it."""
+        work = self.witness.deferred(work, is_shared=is_shared)
         (self._shared if is_shared else self._own).append((self._layers, work))
 
     def fill(self) -> bool:
         """Do a little of what was deferred; False where nothing was."""
-        self._arrive(_MOST_TRAVELLING)
+        self._arrive(MOST_TRAVELLING)
         deferred = self._shared or self._own
         if not deferred:
             return False
@@ -65,6 +84,7 @@ class Backlog:
 
         What this one deferred is left for the waits of the next.
         """
+        self.witness.reached("layer")
         while any(
             waiting and waiting[0][0] < self._layers for waiting in (self._shared, self._own)
         ):
@@ -78,17 +98,27 @@ class Backlog:
 
         Where ``own`` is ``out``, there is nothing to add.
         """
-        self._travelling.append(_Travelling(sums, own, out, then))
-        self._arrive(_MOST_TRAVELLING)
+
+        def take_in() -> None:
+            if own is not out:
+                with torch.no_grad():
+                    sums.finish(own, out=out)
+            if then is not None:
+                then()
+
+        self._travelling.append(_Travelling(sums, self.witness.sent(sums, take_in)))
+        self._arrive(MOST_TRAVELLING)
 
     def catch_up(self) -> None:
         """Do everything that was deferred."""
+        self.witness.reached("work")
         while self.fill():
             pass
 
     def finish(self) -> None:
         """Do everything, and wait for everything."""
         self.catch_up()
+        self.witness.reached("sums")
         self._arrive(0)
 
     def _arrive(self, at_most: int) -> None:
@@ -98,11 +128,7 @@ class Backlog:
             if len(self._travelling) <= at_most and not first.sums.has_ended:
                 return
             self._travelling.popleft()
-            if first.own is not first.out:
-                with torch.no_grad():
-                    first.sums.finish(first.own, out=first.out)
-            if first.then is not None:
-                first.then()
+            first.take_in()
 
 
 BACKLOG = Backlog()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +20,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from weathermixer.jigsaw.activity import ACTIVITY
+from weathermixer.jigsaw.backlog import BACKLOG, Place, Witness
 from weathermixer.jigsaw.collectives import Collective
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.exchange import Round
+from weathermixer.jigsaw.exchange import ReduceScatter, Round
 from weathermixer.jigsaw.mesh import Axis, Mesh
+from weathermixer.jigsaw.trace import (
+    Event,
+    ExchangeBegun,
+    ExchangeWaited,
+    HostWaited,
+    OperationTaken,
+    PartBegun,
+    PartEnded,
+    PlaceReached,
+    ProductTaken,
+    SumsSent,
+    WorkDeferred,
+)
 
 _aten = torch.ops.aten
 
@@ -37,61 +51,6 @@ _FACTORIES = {
     _aten.new_empty,
     _aten.new_empty_strided,
 }
-
-
-@dataclass(frozen=True)
-class ProductTaken:
-    """``(m, k) · (k, n)`` in one type, such as ``float32``; ``where`` names the layer and pass."""
-
-    m: int
-    n: int
-    k: int
-    dtype: str
-    where: str
-
-
-@dataclass(frozen=True)
-class OperationTaken:
-    """Any other operation that goes through memory: what it reads and writes."""
-
-    operation: str
-    bytes_read: int
-    bytes_written: int
-    dtype: str
-
-
-@dataclass(frozen=True)
-class ExchangeBegun:
-    """An exchange as it is handed to the backend.
-
-    ``number`` counts those of the trace. ``kind`` is ``round`` (one message each way) or the
-    backend's ``reduce_scatter``, ``all_gather``, ``all_to_all`` or ``all_reduce`` among ``ranks``,
-    the global ranks that take part. Of a round, ``to`` and ``source`` are the ranks that it goes to
-    and comes from. ``is_background`` tells whether it goes through the axis's second group, beside
-    what is waited for.
-    """
-
-    number: int
-    kind: str
-    axis: str
-    ranks: tuple[int, ...]
-    to: int | None
-    source: int | None
-    bytes_sent: int
-    bytes_received: int
-    messages: int
-    is_background: bool
-    where: str
-
-
-@dataclass(frozen=True)
-class ExchangeWaited:
-    """The program goes on when the exchange of this number has ended."""
-
-    number: int
-
-
-Event = ProductTaken | OperationTaken | ExchangeBegun | ExchangeWaited
 
 
 @dataclass(frozen=True)
@@ -112,14 +71,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._allocations: list[_Allocation] = []
         self._parts: dict[int, str] = {}
         self._numbers: dict[int, int] = {}
-        self._num_exchanges = 0
+        self._num_exchanges = self._num_parts = 0
         self._before = Counter()
         self.mark()
 
     def mark(self) -> None:
         """Forget the events so far, but not what is held: the step begins here."""
         self.events = []
-        self._num_exchanges = 0
+        self._num_exchanges = self._num_parts = 0
         self._numbers.clear()
         alive = {serial for serial, _ in self._storages.values()}
         self._allocations = [_Allocation(serial, self._sizes[serial]) for serial in sorted(alive)]
@@ -163,6 +122,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Do what was to be done, and take it down."""
         if func is _aten._local_scalar_dense.default:
+            self.events.append(HostWaited())
             return 1.0  # what no tensor without memory has: a finite value
         # Fake tensors know no draws in place of a generator of one's own: dropout's.
         is_draw = func is _aten.geometric_.default
@@ -187,7 +147,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             left, right = args[_FACTORS[packet] :][:2]
             (m, k), n = left.shape, right.shape[1]
             self.events.append(ProductTaken(m, n, k, _name(left), ACTIVITY.where))
-        elif any(is_new) or func._schema.is_mutable:
+        elif (any(is_new) and not func.is_view) or func._schema.is_mutable:
             self.events.append(
                 OperationTaken(
                     str(packet).removeprefix("aten."),
@@ -276,7 +236,23 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Take down that the program has waited for an exchange."""
         number = self._numbers.pop(id(exchange), None)
         if number is not None:
-            self.events.append(ExchangeWaited(number))
+            self.events.append(ExchangeWaited(number, exchange.is_filled))
+
+    def put_off(self, *, is_shared: bool) -> int:
+        """Take down that some work is deferred; its number."""
+        self.events.append(WorkDeferred(self._next_part(), is_shared))
+        return self._num_parts - 1
+
+    def send(self, sums: ReduceScatter) -> int:
+        """Take down that sums are on their way; the number of what takes them in."""
+        exchanges = (self._numbers.get(id(round_)) for round_ in sums.rounds)
+        known = tuple(number for number in exchanges if number is not None)
+        self.events.append(SumsSent(self._next_part(), known))
+        return self._num_parts - 1
+
+    def _next_part(self) -> int:
+        self._num_parts += 1
+        return self._num_parts - 1
 
 
 class _Watched(set[Any]):
@@ -295,6 +271,30 @@ class _Watched(set[Any]):
             self.recorder.end(exchange)
 
 
+class _Recorded(Witness):
+    """Tells a recorder what the backlog puts off, and where it is done."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def deferred(self, work: Callable[[], None], *, is_shared: bool) -> Callable[[], None]:
+        return self._part(self._recorder.put_off(is_shared=is_shared), work)
+
+    def sent(self, sums: ReduceScatter, take_in: Callable[[], None]) -> Callable[[], None]:
+        return self._part(self._recorder.send(sums), take_in)
+
+    def reached(self, place: Place) -> None:
+        self._recorder.events.append(PlaceReached(place))
+
+    def _part(self, number: int, work: Callable[[], None]) -> Callable[[], None]:
+        def do() -> None:
+            self._recorder.events.append(PartBegun(number))
+            work()
+            self._recorder.events.append(PartEnded(number))
+
+        return do
+
+
 @contextmanager
 def recording(mesh: Mesh) -> Iterator[tuple[Mesh, Recorder]]:
     """Within, everything is recorded that happens on the mesh that this yields with the recorder.
@@ -304,11 +304,13 @@ def recording(mesh: Mesh) -> Iterator[tuple[Mesh, Recorder]]:
     watched = _Watched()
     data, domain, tensor = (replace(axis, in_flight=watched) for axis in mesh.axes)
     watched.recorder = recorder = Recorder(mesh)
+    BACKLOG.witness = _Recorded(recorder)
     try:
         with recorder:
             yield replace(mesh, data=data, domain=domain, tensor=tensor), recorder
     finally:
         watched.recorder = None
+        BACKLOG.witness = Witness()
 
 
 def _nbytes(tensor: Tensor) -> int:

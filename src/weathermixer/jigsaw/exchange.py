@@ -135,6 +135,11 @@ class ReduceScatter:
         self._rounds.append(Round(self._axis, distance, block, into))
 
     @property
+    def rounds(self) -> Sequence[Round]:
+        """The rounds that have begun."""
+        return self._rounds
+
+    @property
     def has_ended(self) -> bool:
         """Whether the others' contributions are known to be there."""
         return all(round_.has_ended for round_ in self._rounds)

@@ -35,6 +35,7 @@ class InFlight:
         """
         self._axis, self._num_bytes = axis, num_bytes
         self._end_seen: Future[None] | None = None
+        self.is_filled = False  # its wait, once it is waited for
         try:
             self._works = begin()
         except RuntimeError as error:
@@ -60,6 +61,7 @@ class InFlight:
         """
         if self not in self._axis.in_flight:
             return
+        self.is_filled = fill is not None
         if fill is not None:
             while not self.has_ended and fill() and self._end_seen is not None:
                 pass

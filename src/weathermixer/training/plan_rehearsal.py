@@ -1,12 +1,14 @@
-"""A step of a planned mesh, run by the real code on one fake rank, beside what was planned."""
+"""A step of a planned mesh, run by the real code on fake ranks, beside what was planned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from weathermixer.console import size_text
 from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Layout
 from weathermixer.planning.plan import (
     Candidate,
     Plan,
@@ -15,16 +17,20 @@ from weathermixer.planning.plan import (
     layout_text,
     usual_rollout,
 )
+from weathermixer.planning.simulation.steps import SimulatedStep
 from weathermixer.planning.step_phases import has_link
+from weathermixer.planning.step_time import StepTimer
 from weathermixer.training.rehearsal import Rehearsal, rehearse
+from weathermixer.training.simulated_step import simulate_training_step
 
 
 @dataclass(frozen=True)
 class PlanRehearsal:
-    """The first rank's step on the mesh of a candidate, as it was rehearsed."""
+    """A step on the mesh of a candidate: the first rank's rehearsed, and all ranks' simulated."""
 
     candidate: Candidate
     rehearsal: Rehearsal
+    simulated: SimulatedStep
 
     def to_json(self) -> dict[str, Any]:
         """What was counted, as an object of JSON."""
@@ -36,16 +42,19 @@ class PlanRehearsal:
             "exchanges": counted.calls,
             "flops": 2 * counted.multiply_adds,
             "peak_memory_bytes": self.rehearsal.peak_bytes,
+            "simulated": self.simulated.to_json(),
         }
 
     def render(self) -> str:
-        """What was counted, in a line."""
+        """What was counted, in a line, and what was simulated, in another."""
         counted = self.rehearsal.counted
         return (
             f"dry run of {layout_text(self.candidate.layout)}, first rank: "
             f"{2 * counted.multiply_adds / 1e12:.3g} T operations, {size_text(counted.bytes_sent)} "
             f"sent in {counted.calls} calls, {size_text(self.rehearsal.peak_bytes)} of tensors at "
-            "the peak, without what is read ahead"
+            "the peak, without what is read ahead\n"
+            f"simulated on all ranks, without reading: {self.simulated.render()}; by formula "
+            f"{self.candidate.time.total - self.candidate.time.read_exposed:.3g}"
         )
 
 
@@ -59,12 +68,20 @@ def rehearse_plan(planner: Planner, plan: Plan) -> PlanRehearsal:
             f"--dry-run runs this program's code, which the scheme {plan.scheme} is not"
         )
     candidate = plan.best or plan.candidates[0]
-    rehearsal = rehearse(
-        planner.architecture,
-        candidate.layout,
-        planner.config.training.model_copy(update={"recompute": candidate.recompute}),
-        planner.config.parallel,
-        rollout=usual_rollout(planner.config.training),
-        has_link=has_link(planner.machine),
-    )
-    return PlanRehearsal(candidate, rehearsal)
+    layout, rollout = candidate.layout, usual_rollout(planner.config.training)
+    training = planner.config.training.model_copy(update={"recompute": candidate.recompute})
+
+    @cache
+    def take(rank: Layout) -> Rehearsal:
+        return rehearse(
+            planner.architecture,
+            rank,
+            training,
+            planner.config.parallel,
+            rollout=rollout,
+            has_link=has_link(planner.machine),
+        )
+
+    timer = StepTimer(planner.machine, layout.world_size, planner.threads)
+    simulated = simulate_training_step(layout, take, timer, training.dtype)
+    return PlanRehearsal(candidate, take(layout.at(0)), simulated)

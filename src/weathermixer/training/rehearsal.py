@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.cutting import parallelize
-from weathermixer.jigsaw.dry_run import Event, recording
+from weathermixer.jigsaw.dry_run import recording
 from weathermixer.jigsaw.fake import fake_mesh
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.trace import Event
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, check_cuts, cuts
