@@ -12,10 +12,12 @@ import torch
 
 from weathermixer.jigsaw.exchange import Gather, all_gather
 from weathermixer.jigsaw.mesh import Axis
+from weathermixer.planning.device_timing import seconds_of
 from weathermixer.planning.machine import Link
 
 _MESSAGES = (10_000, 100_000, 1_000_000, 10_000_000)
 _REPETITIONS = 15
+_MOST_PRODUCTS = 1000
 
 
 def measure_link(axis: Axis, device: torch.device) -> Link:
@@ -33,7 +35,7 @@ def measure_link(axis: Axis, device: torch.device) -> Link:
             "latency_seconds": latency,
             "messages": {"sizes": _MESSAGES, "rates": rates},
             "carried_by_processors": not axis.has_link,
-            "slowdown": _slowdown(axis, device),
+            "slowdown": _slowdown(axis, device, seconds),
             "source": f"measured, {axis.size} ranks at the same time",
         }
     )
@@ -51,10 +53,15 @@ def _gather_seconds(axis: Axis, num_bytes: int, device: torch.device) -> list[fl
     return times[1:]
 
 
-def _slowdown(axis: Axis, device: torch.device) -> float:
-    """How many times as long products take while a large message travels."""
+def _slowdown(axis: Axis, device: torch.device, message_seconds: float) -> float:
+    """How many times as long products take while a large message travels.
+
+    There are so many of them that they take about as long as the message, ``message_seconds``.
+    """
     piece = torch.ones(_MESSAGES[-1] // 4, device=device)
     matrix = torch.ones(512, 512, device=device)
+    single = seconds_of(lambda: torch.mm(matrix, matrix), device)
+    products = min(_MOST_PRODUCTS, max(1, round(message_seconds / single)))
     alone: list[float] = []
     beside: list[float] = []
     for _ in range(_REPETITIONS):
@@ -62,12 +69,13 @@ def _slowdown(axis: Axis, device: torch.device) -> float:
             _meet(axis, device)
             gather = Gather(axis, piece, [tuple(piece.shape)] * axis.size) if exchanges else None
             start = time.perf_counter()
-            torch.mm(matrix, matrix)
+            for _ in range(products):
+                torch.mm(matrix, matrix)
             _synchronize(device)
             times.append(time.perf_counter() - start)
             if gather is not None:
                 gather.wait()
-    return min(10.0, max(1.0, statistics.fmean(beside) / statistics.fmean(alone)))
+    return min(10.0, max(1.0, statistics.median(beside) / statistics.median(alone)))
 
 
 def _meet(axis: Axis, device: torch.device) -> None:
