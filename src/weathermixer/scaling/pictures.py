@@ -28,7 +28,7 @@ _CONTENDERS: dict[Contender, tuple[str, str, str]] = {
     "ddp": ("DDP", "#D55E00", "s"),
     "fsdp": ("FSDP2", "#009E73", "D"),
 }
-# Colour, marker, and to which side of a mark its number goes: marks of two arithmetics lie close.
+# Colour, marker, and to which side of a mark its number goes: marks of two types lie close.
 _ARITHMETICS: dict[ProductType, tuple[str, str, Literal["left", "center", "right"]]] = {
     "float64": ("#CC79A7", "o", "center"),
     "float32": ("#0072B2", "s", "right"),
