@@ -12,7 +12,7 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.environment import RankInfo
-from weathermixer.planning import machine_measurement
+from weathermixer.planning import block_timing, device_timing, machine_measurement
 from weathermixer.planning.link_timing import measure_link
 from weathermixer.planning.machine import Link
 from weathermixer.planning.machine_files import find_machine, read_machine, write_machine
@@ -24,12 +24,15 @@ def link_of(mesh: Mesh) -> Link:
 
 
 @pytest.fixture
-def few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_timing, "_ELEMENTS", (1 << 12, 1 << 14))
+    monkeypatch.setattr(device_timing, "_POOL_BYTES", 1 << 20)
+    monkeypatch.setattr(block_timing, "_BUDGET_SECONDS", 0.05)
     monkeypatch.setattr(machine_measurement, "_SIZES", {"cpu": (32, 64)})
     monkeypatch.setattr(machine_measurement, "_TYPES", {"cpu": ("float32",)})
 
 
-@pytest.mark.usefixtures("few_products")
+@pytest.mark.usefixtures("little_work")
 def test_one_rank_measures_a_machine_that_is_read_back(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     shown: list[tuple[int, int]] = []
@@ -46,7 +49,7 @@ def test_one_rank_measures_a_machine_that_is_read_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["machine.yaml"]
 
 
-@pytest.mark.usefixtures("few_products")
+@pytest.mark.usefixtures("little_work")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     try:

@@ -144,6 +144,7 @@ def test_weak_scaling_has_replicas_and_a_wider_network(config: Path, tmp_path: P
     assert "replicas" in text and "width" in text
 
 
+@pytest.mark.exhaustive
 def test_a_roofline_on_two_ranks_has_ceilings_in_each_arithmetic(
     config: Path, tmp_path: Path
 ) -> None:
