@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import yaml
 
+from support.selection import exhaustive
 from weathermixer.check import check
 from weathermixer.data.making.synthetic import write_synthetic
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+FIRST, *OTHERS = sorted(EXAMPLES.glob("*.py"))
 # A small store in place of the one that an example is made for.
 STORES: dict[str, dict[str, Any]] = {
     "era5-surface-1deg": {
@@ -51,7 +53,7 @@ def test_a_configuration_fits_data_of_its_kind(path: Path, tmp_path: Path) -> No
     assert check(path, overrides).problems == []
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [FIRST, *exhaustive(*OTHERS)], ids=lambda path: path.stem)
 def test_a_network_learns_the_same_on_four_ranks_as_on_one(path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", path],

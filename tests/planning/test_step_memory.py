@@ -116,6 +116,7 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     assert abs(disagreement(NETWORK, layout, training, parallel)) < AGREEMENT
 
 
+@pytest.mark.exhaustive
 @settings(
     max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -151,8 +152,9 @@ def test_it_is_on_any_mesh_in_any_arithmetic(
     assert abs(disagreement(architecture, layout, training, parallel, has_link=has_link)) < ANYWHERE
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    ("ranks", "meshes"), [(2, {"1x2x1", "2x1x1"}), *exhaustive((1, {"1x1x1"}), (4, {"1x2x2"}))]
+    ("ranks", "meshes"), [(1, {"1x1x1"}), (2, {"1x2x1", "2x1x1"}), (4, {"1x2x2"})]
 )
 def test_it_is_within_five_percent_of_what_real_ranks_are_given_by_their_allocator(
     tmp_path: Path, ranks: int, meshes: set[str]

@@ -73,6 +73,7 @@ def check_as_planned(row: dict[str, Any], config: Path) -> None:
     assert row["bytes_sent"] == planned["bytes_sent_per_rank"]
 
 
+@pytest.mark.exhaustive
 def test_strong_scaling_is_measured_by_turns_and_goes_on_where_it_was_stopped(
     config: Path, tmp_path: Path
 ) -> None:

@@ -129,7 +129,8 @@ def test_a_rehearsed_step_counts_what_a_real_one_does_and_what_is_planned(
         assert counts(counted) == counts(planned(here, training, parallel)), f"rank {rank}"
 
 
-@pytest.mark.parametrize("recompute", [False, *exhaustive(True)], ids=["kept", "recomputed"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("layout", MESHES[:2], ids=mesh_name)
 def test_a_rehearsed_step_of_narrow_products_counts_what_a_real_one_does(
     pool: Pool, layout: Layout, recompute: bool

@@ -109,6 +109,7 @@ def test_a_simulated_step_does_all_that_was_traced(layout: Layout, name: str) ->
         assert found.ranks[rank].computed == pytest.approx(computed(actions))
 
 
+@pytest.mark.exhaustive
 def test_ranks_of_even_shards_are_known_by_the_trace_of_one() -> None:
     layout = Layout(data=2, domain=2, tensor=3)
     taken_of: list[int] = []
