@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from peers.blocks import Blocks, BlockSizes, SchemeStep, forward_and_backward, sample
 from weathermixer.jigsaw.cost import Cost, busiest, cheapest, layers_cost, shared_cost
-from weathermixer.jigsaw.cutting import parallelize
 from weathermixer.jigsaw.layout import Block, Layout, layouts
 from weathermixer.jigsaw.mesh import Mesh, connect
 from weathermixer.jigsaw.tensors import block_of, cut, gather, load_whole, whole_gradients
 from weathermixer.model.architecture import Architecture
-from weathermixer.model.cuts import cuts
-from weathermixer.model.mixer import Mixing
+from weathermixer.planning.block_timing import mixer_blocks
 
 
 def build(sizes: BlockSizes, rank: int, world_size: int, device: torch.device) -> SchemeStep:
@@ -47,20 +45,7 @@ def stack(sizes: BlockSizes, mesh: Mesh, device: torch.device | str) -> nn.Seque
         dropout=0.0,
         prediction="increment",
     )
-    blocks = nn.Sequential(
-        *(
-            nn.Sequential(
-                Mixing("tokens", architecture, device), Mixing("channels", architecture, device)
-            )
-            for _ in range(sizes.blocks)
-        )
-    )
-    table = {
-        name.removeprefix("blocks."): cut
-        for name, cut in cuts(architecture, mesh).items()
-        if name.startswith("blocks.")
-    }
-    return parallelize(blocks.to(sizes.dtype), mesh, table)
+    return mixer_blocks(architecture, mesh, device, sizes.dtype)
 
 
 def own_part(sizes: BlockSizes, mesh: Mesh) -> Block:

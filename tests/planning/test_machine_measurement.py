@@ -13,8 +13,9 @@ from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.launch.environment import RankInfo
 from weathermixer.planning import block_timing, device_timing, machine_measurement
+from weathermixer.planning.block_timing import waiting_seconds
 from weathermixer.planning.link_timing import measure_link
-from weathermixer.planning.machine import Link
+from weathermixer.planning.machine import Computing, Link
 from weathermixer.planning.machine_files import find_machine, read_machine, write_machine
 from weathermixer.planning.machine_measurement import measure_machine, noise_warning
 
@@ -44,6 +45,9 @@ def test_one_rank_measures_a_machine_that_is_read_back(tmp_path: Path) -> None:
     assert read_machine(tmp_path / "machine.yaml") == measured
     assert measured.ranks_per_node == 1 and measured.between_nodes is None
     assert {part.ranks for part in measured.computing} == {1}
+    kinds = {"copy", "transpose", "activation", "activation_backward", "norm", "norm_backward"}
+    for part in measured.computing:
+        assert set(part.work) == {*kinds, "optimizer"} and part.launch_seconds > 0.0
     assert measured.spread is not None and measured.spread >= 0.0
     assert shown[0][0] == 0 and shown[-1][0] == shown[-1][1]
     assert [path.name for path in tmp_path.iterdir()] == ["machine.yaml"]
@@ -66,6 +70,43 @@ def test_ranks_measure_what_they_exchange(pool: Pool) -> None:
         assert 0.0 < link.latency_seconds < 1.0
         assert all(rate > 0.0 for rate in link.messages.rates)
         assert link.slowdown >= 1.0
+
+
+def waits_of(mesh: Mesh) -> tuple[float, float]:
+    """What ranks seem to wait on a machine that does everything at once, and on a slow one."""
+    at_once, slow = (
+        find_machine("processors").model_copy(update={"computing": (computing,)})
+        for computing in (_computing(rate=1e30), _computing(rate=1.0))
+    )
+    device = torch.device("cpu")
+    return (
+        waiting_seconds(mesh, 37, at_once, device, is_between_nodes=False),
+        waiting_seconds(mesh, 37, slow, device, is_between_nodes=False),
+    )
+
+
+def _computing(*, rate: float) -> Computing:
+    rates = {"sizes": [1.0], "rates": [rate]}
+    link = {"latency_seconds": 0.0, "messages": rates, "source": "made up"}
+    products = {"float32": {**rates, "peak": rate, "source": "made up"}}
+    return Computing.model_validate(
+        {
+            "products": products,
+            "memory_bytes_per_second": rate,
+            "launch_seconds": 0.0,
+            "launches_ahead": False,
+            "within_node": {**link, "carried_by_processors": True},
+            "source": "made up",
+        }
+    )
+
+
+@pytest.mark.parametrize("layout", [Layout(tensor=3), Layout(domain=2, tensor=2)], ids=str)
+def test_what_is_left_of_a_step_of_blocks_is_waiting(pool: Pool, layout: Layout) -> None:
+    """37 tokens and channels can be cut evenly neither into two nor into three."""
+    for everything, nothing in pool.run(waits_of, layout):
+        assert 0.0 < everything < 10.0
+        assert nothing == 0.0
 
 
 def test_a_machine_that_changed_is_spoken_of_with_the_spread() -> None:

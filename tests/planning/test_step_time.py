@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weathermixer.planning.machine import Machine
+from weathermixer.planning.machine import Machine, Rates
 from weathermixer.planning.step_time import (
     ElementWork,
     MatrixProduct,
@@ -113,6 +113,19 @@ def test_what_travels_beside_is_exposed_as_far_as_computing_does_not_hide_it(
     assert step.compute == pytest.approx(6e-3)
     assert step.exchange_exposed == pytest.approx(exposed)
     assert step.overhead == 0.0  # three launches of 1 ms, ahead of products of 2 ms
+
+
+def test_work_takes_the_rate_of_its_kind_at_the_size_of_a_kernel() -> None:
+    measured = machine()
+    (computing,) = measured.computing
+    rates = Rates(sizes=(1e3, 1e6), rates=(1e9, 1e10))
+    computing = computing.model_copy(update={"work": {"norm": rates}})
+    timer = StepTimer(measured.model_copy(update={"computing": (computing,)}), ranks=1)
+    assert timer.element_work(ElementWork("norm", 10, 10**6)) == pytest.approx(1e-4)
+    assert timer.element_work(ElementWork("norm", 10, 10**6, 1000)) == pytest.approx(1e-3)
+    # Of other kinds the memory's rate is known, and what their arithmetic takes.
+    assert timer.element_work(ElementWork("copy", 10, 10**6)) == pytest.approx(1e-5)
+    assert timer.element_work(ElementWork("activation", 10**6, 0)) == pytest.approx(1e-3)
 
 
 def test_ranks_that_meet_wait_for_one_another() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from weathermixer.jigsaw.cutting import parallelize
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import Layout, shard
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import cuts
@@ -52,8 +52,10 @@ class BlockSteps:
             dropout=0.0,
             prediction="increment",
         )
-        model = _blocks(architecture, mesh, device)
-        tokens, channels = width // mesh.domain.size, width // mesh.tensor.size
+        model = mixer_blocks(architecture, mesh, device)
+        tokens, channels = (
+            len(shard(width, axis.size, axis.index)) for axis in (mesh.domain, mesh.tensor)
+        )
         x = torch.randn(tokens, 1, channels, device=device, requires_grad=True)
 
         def step() -> None:
@@ -104,7 +106,17 @@ def _instance(mesh: Mesh) -> Mesh:
     return replace(mesh, layout=alone, data=Mesh.describe(alone).data)
 
 
-def _blocks(architecture: Architecture, mesh: Mesh, device: torch.device) -> nn.Module:
+def mixer_blocks(
+    architecture: Architecture,
+    mesh: Mesh,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Sequential:
+    """The blocks of a network alone, cut over a mesh, with weights that are not set to anything.
+
+    They map activations ``(tokens, samples, channels)`` to such, of which a rank of the mesh has
+    its tokens (``domain``) and its channels (``tensor``).
+    """
     blocks = nn.Sequential(
         *(
             nn.Sequential(
@@ -118,4 +130,4 @@ def _blocks(architecture: Architecture, mesh: Mesh, device: torch.device) -> nn.
         for name, cut in cuts(architecture, mesh).items()
         if name.startswith("blocks.")
     }
-    return parallelize(blocks, mesh, table)
+    return parallelize(blocks.to(dtype), mesh, table)

@@ -97,7 +97,7 @@ class Experiment:
         return list(cases[self.kind](left_out)), left_out
 
     def _strong(self, left_out: list[str]) -> Iterator[Case]:
-        """The same samples in each step, on more ranks."""
+        """Cases in which a step takes the same samples, on each number of ranks."""
         parallel = self.config.parallel
         samples = self.config.training.instance_batch * parallel.data
         for ranks in self.counts:
@@ -109,9 +109,9 @@ class Experiment:
             yield from self._peers(settings, ranks, samples, left_out)
 
     def _weak(self, left_out: list[str]) -> Iterator[Case]:
-        """As many operations on each rank: more replicas with samples of their own, or one wider.
+        """Cases in which every rank has as many operations as one of the fewest ranks has.
 
-        The fewest ranks are where both begin.
+        On more ranks they are more replicas with samples of their own, or one wider network.
         """
         fewest = min(self.counts)
         for ranks in self.counts:

@@ -49,7 +49,7 @@ class Samples:
 
     @property
     def normalisation(self) -> Normalisation:
-        """That of whole states."""
+        """The statistics by which whole states, of all channels and longitudes, are normalised."""
         return self.run.normalisation
 
 

@@ -105,7 +105,7 @@ class Origin:
         if now.samples != self.samples:
             found.append(
                 f"with the rollouts of now there are {now.samples} samples to learn from, and "
-                f"there were {self.samples} when the run was begun: a few of the epoch in hand may "
+                f"there were {self.samples} when the run was begun: some of the epoch in hand may "
                 "be seen twice, or not at all"
             )
         if now.store != self.store:
