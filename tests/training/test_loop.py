@@ -11,9 +11,12 @@ import torch
 from rich.console import Console
 
 from support.waves import wave_config
+from weathermixer import job
 from weathermixer.config import Config
 from weathermixer.errors import UserError
+from weathermixer.jigsaw.layout import Layout
 from weathermixer.model import cuts
+from weathermixer.planning.choosing import MeshChoice
 from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.notices import Notices
@@ -39,6 +42,23 @@ def trained(waves: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResul
 
 def files(checkpoint: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in checkpoint.iterdir()}
+
+
+def test_a_training_takes_the_threads_and_recomputation_that_were_chosen(
+    waves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    choice = MeshChoice(Layout(), 1.0, "so", threads=before + 1, recompute=True)
+    monkeypatch.setattr(job, "choose_mesh", lambda *_, **__: choice)
+    try:
+        with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
+            assert torch.get_num_threads() == before + 1
+            assert loop.state.model.recompute and loop.job.config.training.recompute
+            assert loop.step().number == 1
+    finally:
+        torch.set_num_threads(before)
+    # What was chosen is no setting of the run: it is chosen again when it goes on.
+    assert Run.open(tmp_path / "run").config.training.recompute is None
 
 
 def test_a_loop_by_hand_is_the_training_of_the_command(
