@@ -15,10 +15,10 @@ from pathlib import Path
 
 from allocated_memory import COUNT_BLOCKS
 from harness import MEGABYTE, on_ranks, parser, write_record
+from peers import jigsaw
 from peers.blocks import BlockSizes
 from peers.measuring import measure_allocated
 
-from weathermixer.model.architecture import Architecture
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.schemes.averaging import Averaging
 from weathermixer.planning.schemes.data_parallel import fsdp_memory
@@ -69,20 +69,8 @@ def main() -> None:
 
 def predicted_bytes(scheme: str, sizes: BlockSizes, ranks: int) -> int:
     """What a rank holds of a stack of blocks, as it is planned of them in a whole network."""
-    architecture = Architecture(
-        prognostic=1,
-        static=0,
-        grid=(sizes.tokens, 1),
-        patch=(1, 1),
-        channels=sizes.channels,
-        blocks=sizes.blocks,
-        token_hidden=sizes.token_hidden,
-        channel_hidden=sizes.channel_hidden,
-        dropout=0.0,
-        prediction="increment",
-    )
     kind = StepKind(samples=1, recompute=sizes.recompute)
-    network = PlainNetwork(architecture, kind, ranks if scheme == "megatron" else 1)
+    network = PlainNetwork(jigsaw.architecture(sizes), kind, ranks if scheme == "megatron" else 1)
     if scheme == "fsdp2":
         weights = fsdp_memory(network, edges=0, num_blocks=sizes.blocks, ranks=ranks)
     else:

@@ -31,9 +31,9 @@ def build_without_overlap(
     return _build(sizes, world_size, device, overlap=False)
 
 
-def stack(sizes: BlockSizes, mesh: Mesh, device: torch.device | str) -> nn.Sequential:
-    """The blocks on a rank of a mesh, with weights that are not yet set."""
-    architecture = Architecture(
+def architecture(sizes: BlockSizes) -> Architecture:
+    """A network whose blocks have these sizes."""
+    return Architecture(
         prognostic=1,
         static=0,
         grid=(1, sizes.tokens),
@@ -45,7 +45,11 @@ def stack(sizes: BlockSizes, mesh: Mesh, device: torch.device | str) -> nn.Seque
         dropout=0.0,
         prediction="increment",
     )
-    return mixer_blocks(architecture, mesh, device, sizes.dtype)
+
+
+def stack(sizes: BlockSizes, mesh: Mesh, device: torch.device | str) -> nn.Sequential:
+    """The blocks on a rank of a mesh, with weights that are not yet set."""
+    return mixer_blocks(architecture(sizes), mesh, device, sizes.dtype)
 
 
 def own_part(sizes: BlockSizes, mesh: Mesh) -> Block:

@@ -180,7 +180,7 @@ def test_requests_that_cannot_be_met_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
-    assert "give --grid, such as 720x1440, to have states generated" in refused(capsys, config, out)
+    assert "give --grid, such as 720x1440" in refused(capsys, config, out)
     assert "is not numbers of ranks" in refused(capsys, config, out, *GRID, "--ranks", "1,x")
     (tmp_path / "file").touch()
     assert "choose another --out" in refused(capsys, config, tmp_path / "file", *GRID)

@@ -18,6 +18,7 @@ import torch
 from weathermixer.config import Config, read_config
 from weathermixer.console import size_text
 from weathermixer.data.opening import open_states
+from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.model.architecture import Architecture, architecture_of
@@ -83,15 +84,21 @@ def make_planner(
 
 
 def _architecture(config: Config, grid: tuple[int, int] | None) -> Architecture:
-    if grid is None:
-        try:
-            grid = open_states(config.data.store, config.data).grid
-        except (UserError, OSError) as error:
-            raise UserError(
-                f"the configuration names no store that says the grid ({error}): give --grid, such "
-                "as 720x1440, or correct data.store"
-            ) from error
-    return architecture_of(config.data, config.model, grid)
+    return architecture_of(config.data, config.model, grid or configured_states(config).grid)
+
+
+def configured_states(config: Config) -> States:
+    """The store of a configuration, where a command that also takes ``--grid`` was given none.
+
+    Raises UserError, with that option as a remedy, where it cannot be opened.
+    """
+    try:
+        return open_states(config.data.store, config.data)
+    except (UserError, OSError) as error:
+        raise UserError(
+            f"the configuration names no store that says the grid ({error}): give --grid, such "
+            "as 720x1440, or correct data.store"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,10 @@ from weathermixer.console import Progress
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.samples import training_period
-from weathermixer.data.opening import open_states
 from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
-from weathermixer.planning.choosing import this_machine, threads_on
+from weathermixer.planning.choosing import configured_states, this_machine, threads_on
 from weathermixer.planning.machine import Machine
 from weathermixer.runs.run import Run
 from weathermixer.scaling.cases import Case, Experiment, Kind
@@ -93,13 +92,7 @@ def _states(request: Request, config: Config) -> States:
     if request.grid is not None:
         states = GeneratedStates(config.data, request.grid)
     else:
-        try:
-            states = open_states(config.data.store, config.data)
-        except (UserError, OSError) as error:
-            raise UserError(
-                f"the configuration names no store that says the grid ({error}): give --grid, such "
-                "as 720x1440, to have states generated, or correct data.store"
-            ) from error
+        states = configured_states(config)
         check_step(config.data, states)
     return states if request.read_rate is None else throttled(states, request.read_rate)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from weathermixer.planning.machine import Machine
 from weathermixer.planning.simulation.actions import Program
 from weathermixer.planning.simulation.engine import RankTimes, simulate
@@ -67,7 +69,7 @@ def simulate_step(
     slowest = max(even.ranks.values(), key=lambda times: times.end)
     if variation is None or variation.is_none:
         return SimulatedStep(even.seconds, even.seconds, even.seconds, 1, slowest)
-    seconds = sorted(
+    seconds = [
         simulate(
             programs,
             network,
@@ -76,8 +78,8 @@ def simulate_step(
             seed=seed + number,
         ).seconds
         for number in range(draws)
-    )
-    low, median, high = (_quantile(seconds, share) for share in (0.1, 0.5, 0.9))
+    ]
+    low, median, high = np.quantile(seconds, (0.1, 0.5, 0.9)).tolist()
     return SimulatedStep(median, low, high, draws, slowest)
 
 
@@ -87,15 +89,3 @@ def variation_of(machine: Machine, *, replicas: int = 1) -> Variation:
     Nothing that varies faster, or rarely, is in a machine file.
     """
     return Variation(of_rank=(machine.spread or 0.0) / _RANGE_OF_FIVE, replicas=replicas)
-
-
-def _quantile(ascending: list[float], share: float) -> float:
-    """Between the two values that lie next to a share of all.
-
-    >>> _quantile([1.0, 2.0, 3.0], 0.25)
-    1.5
-    """
-    place = share * (len(ascending) - 1)
-    below = int(place)
-    above = min(below + 1, len(ascending) - 1)
-    return ascending[below] + (place - below) * (ascending[above] - ascending[below])
