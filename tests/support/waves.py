@@ -62,7 +62,7 @@ def write_waves(
     return path
 
 
-def wave_config(store: Path, **sections: dict[str, Any]) -> Config:
+def wave_config(store: Path | str, **sections: dict[str, Any]) -> Config:
     """A network of a few thousand weights that learns the waves in a few hundred steps."""
     training = {
         "steps": 12,

@@ -209,7 +209,8 @@ def test_a_store_that_has_grown_is_refused_until_the_period_is_given(tmp_path: P
     origin = json.loads((tmp_path / "run" / "origin.json").read_text(encoding="utf-8"))
     assert origin["pairs"] == 31 and origin["samples"] == 30  # of 32 times, in rollouts of two
     shutil.rmtree(store)
-    write_synthetic(tmp_path / "longer.zarr", times=50, grid=(8, 16), seed=0).path.rename(store)
+    write_synthetic(tmp_path / "longer.zarr", times=50, grid=(8, 16), seed=0)
+    (tmp_path / "longer.zarr").rename(store)
     longer = _config(store, training={"steps": 4})
     with pytest.raises(
         UserError, match=r"learns from 31 pairs of states .* now offers 39"

@@ -40,7 +40,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> TwoSources:
     dataset = as_dataset(Store.open(write_waves(folder / "waves.zarr", pulse=8.0)))
     dataset["land_sea_mask"] = dataset["land_sea_mask"].clip(0.0, 1.0)
     archive = write_archive(dataset, folder / "archive.zarr", LAYOUTS["from 180 W"], time=4)
-    return TwoSources(archive, prepare(folder / "store.zarr", [archive], climatology=False).path)
+    prepare(folder / "store.zarr", [archive], climatology=False)
+    return TwoSources(archive, folder / "store.zarr")
 
 
 def config(

@@ -39,6 +39,7 @@ from weathermixer.config.variables import (
     STATIC_NAMES,
     VARIABLE_NAMES,
 )
+from weathermixer.credentials import without_credentials
 
 
 class Section(BaseModel):
@@ -119,6 +120,18 @@ class Data(Section):
         description="validation period, START/STOP; "
         "the tenth of the store's times after the first four fifths where unset",
     )
+
+    @field_validator("store")
+    @classmethod
+    def _carries_no_credentials(cls, value: str | Path) -> str | Path:
+        # A run keeps its configuration.
+        if isinstance(value, str) and without_credentials(value) != value:
+            raise refusal(
+                f"({without_credentials(value)}) carries credentials, which a run would keep",
+                "give them in the environment, such as AWS_ACCESS_KEY_ID or "
+                "GOOGLE_APPLICATION_CREDENTIALS",
+            )
+        return value
 
     @field_validator("store")
     @classmethod

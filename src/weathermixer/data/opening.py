@@ -6,10 +6,11 @@ from pathlib import Path
 
 from weathermixer.config import Data
 from weathermixer.console import Progress, waiting_for
+from weathermixer.credentials import without_credentials
+from weathermixer.data.addresses import is_address, local_path
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
-from weathermixer.data.archives.formats import local_path
 from weathermixer.data.archives.overview import ArchiveOverview, inspect_archive
 from weathermixer.data.grid import Grid
 from weathermixer.data.states import States
@@ -56,11 +57,11 @@ def inspect(
 
 def _is_there(name: str) -> bool:
     """Whether there is, or may be, anything at a path or an address."""
-    return Path(name).exists() or "://" in name or "::" in name
+    return Path(name).exists() or is_address(name)
 
 
 def _open(source: Path | str, data: Data) -> Store | DirectStates:
-    with waiting_for(f"{source} to be opened"):
+    with waiting_for(f"{without_credentials(str(source))} to be opened"):
         return _open_named(local_path(str(source)), data)
 
 

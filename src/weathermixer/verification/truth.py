@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.data.addresses import local_path
 from weathermixer.data.archives.analyses import Analysis, is_store, open_analyses
 from weathermixer.data.archives.climatologies import (
     Climatology,
     StoreClimatology,
     open_climatology,
 )
-from weathermixer.data.archives.formats import local_path
 from weathermixer.data.archives.left_out import LeftOut, reasons_in_words
 from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import names, parse_channel

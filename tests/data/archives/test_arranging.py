@@ -56,7 +56,7 @@ def states(
         source = folder / "a.nc"
         dataset.isel(latitude=slice(None, None, -1)).to_netcdf(source)
     elif request.param == "store":
-        source = prepare(folder / "s.zarr", [str(source)], climatology=False).path
+        source = Path(prepare(folder / "s.zarr", [str(source)], climatology=False).path)
     grid = Grid(dataset.latitude.values, dataset.longitude.values)
     return open_states_on(source, Data(store=source, **SETTINGS), grid)
 

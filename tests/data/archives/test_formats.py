@@ -63,8 +63,8 @@ def test_an_address_of_a_local_file_is_its_path(dataset: xr.Dataset, tmp_path: P
         for address in (f"file://{folder / name}", (folder / name).as_uri()):
             fields = open_sources([address]).read(0, 3)
             np.testing.assert_array_equal(fields[:, 0], dataset["2m_temperature"].values)
-    store = prepare(folder / "s.zarr", [(folder / "a.zarr").as_uri()], climatology=False)
-    for path in (folder / "a.zarr", store.path):
+    prepare(folder / "s.zarr", [(folder / "a.zarr").as_uri()], climatology=False)
+    for path in (folder / "a.zarr", folder / "s.zarr"):
         states = open_states(path.as_uri(), Data(store=path.as_uri(), **SETTINGS))
         np.testing.assert_array_equal(states.read(1)[0], dataset["2m_temperature"].values[1])
 

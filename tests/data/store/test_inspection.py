@@ -40,7 +40,7 @@ def test_says_what_a_store_holds(tmp_path: Path) -> None:
     assert temperature.mean == store.statistics.mean[names.index("temperature_500")]
     assert (temperature.typical_mean, temperature.typical_std) == (253, 13)
     assert found.bytes_on_disk == sum(
-        file.stat().st_size for file in store.path.rglob("*") if file.is_file()
+        file.stat().st_size for file in (tmp_path / "a.zarr").rglob("*") if file.is_file()
     )
 
 
@@ -83,7 +83,7 @@ def test_full_reading_names_every_damaged_part(tmp_path: Path) -> None:
     store = write_synthetic(tmp_path / "a.zarr", times=6, grid=(8, 16), levels=(500,))
     files = {
         int(file.relative_to(store.path).parts[2]): file
-        for file in (store.path / "state" / "c").rglob("*")
+        for file in (tmp_path / "a.zarr" / "state" / "c").rglob("*")
         if file.is_file()
     }
     files[1].write_bytes(files[1].read_bytes()[:100])

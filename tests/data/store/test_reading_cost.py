@@ -114,7 +114,7 @@ def test_each_rank_reads_its_share_by_its_own_count_and_the_kernels(
         dropout=0.0,
         prediction="increment",
     )
-    files = [path for path in (store.path / "state" / "c").rglob("*") if path.is_file()]
+    files = [path for path in (Path(store.path) / "state" / "c").rglob("*") if path.is_file()]
     stored_bytes = sum(path.stat().st_size for path in files)
     assert len(files) == len(TIMES)
     store.read(0)  # what is read once: metadata, and modules of the decoder

@@ -7,6 +7,7 @@ together in ``merging.py``.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,9 +16,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from weathermixer.credentials import without_credentials
+from weathermixer.data.addresses import file_system, is_address, local_path
 from weathermixer.data.archives.contents import ANALYSIS, read_contents
 from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup, slice_if_consecutive
-from weathermixer.data.archives.formats import local_path
+from weathermixer.data.archives.formats import naming_errors
 from weathermixer.data.archives.left_out import LeftOut
 from weathermixer.data.archives.names import LATITUDE, LEVEL, LONGITUDE, TIME
 from weathermixer.data.channels import Channel, names, parse_channel
@@ -226,12 +229,27 @@ class StoreAnalysis:
 
 
 def is_store(source: str) -> bool:
-    """Whether there is a prepared store at a path, whole or not."""
+    """Whether there is a prepared store at a path or address, whole or not.
+
+    Raises UserError where an address cannot be reached.
+    """
+    if is_address(source):
+        return _is_remote_store(source)
     try:
         group = zarr.open_group(Path(local_path(source)), mode="r", use_consolidated=False)
         return "weathermixer_store" in group.attrs
     except (OSError, ValueError):
         return False
+
+
+def _is_remote_store(address: str) -> bool:
+    files, path = file_system(address)
+    with naming_errors(without_credentials(address), "opened"):
+        try:
+            described = json.loads(files.cat_file(f"{path.rstrip('/')}/zarr.json"))
+        except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+            return False
+    return "weathermixer_store" in described.get("attributes", {})
 
 
 def _span(is_written: Callable[[int], bool], within: range) -> range:

@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from weathermixer.data.addresses import local_path
 from weathermixer.data.annual_cycle import last_hour, nearest_day
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.contents import CLIMATOLOGY, read_contents
 from weathermixer.data.archives.fields import FieldGroup, slice_if_consecutive
-from weathermixer.data.archives.formats import local_path
 from weathermixer.data.archives.left_out import LeftOut
 from weathermixer.data.archives.names import DAY_OF_YEAR, HOUR
 from weathermixer.data.channels import Channel, names, parse_channel

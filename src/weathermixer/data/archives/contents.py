@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from weathermixer.credentials import without_credentials
 from weathermixer.data.archives.coordinates import grid_of, levels_of, refuse_repeated
 from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup
 from weathermixer.data.archives.formats import OpenedDataset, naming_errors, open_datasets
@@ -69,16 +70,16 @@ def read_contents(source: str, leading: tuple[str, ...], *, member: int | None =
     """
     groups: list[FieldGroup] = []
     left_out: list[LeftOut] = []
-    opened = open_datasets(source)
+    opened, name = open_datasets(source), without_credentials(source)
     for each in opened:
-        with naming_errors(source, "opened"):
-            _Sorting(source, each, leading, member).into(groups, left_out)
+        with naming_errors(name, "opened"):
+            _Sorting(name, each, leading, member).into(groups, left_out)
     if leading != ANALYSIS:
         groups = [group for group in groups if group.leading == leading]
     if not groups:
-        raise UserError(nothing_usable(source, _KINDS[leading], left_out))
+        raise UserError(nothing_usable(name, _KINDS[leading], left_out))
     return Contents(
-        source,
+        name,
         tuple(groups),
         tuple(left_out),
         opened[0].dataset.attrs,

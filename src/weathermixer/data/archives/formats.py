@@ -6,20 +6,23 @@ What the data sets mean is not known here; see ``contents.py``.
 from __future__ import annotations
 
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
-import aiohttp
-import fsspec
 import xarray as xr
 from zarr.storage import LocalStore
 
 from weathermixer.console import waiting_for
+from weathermixer.credentials import without_credentials
+from weathermixer.data.addresses import (
+    file_system,
+    is_address,
+    local_path,
+    read_errors,
+)
 from weathermixer.data.archives.storage import (
     Hdf5Storage,
     OpaqueStorage,
@@ -30,16 +33,6 @@ from weathermixer.data.partial_files import partial_path
 from weathermixer.errors import UserError
 
 _ZARR_MARKERS = ("zarr.json", ".zmetadata", ".zgroup")
-# What the libraries that decode and download raise when bytes are missing, torn or unreachable.
-_READ_ERRORS = (
-    OSError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    ValueError,
-    zlib.error,
-    aiohttp.ClientError,
-)
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ def open_datasets(source: str) -> list[OpenedDataset]:
     """
     source = local_path(source)
     path = Path(source)
-    if ("://" in source or "::" in source) and not path.exists():
+    if is_address(source):
         return [_open_remote(source)]
     if path.name.endswith(".partial") or (not path.exists() and partial_path(path).exists()):
         raise UserError(
@@ -82,13 +75,6 @@ def open_datasets(source: str) -> list[OpenedDataset]:
     return _open_grib(source) if start == b"GRIB" else [_open_netcdf(source, source, start)]
 
 
-def local_path(source: str) -> str:
-    """The path in an address ``file://...``; any other source as it is."""
-    if source.startswith("file://"):
-        return unquote(source.removeprefix("file://"))
-    return source
-
-
 @contextmanager
 def naming_errors(name: str, doing: str) -> Iterator[None]:
     """While entered, turn what decoders and downloads raise into a UserError that names ``name``.
@@ -101,8 +87,8 @@ def naming_errors(name: str, doing: str) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except _READ_ERRORS as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except read_errors() as error:
+        reason = without_credentials(" ".join(str(error).split())) or type(error).__name__
         raise UserError(
             f"{name} cannot be {doing} ({reason}): it may be corrupt, cut short or out of reach; "
             "check it, or fetch it again"
@@ -110,33 +96,26 @@ def naming_errors(name: str, doing: str) -> Iterator[None]:
 
 
 def _open_remote(address: str) -> OpenedDataset:
-    try:
-        files, path = fsspec.core.url_to_fs(address)
-    except ImportError as error:
-        raise UserError(
-            f"{address} needs a package that is not installed ({error}): "
-            "pip install 'weathermixer[cloud]'"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{address} cannot be reached ({error}): correct the address") from error
-    with naming_errors(address, "opened"):
+    name = without_credentials(address)
+    files, path = file_system(address)
+    with naming_errors(name, "opened"):
         if any(files.exists(f"{path.rstrip('/')}/{marker}") for marker in _ZARR_MARKERS):
             return _open_zarr(address, address)
         if not files.exists(path):
-            raise UserError(f"there is nothing at {address}: correct the address")
+            raise UserError(f"there is nothing at {name}: correct the address")
         file = files.open(path, "rb")
         start = file.read(4)
         file.seek(0)
     if start != b"\x89HDF":
         raise UserError(
-            f"{address} is neither Zarr nor NetCDF 4, which alone can be read in part from afar: "
+            f"{name} is neither Zarr nor NetCDF 4, which alone can be read in part from afar: "
             "download it first"
         )
-    return _open_netcdf(address, file, start)
+    return _open_netcdf(name, file, start)
 
 
 def _open_zarr(source: str, store: LocalStore | str) -> OpenedDataset:
-    with naming_errors(source, "opened as Zarr"), warnings.catch_warnings():
+    with naming_errors(without_credentials(source), "opened as Zarr"), warnings.catch_warnings():
         # Metadata that are not consolidated cost a few requests more, which is all that is said.
         warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated")
         return OpenedDataset(_open_dataset(store, "zarr"), ZarrStorage(store), is_partial=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from weathermixer.credentials import without_credentials
 from weathermixer.data.archives.analyses import open_analyses
 from weathermixer.data.archives.choosing import channels_in_words
 from weathermixer.data.archives.coordinates import covers_globe
@@ -99,7 +100,7 @@ def inspect_archive(
         partial(merged.read, index, index + 1) for index in range(len(merged.times))
     ]
     return ArchiveOverview(
-        path=source,
+        path=without_credentials(source),
         grid=merged.grid,
         latitude=(float(merged.latitude[0]), float(merged.latitude[-1])),
         longitude=(float(merged.longitude[0]), float(merged.longitude[-1])),

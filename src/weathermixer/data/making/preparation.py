@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Config, Data, Period, parse_period
 from weathermixer.console import Progress, say
+from weathermixer.credentials import without_credentials
 from weathermixer.data.archives.merging import MergedAnalyses, open_sources
 from weathermixer.data.channels import Channel, channels_of, names
 from weathermixer.data.feeding.periods import periods
@@ -164,7 +165,7 @@ def _planned(config: Config | None, ways: int | None) -> PlannedMeshes | None:
 def _describe(
     opened: MergedAnalyses, choice: _Choice, step_hours: float, planned: PlannedMeshes | None
 ) -> StoreDescription:
-    attributes: dict[str, Any] = {"sources": list(choice.sources)}
+    attributes: dict[str, Any] = {"sources": list(map(without_credentials, choice.sources))}
     if opened.licences:
         attributes["source_licences"] = opened.licences
     if choice.member is not None:

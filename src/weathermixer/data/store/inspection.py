@@ -169,7 +169,7 @@ def inspect_store(
         climatology=_climatology_size(store),
         chunks=state.chunks,
         shards=state.shards or state.chunks,
-        bytes_on_disk=sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        bytes_on_disk=store.bytes_on_disk,
         attributes={key: value for key, value in store.attributes.items() if key not in known},
         damaged=_damaged(store, progress) if full else None,
     )

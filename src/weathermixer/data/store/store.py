@@ -27,6 +27,12 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Period, Reader
 from weathermixer.console import Progress
+from weathermixer.credentials import without_credentials
+from weathermixer.data.addresses import (
+    file_system,
+    is_address,
+    read_errors,
+)
 from weathermixer.data.annual_cycle import last_hour, nearest_day
 from weathermixer.data.partial_files import partial_path
 from weathermixer.data.states import Indices, digest, find_time
@@ -42,12 +48,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Store:
-    """A whole store, open for reading: the Zarr ``group`` at ``path``. Reading is thread-safe.
+    """A whole store, open for reading: the Zarr ``group`` at ``path``, or at that address.
 
-    ``tensorstore`` is the array of states where that library shall read it, to the same bits.
+    Reading is thread-safe. ``tensorstore`` is the array of states where that library shall read it,
+    to the same bits.
     """
 
-    path: Path
+    path: Path | str
     group: zarr.Group
     tensorstore: Any = None
 
@@ -55,8 +62,11 @@ class Store:
     def open(cls, path: Path | str, *, reader: Reader = "zarr") -> Store:
         """Open a store; UserError where there is none, or only an unfinished one.
 
-        ``reader`` is the library that reads states, which may have to be installed (UserError).
+        ``path`` may be an address, such as ``s3://bucket/era5.zarr``. ``reader`` is the library
+        that reads states, which may have to be installed, and reads local stores alone (UserError).
         """
+        if isinstance(path, str) and is_address(path):
+            return cls._open_remote(path, reader)
         path = Path(path)
         if not path.exists():
             if partial_path(path).exists():
@@ -69,21 +79,35 @@ class Store:
             group = zarr.open_group(
                 ExactStore(path, read_only=True), mode="r", use_consolidated=False
             )
-            version = group.attrs.get("weathermixer_store")
+            _require_format(group, path)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} cannot be opened as a Zarr group ({error}): is it a prepared store?"
             ) from error
-        if version != FORMAT:
-            raise UserError(
-                f"{path} is not a WeatherMixer store of format {FORMAT}: "
-                "make one of it with 'weathermixer data prepare'"
-            )
         if path.name.endswith(".partial"):
             raise UserError(f"{path} is only half prepared: run the command that prepares it again")
         if reader == "tensorstore":
             return cls(path, group, open_with_tensorstore(path / "state"))
         return cls(path, group)
+
+    @classmethod
+    def _open_remote(cls, address: str, reader: Reader) -> Store:
+        name = without_credentials(address)
+        if reader != "zarr":
+            raise UserError(
+                f"data.reader={reader} reads local stores alone, and {name} is an address: set "
+                "data.reader=zarr, or copy the store"
+            )
+        file_system(address)  # says which package is lacking
+        try:
+            group = zarr.open_group(address, mode="r")
+            _require_format(group, name)
+        except read_errors() as error:
+            reason = without_credentials(" ".join(str(error).split())) or type(error).__name__
+            raise UserError(
+                f"{name} cannot be opened as a Zarr group ({reason}): is it a prepared store?"
+            ) from error
+        return cls(name, group)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -135,6 +159,14 @@ class Store:
     def grid(self) -> tuple[int, int]:
         """Numbers of latitudes and longitudes."""
         return len(self.latitude), len(self.longitude)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Bytes of all files of the store."""
+        if isinstance(self.path, str):
+            files, path = file_system(self.path)
+            return int(files.du(path))
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -271,10 +303,10 @@ class Store:
     ) -> NDArray[np.float32]:
         try:
             values = read()
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except read_errors() as error:
             raise UserError(
-                f"{self.path}: the {what} cannot be read ({error}); its file is corrupt or "
-                "truncated: copy or prepare the store again"
+                f"{self.path}: the {what} cannot be read ({without_credentials(str(error))}); its "
+                "file is corrupt, truncated or out of reach: copy or prepare the store again"
             ) from error
         # One addition per value finds NaN and infinity more cheaply than a mask. Missing chunks
         # read as NaN, the fill value.
@@ -285,6 +317,14 @@ class Store:
                 "copy or prepare the store again"
             )
         return values
+
+
+def _require_format(group: zarr.Group, name: Path | str) -> None:
+    if group.attrs.get("weathermixer_store") != FORMAT:
+        raise UserError(
+            f"{name} is not a WeatherMixer store of format {FORMAT}: "
+            "make one of it with 'weathermixer data prepare'"
+        )
 
 
 def step_of(group: zarr.Group) -> np.timedelta64:
