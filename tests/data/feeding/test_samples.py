@@ -204,6 +204,32 @@ def test_a_plan_is_that_of_all_samples_and_orders_written_out(
     assert np.flatnonzero(found.states()).tolist() == np.unique(found[:]).tolist()
 
 
+def test_an_epoch_of_a_million_samples_is_planned_in_constant_memory() -> None:
+    count, batch = 1_000_000, 1000
+    times = START + np.arange(count + 1) * np.timedelta64(3600, "s")
+    all_windows = windows(times, 1.0, 1, (times[0], times[-1]))
+    plan = training_plan(
+        all_windows,
+        seed=0,
+        batch=batch,
+        layout=Layout(),
+        steps=range(count // batch),
+        samples=0,
+        rollout_at=lambda step: 1,
+    )
+    visits = np.zeros(count, dtype=np.int64)
+    visits[next(plan)[:, 0]] += 1  # the order of the epoch is drawn here
+    tracemalloc.start()
+    try:
+        for indices in plan:
+            visits[indices[:, 0]] += 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(visits, np.ones(count))
+    assert peak < 1_000_000  # bytes, beside the order itself: less than one for each sample
+
+
 def test_samples_take_the_memory_of_their_times_however_long_they_are() -> None:
     times = START + np.arange(100_000) * HOUR
     held, most = [], []
