@@ -7,9 +7,10 @@ A prepared store (``store.py``) and an archive that is read as it is (``direct.p
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,25 @@ from weathermixer.errors import UserError
 
 Indices = slice | Sequence[int]
 """Which channels of a state are meant."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that divide a task: this one is number ``index`` of ``count``.
+
+    ``gather(value)`` gives each of them what all have, in their order; all call it together.
+    """
+
+    index: int = 0
+    count: int = 1
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+
+    def part(self, length: int) -> slice:
+        """The consecutive ones of ``length`` tasks that are this one's."""
+        return slice(length * self.index // self.count, length * (self.index + 1) // self.count)
+
+
+ALONE = Workers()
 
 
 class States(Protocol):
@@ -89,11 +109,14 @@ class States(Protocol):
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
         """The cost of reading these channels and longitudes of one state."""
 
-    def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+    def statistics_over(
+        self, period: Period, progress: Progress | None = None, workers: Workers = ALONE
+    ) -> Statistics:
         """Statistics of a period (inclusive) of every one of ``channels``.
 
-        ``progress(done, total)`` is called where states must be read for them. Raises UserError
-        where the period holds no two times that are one step apart.
+        ``progress(done, total)`` is called where states must be read for them, which ``workers``
+        divide: all call this together and get the same. Raises UserError, on all of them, where the
+        period holds no two times that are one step apart, or a state that cannot be read.
         """
 
 

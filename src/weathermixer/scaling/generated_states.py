@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from weathermixer.config import Data, Period
 from weathermixer.console import Progress
 from weathermixer.data.channels import channels_of, names
-from weathermixer.data.states import Indices, digest, find_time
+from weathermixer.data.states import ALONE, Indices, Workers, digest, find_time
 from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.data.time_steps import to_timedelta
@@ -78,7 +78,9 @@ class GeneratedStates:
         num_bytes = self.read(0, channels, longitudes).nbytes
         return ReadingCost(num_bytes, num_bytes)
 
-    def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+    def statistics_over(
+        self, period: Period, progress: Progress | None = None, workers: Workers = ALONE
+    ) -> Statistics:
         """Statistics that leave the values as they are, of order one."""
         ones = np.ones(len(self.channels))
         return Statistics(mean=0.0 * ones, std=ones, step_std=ones)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,12 @@ from weathermixer.data.feeding.samples import (
     validation_period,
     windows,
 )
-from weathermixer.data.states import States
+from weathermixer.data.states import States, Workers
+from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.store import Store
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
+from weathermixer.jigsaw.mesh import from_first_rank
 from weathermixer.runs import checkpoint
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run
@@ -43,17 +45,62 @@ def begin_run(
     resume: bool,
     lock: FolderLock,
     notices: Notices,
+    workers: Workers,
 ) -> tuple[Run, Path | None]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
-    Returns the run, as it is sent to the other ranks, and the checkpoint to continue from, if any.
-    ``samples`` are those to learn from. What has changed since the run was begun, and costs no
-    sample, is said.
+    All ranks call this together. The first alone looks into the folder and writes: a shared one may
+    look older to the others, and a thousand that look into it are slow. Where the statistics of an
+    archive have to be estimated, each of the ranks, the ``workers``, reads a part of the states.
 
-    A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here
-    and released by the caller. Raises UserError where another training holds it, and where a run
-    with checkpoints is not resumed, or is resumed with another network, other data or another seed.
+    Returns the run and the checkpoint to continue from, if any. ``samples`` are those to learn
+    from. What has changed since the run was begun, and costs no sample, is said.
+
+    A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here,
+    on the first rank, and released by the caller. Raises UserError where another training holds it,
+    and where a run with checkpoints is not resumed, or is resumed with another network, other data
+    or another seed.
     """
+    begun: _Begun | None = None
+
+    def open_run() -> bool:
+        nonlocal begun
+        begun = _open_run(config, out, store, samples, resume, lock, notices)
+        return begun.normalisation is None
+
+    statistics: Statistics | None = None
+    if from_first_rank(open_run):
+        statistics = _statistics(config.data, store, workers)
+
+    def create() -> tuple[Run, Path | None]:
+        assert begun is not None, "the first rank has opened the run"
+        normalisation = begun.normalisation
+        if normalisation is None:
+            assert statistics is not None
+            channels = names(channels_of(config.data.variables, config.data.levels))
+            normalisation = Normalisation.of(store, channels, config.data.static, statistics)
+        run = Run.create(out, config, normalisation, begun.origin.write)
+        return run.read(), run.newest_checkpoint()
+
+    return from_first_rank(create)
+
+
+class _Begun(NamedTuple):
+    """What a run was begun with; a new one has no normalisation yet."""
+
+    origin: Origin
+    normalisation: Normalisation | None
+
+
+def _open_run(
+    config: Config,
+    out: Path,
+    store: States,
+    samples: Windows,
+    resume: bool,
+    lock: FolderLock,
+    notices: Notices,
+) -> _Begun:
     run = Run(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose another --out for the run")
@@ -66,29 +113,24 @@ def begin_run(
     origin = Origin.of(config, store, samples)
     if run.newest_checkpoint() is None:
         check_step(config.data, store)
-        # A prepared store has statistics; to estimate those of an archive takes a while.
-        estimating = f"estimating the statistics of {store.path}"
-        with nullcontext() if isinstance(store, Store) else progress(estimating) as update:
-            normalisation = Normalisation.from_store(
-                store,
-                names(channels_of(config.data.variables, config.data.levels)),
-                config.data.static,
-                training_period(config.data, store),
-                update,
-            )
-    else:
-        begun = Run.open(out)
-        before = Origin.read(begun.origin)
-        _check_same(begun, config, knows_its_times=before is not None)
-        if before is not None:
-            before.require_same_order(origin, out)
-            for change in before.changes(origin):
-                notices.say(change)
-            origin = before
-        normalisation = begun.normalisation
-        normalisation.check_grid(store)
-    created = Run.create(out, config, normalisation, origin.write)
-    return created.read(), run.newest_checkpoint()
+        return _Begun(origin, None)
+    begun = Run.open(out)
+    before = Origin.read(begun.origin)
+    _check_same(begun, config, knows_its_times=before is not None)
+    if before is not None:
+        before.require_same_order(origin, out)
+        for change in before.changes(origin):
+            notices.say(change)
+        origin = before
+    begun.normalisation.check_grid(store)
+    return _Begun(origin, begun.normalisation)
+
+
+def _statistics(data: Data, store: States, workers: Workers) -> Statistics:
+    """The statistics of the training period: a store has them, those of an archive take a while."""
+    estimating = f"estimating the statistics of {store.path}"
+    with nullcontext() if isinstance(store, Store) else progress(estimating) as update:
+        return store.statistics_over(training_period(data, store), update, workers)
 
 
 def training_windows(data: Data, training: Training, store: States) -> Windows:

@@ -22,6 +22,7 @@ from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
 from weathermixer.data.feeding.samples import Windows, training_plan
 from weathermixer.data.opening import open_states
+from weathermixer.data.states import Workers
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.job import Job, join
@@ -152,13 +153,18 @@ class TrainingLoop:
         lock = FolderLock(out, "training")
         with ExitStack() as held:
             held.callback(lock.release)
-            # As the first rank sees it: a shared folder may look older to the others, and a
-            # thousand that look into it are slow.
             with console.waiting_for("the first rank to open the run"):
-                run, newest = meshes.from_first_rank(
-                    lambda: begin_run(
-                        config, out, states, windows, resume=resume, lock=lock, notices=notices
-                    )
+                run, newest = begin_run(
+                    config,
+                    out,
+                    states,
+                    windows,
+                    resume=resume,
+                    lock=lock,
+                    notices=notices,
+                    workers=Workers(
+                        job.mesh.layout.rank, job.mesh.layout.world_size, meshes.gather_objects
+                    ),
                 )
             loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
             if newest is not None:

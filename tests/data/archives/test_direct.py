@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,8 @@ from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.making.preparation import prepare
 from weathermixer.data.making.synthetic import write_synthetic
 from weathermixer.data.opening import open_states
+from weathermixer.data.states import Workers
+from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 
@@ -234,6 +237,51 @@ def test_statistics_of_some_pairs_are_those_of_their_states(
     change = every[first + 1] - every[first]
     spread = np.sqrt(mean(np.square(change - mean(change)[:, None, None])))
     np.testing.assert_allclose(found.step_std, spread, rtol=1e-9)
+
+
+def together(count: int, work: Callable[[Workers], object]) -> list[object]:
+    """What ``work(workers)`` returns or raises in each of several threads that gather objects."""
+    barrier, gathered = threading.Barrier(count), dict[int, object]()
+
+    def run(index: int) -> object:
+        def gather(value: object) -> list[object]:
+            gathered[index] = value
+            barrier.wait(10)
+            return [gathered[each] for each in range(count)]
+
+        try:
+            return work(Workers(index, count, gather))
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+@pytest.mark.parametrize("count", [2, 3, 20])  # the last are more than there are pairs
+def test_statistics_are_the_same_whatever_number_of_workers_read_for_them(
+    pair: Pair, count: int
+) -> None:
+    states, store = pair
+    alone = states.statistics_over(store.training_period)
+    for found in together(
+        count, lambda w: states.statistics_over(store.training_period, workers=w)
+    ):
+        assert isinstance(found, Statistics)
+        for name in ("mean", "std", "step_std"):
+            assert np.array_equal(getattr(found, name), getattr(alone, name))
+
+
+def test_what_one_worker_cannot_read_all_of_them_hear_of(
+    dataset: xr.Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.zarr"
+    write_archive(dataset, path, time=1)
+    states = opened(str(path))
+    (path / "2m_temperature" / "3.0.0").write_bytes(b"torn")
+    period = (states.times[0], states.times[-1])
+    errors = together(2, lambda workers: states.statistics_over(period, workers=workers))
+    assert len(set(map(str, errors))) == 1 and str(states.times[3]) in str(errors[0])
 
 
 def test_a_step_may_span_several_times_of_the_archive(dataset: xr.Dataset, tmp_path: Path) -> None:

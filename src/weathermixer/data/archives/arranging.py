@@ -11,7 +11,7 @@ from weathermixer.config import Period
 from weathermixer.console import Progress
 from weathermixer.data.archives.fields import slice_if_consecutive
 from weathermixer.data.grid import Grid, Placement, find_placement
-from weathermixer.data.states import Indices, States
+from weathermixer.data.states import ALONE, Indices, States, Workers
 from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.errors import UserError
@@ -89,9 +89,11 @@ class ArrangedStates:
         )
         return sum(costs, ReadingCost(0, 0))
 
-    def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+    def statistics_over(
+        self, period: Period, progress: Progress | None = None, workers: Workers = ALONE
+    ) -> Statistics:
         """Statistics of a period (inclusive) of every one of ``channels``."""
-        return self._states.statistics_over(period, progress)
+        return self._states.statistics_over(period, progress, workers)
 
 
 def _runs(indices: NDArray[np.intp]) -> list[NDArray[np.intp]]:

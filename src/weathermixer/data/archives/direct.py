@@ -26,7 +26,7 @@ from weathermixer.data.channels import (
     names,
 )
 from weathermixer.data.feeding.samples import evenly_spaced, require_windows
-from weathermixer.data.states import Indices, digest, find_time
+from weathermixer.data.states import ALONE, Indices, Workers, digest, find_time
 from weathermixer.data.statistics import (
     Statistics,
     cell_area_weights,
@@ -149,7 +149,9 @@ class DirectStates:
         )
         return reduce(add, costs, ReadingCost(0, 0))
 
-    def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+    def statistics_over(
+        self, period: Period, progress: Progress | None = None, workers: Workers = ALONE
+    ) -> Statistics:
         """Statistics of a period (inclusive), from at most ``PAIRS`` pairs of its states.
 
         The states of a pair are one step apart, and the pairs evenly spaced over all seasons. So
@@ -158,10 +160,32 @@ class DirectStates:
         standard deviations, standard deviations within 1.5% and those of the change over a step
         within 1% of what all states give. They scale a network's inputs and outputs, no more.
 
-        Raises UserError where the period holds no pair, or a state that cannot be read.
+        Of the pairs each of the ``workers`` reads its part; ``progress`` counts this one's. Raises
+        UserError, on all of them, where the period holds no pair, or a state that cannot be read.
         """
         windows = require_windows(self, self._step_hours, 1, period, key="data.train")
         pairs = evenly_spaced(windows, PAIRS)
+        found: dict[int, NDArray[np.float64]] | UserError
+        try:
+            found = self._moments_of(pairs[workers.part(len(pairs))], progress)
+        except UserError as error:
+            found = error  # which the others, who wait for what is found here, must hear of
+        moments: dict[int, NDArray[np.float64]] = {}
+        for each in workers.gather(found):
+            if isinstance(each, UserError):
+                raise each
+            # The first time of one part may be the last of another, which knows its increment too.
+            known = [time for time in each if time in moments and np.isnan(each[time]).any()]
+            moments |= {time: each[time] for time in each if time not in known}
+        times = sorted(moments)
+        return merge_moments(
+            np.stack([moments[time] for time in times]), self.times[times], period, self.step
+        )
+
+    def _moments_of(
+        self, pairs: NDArray[np.int64], progress: Progress | None
+    ) -> dict[int, NDArray[np.float64]]:
+        """The moments ``(moment, channel)`` of the states in some pairs, by their time index."""
         weights = cell_area_weights(self.latitude)
         moments: dict[int, NDArray[np.float64]] = {}
         held: dict[int, NDArray[np.float32]] = {}
@@ -176,7 +200,4 @@ class DirectStates:
             held = {second: state}
         if progress is not None:
             progress(len(pairs), len(pairs))
-        times = sorted(moments)
-        return merge_moments(
-            np.stack([moments[time] for time in times]), self.times[times], period, self.step
-        )
+        return moments

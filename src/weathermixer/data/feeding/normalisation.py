@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from weathermixer.console import Progress
 from weathermixer.data.states import States
-from weathermixer.data.statistics import cell_area_weights, field_moments
+from weathermixer.data.statistics import Statistics, cell_area_weights, field_moments
 from weathermixer.errors import UserError
 
 _SAME_PLACE_DEGREES = 1e-3
@@ -55,8 +55,22 @@ class Normalisation:
         ``progress(done, total)`` is called where states must be read for them. Raises UserError
         where the store lacks a channel or a static field, or where the period holds too few times.
         """
-        indices = store.channel_indices(channels)
         statistics = store.statistics_over(period, progress)
+        return cls.of(store, channels, static_channels, statistics)
+
+    @classmethod
+    def of(
+        cls,
+        store: States,
+        channels: Sequence[str],
+        static_channels: Sequence[str],
+        statistics: Statistics,
+    ) -> Normalisation:
+        """Make one from the ``statistics`` of all channels of a store.
+
+        Raises UserError where the store lacks a channel or a static field.
+        """
+        indices = store.channel_indices(channels)
         mean = statistics.mean[indices]
         static = store.read_static(static_channels)
         weights = cell_area_weights(store.latitude)

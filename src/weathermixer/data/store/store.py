@@ -35,7 +35,7 @@ from weathermixer.data.addresses import (
 )
 from weathermixer.data.annual_cycle import last_hour, nearest_day
 from weathermixer.data.partial_files import partial_path
-from weathermixer.data.states import Indices, digest, find_time
+from weathermixer.data.states import ALONE, Indices, Workers, digest, find_time
 from weathermixer.data.statistics import Statistics, merge_moments
 from weathermixer.data.store.exact_store import ExactStore
 from weathermixer.data.store.reading_cost import ReadingCost, chunks_cost
@@ -190,11 +190,13 @@ class Store:
         start, stop = self.attributes["training_period"]
         return np.datetime64(start, "s"), np.datetime64(stop, "s")
 
-    def statistics_over(self, period: Period, progress: Progress | None = None) -> Statistics:
+    def statistics_over(
+        self, period: Period, progress: Progress | None = None, workers: Workers = ALONE
+    ) -> Statistics:
         """Statistics of any period (inclusive), merged from the moments of its times.
 
-        No state is read, so ``progress`` is never called. Raises UserError where the period holds
-        no two times that are one step apart.
+        No state is read: ``progress`` is never called, and ``workers`` divide nothing. Raises
+        UserError where the period holds no two times that are one step apart.
         """
         return merge_moments(self.array("moments"), self.times, period, self.step)
 
