@@ -8,6 +8,7 @@ from support.scripts import ROOT
 from weathermixer.jigsaw.layout import Layout
 
 
+@pytest.mark.exhaustive
 def test_one_rank_goes_through_all_that_it_does_before_a_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

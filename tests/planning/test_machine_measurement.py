@@ -47,7 +47,8 @@ def test_one_rank_measures_a_machine_that_is_read_back(tmp_path: Path) -> None:
     assert {part.ranks for part in measured.computing} == {1}
     kinds = {"copy", "transpose", "activation", "activation_backward", "norm", "norm_backward"}
     for part in measured.computing:
-        assert set(part.work) == {*kinds, "optimizer"} and part.launch_seconds > 0.0
+        # What is left of a step of blocks may be nothing, where other work took the processor.
+        assert set(part.work) == {*kinds, "optimizer"} and part.launch_seconds >= 0.0
     assert measured.spread is not None and measured.spread >= 0.0
     assert shown[0][0] == 0 and shown[-1][0] == shown[-1][1]
     assert [path.name for path in tmp_path.iterdir()] == ["machine.yaml"]

@@ -110,6 +110,7 @@ def test_strong_scaling_is_measured_by_turns_and_goes_on_where_it_was_stopped(
         assert row["rounds"][: len(before)] == before
 
 
+@pytest.mark.exhaustive
 def test_weak_scaling_has_replicas_and_a_wider_network(config: Path, tmp_path: Path) -> None:
     text, record = bench(
         config,
