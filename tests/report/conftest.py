@@ -63,6 +63,12 @@ def write_log(path: Path, *, steps: int) -> None:
             "grad_norm": 0.5,
             "learning_rate": 1e-3,
             "samples_per_second": 20.0,
+            "seconds_per_step": 0.2,
+            "predicted_seconds_per_step": 0.16,
+            "peak_fraction": 0.4,
+            "waited_for_data": 0.05,
+            "waited_for_ranks": 0.02,
+            "peak_memory_bytes": 3e9,
         }
         if step % 100 == 0:
             scores = {"loss": 0.5, "relative_rmse": {"temperature_850": 0.4, "2m_temperature": 0.6}}

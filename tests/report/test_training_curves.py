@@ -20,6 +20,7 @@ def test_a_log_is_read_up_to_where_it_was_torn(tmp_path: Path) -> None:
     log = TrainingLog.read(tmp_path / "log.jsonl")
     assert log.last_step == 300
     assert log.validation == [(100, 0.5, 0.5), (200, 0.5, 0.5), (300, 0.5, 0.5)]
+    assert log.channels["2m_temperature"] == [(100, 0.6), (200, 0.6), (300, 0.6)]
     assert log.samples_per_second == 20.0
     assert log.hours == pytest.approx(4 * 300 / 20.0 / 3600.0)
 
@@ -37,6 +38,8 @@ def test_curves_are_those_of_the_log(tmp_path: Path) -> None:
     )
     assert loss["validation"]["y"] == [0.5] * 3
     assert {"Learning rate", "Validation: RMSE relative to persistence"} <= by_title.keys()
+    (waits,) = (chart for title, chart in by_title.items() if title.startswith("Share of a step"))
+    assert [set(line["y"]) for line in waits["lines"]] == [{0.25}, {0.1}]
 
 
 def test_a_long_log_becomes_means_that_keep_its_ends(tmp_path: Path) -> None:

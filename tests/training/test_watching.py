@@ -53,11 +53,18 @@ def weights(run: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in newest.iterdir()}
 
 
+# Of a record, what a training on other days and machines repeats.
+REPEATED = {"step", "samples", "loss", "grad_norm", "learning_rate", "layout", "validation"}
+
+
+def records_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+
+
 def log_of(run: Path) -> list[dict[str, Any]]:
-    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return [
-        {key: value for key, value in json.loads(line).items() if key != "samples_per_second"}
-        for line in lines
+        {key: value for key, value in record.items() if key in REPEATED}
+        for record in records_of(run)
     ]
 
 

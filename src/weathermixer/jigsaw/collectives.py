@@ -23,7 +23,15 @@ class Collective(InFlight):
     """
 
     def __init__(
-        self, axis: Axis, begin: Any, given: Tensor, result: Tensor, *, sent: int, messages: int
+        self,
+        axis: Axis,
+        begin: Any,
+        given: Tensor,
+        result: Tensor,
+        *,
+        kind: str,
+        sent: int,
+        messages: int,
     ) -> None:
         """Begin; both tensors are contiguous and belong to the collective until it ends.
 
@@ -34,7 +42,9 @@ class Collective(InFlight):
         axis.counter.bytes_sent += sent * given.element_size()
         axis.counter.messages += messages
         num_bytes = result.numel() * result.element_size()
-        super().__init__(axis, num_bytes, lambda: [begin(group=axis.group, async_op=True)])
+        super().__init__(
+            axis, num_bytes, lambda: [begin(group=axis.group, async_op=True)], kind=kind
+        )
 
     def wait(self) -> Tensor:
         """The result."""
@@ -56,6 +66,7 @@ def begin_all_reduce(axis: Axis, tensor: Tensor) -> Collective:
         lambda **options: dist.all_reduce(tensor, **options),
         tensor,
         tensor,
+        kind="all-reduce",
         sent=2 * others * tensor.numel() // axis.size,
         messages=2 * others,
     )

@@ -80,11 +80,17 @@ class CutNorm:
             raise JigsawError(f"{name} has no gains or no shifts: give it elementwise_affine=True")
         channels = _dimension(name, "channels", self.channels, module.normalized_shape[0])
         device, dtype = module.weight.device, module.weight.dtype
+        norm: LayerNorm | RMSNorm
         if isinstance(module, nn.RMSNorm):
-            return RMSNorm(
+            norm = RMSNorm(
                 channels, mesh, rows=self.rows, eps=module.eps, device=device, dtype=dtype
             )
-        return LayerNorm(channels, mesh, rows=self.rows, eps=module.eps, device=device, dtype=dtype)
+        else:
+            norm = LayerNorm(
+                channels, mesh, rows=self.rows, eps=module.eps, device=device, dtype=dtype
+            )
+        norm.name = name or norm.name
+        return norm
 
 
 @dataclass(frozen=True)

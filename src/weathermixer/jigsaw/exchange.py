@@ -23,9 +23,12 @@ from weathermixer.jigsaw.mesh import Axis
 class Round(InFlight):
     """A tensor on its way to one peer, another on its way from one."""
 
-    def __init__(self, axis: Axis, distance: int, send: Tensor, receive: Tensor) -> None:
+    def __init__(
+        self, axis: Axis, distance: int, send: Tensor, receive: Tensor, *, kind: str = "exchange"
+    ) -> None:
         """Begin; ``send`` and ``receive`` are contiguous and belong to the round until it ends.
 
+        ``kind`` names what the round is part of, such as ``all-gather``.
         Raises LayoutError where the mesh only describes its ranks.
         """
         axis.require_group()
@@ -51,6 +54,7 @@ class Round(InFlight):
             axis,
             max(send.numel(), receive.numel()) * send.element_size(),
             lambda: dist.batch_isend_irecv(operations) if operations else [],
+            kind=kind,
             is_watched=send.device.type == "cpu",
         )
 
@@ -79,8 +83,13 @@ class Gather:
         piece: Tensor,
         shapes: Sequence[tuple[int, ...]],
         into: Sequence[Tensor] | None = None,
+        *,
+        kind: str = "all-gather",
     ) -> None:
-        """Begin. ``into`` is the memory that the pieces come in, in the order of the ranks."""
+        """Begin. ``into`` is the memory that the pieces come in, in the order of the ranks.
+
+        ``kind`` names what the pieces are gathered for.
+        """
         self._axis = axis
         if into is None:
             into = [
@@ -95,7 +104,7 @@ class Gather:
             piece = into[axis.index].contiguous()
         for distance in range(1, axis.size):
             source = (axis.index - distance) % axis.size
-            self._rounds[source] = Round(axis, distance, piece, self._pieces[source])
+            self._rounds[source] = Round(axis, distance, piece, self._pieces[source], kind=kind)
 
     def piece(self, place: int, fill: Fill | None = None) -> Tensor:
         """One rank's piece, once it is there."""
@@ -132,7 +141,7 @@ class ReduceScatter:
         distance = len(self._rounds) + 1
         if self._rounds or into is None or not into.is_contiguous():
             into = block.new_empty(own_shape)
-        self._rounds.append(Round(self._axis, distance, block, into))
+        self._rounds.append(Round(self._axis, distance, block, into, kind="reduce-scatter"))
 
     @property
     def rounds(self) -> Sequence[Round]:
@@ -175,7 +184,8 @@ class AllReduce:
     """A sum over an axis on its way: to be asked for when it is needed."""
 
     def __init__(self, axis: Axis, tensor: Tensor) -> None:
-        self._gather = Gather(axis, tensor, [tuple(tensor.shape)] * axis.size)
+        shapes = [tuple(tensor.shape)] * axis.size
+        self._gather = Gather(axis, tensor, shapes, kind="all-reduce")
 
     def wait(self, fill: Fill | None = None) -> Tensor:
         """The sum, in the order of the ranks; of one rank, the tensor itself."""

@@ -27,17 +27,21 @@ class InFlight:
         num_bytes: int,
         begin: Callable[[], list[dist.Work]],
         *,
+        kind: str,
         is_watched: bool = False,
     ) -> None:
         """Begin to wait for so many bytes; ``begin`` hands the exchange to the backend, if any.
 
+        ``kind`` is what it is in the words of the field, such as ``all-gather``.
         Of what ``is_watched`` it is known when it has ended, before anybody waits for it.
         """
         self._axis, self._num_bytes = axis, num_bytes
+        self._kind, self._where = kind, ACTIVITY.where
         self._end_seen: Future[None] | None = None
         self.is_filled = False  # its wait, once it is waited for
         try:
-            self._works = begin()
+            with ACTIVITY.named(self._range):
+                self._works = begin()
         except RuntimeError as error:
             raise self._lost(error) from error
         axis.in_flight.add(self)
@@ -47,6 +51,12 @@ class InFlight:
             self._end()
         elif self._works and is_watched:
             self._end_seen = axis.transfers.of(self._works)
+
+    @property
+    def title(self) -> str:
+        """What it is and where it began, such as ``all-gather over tensor (up, forward)``."""
+        where = f" ({self._where})" if self._where else ""
+        return f"{self._kind} over {self._axis.name}{where}"
 
     @property
     def has_ended(self) -> bool:
@@ -66,7 +76,7 @@ class InFlight:
             while not self.has_ended and fill() and self._end_seen is not None:
                 pass
         try:
-            with ACTIVITY.waiting_for(self, self._num_bytes):
+            with ACTIVITY.waiting_for(self, self._num_bytes), ACTIVITY.named(self._wait_range):
                 if self._end_seen is not None:
                     self._end_seen.result()
                 else:
@@ -76,6 +86,12 @@ class InFlight:
             raise self._lost(error) from error
         self._axis.in_flight.remove(self)
         self._works, self._end_seen = [], None
+
+    def _range(self) -> str:
+        return f"{self.title}, {self._num_bytes} bytes"
+
+    def _wait_range(self) -> str:
+        return f"wait for {self._range()}"
 
     def _lost(self, error: RuntimeError) -> RankLost:
         return RankLost(

@@ -203,8 +203,9 @@ class LayerNorm(CutModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.name = "LayerNorm"  # in the model, once it is part of one
         self.cut = _Channelwise(channels, rows, mesh)
-        self.channels = Channels(self.cut.axis, self.cut.sizes, eps)
+        self.eps = eps
         self.ahead = Ahead(is_first=self.cut.axis.size > 1)
         self.pieces = {
             name: Piece.shared(self.cut.block, (mesh.domain,), mesh) for name in ("weight", "bias")
@@ -219,7 +220,8 @@ class LayerNorm(CutModule):
         gain = use(self.weight, self.pieces["weight"].destination)
         shift = use(self.bias, self.pieces["bias"].destination)
         x = _as_autocast(x).contiguous()
-        return normalise(x, gain, shift, self.channels, then=self.ahead.begin_next)
+        channels = Channels(self.cut.axis, self.cut.sizes, self.eps, self.name)
+        return normalise(x, gain, shift, channels, then=self.ahead.begin_next)
 
     def reset(self, seed: int, name: str) -> None:
         """Gains of one and shifts of zero."""
@@ -247,6 +249,7 @@ class RMSNorm(CutModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self.name = "RMSNorm"  # in the model, once it is part of one
         self.cut = _Channelwise(channels, rows, mesh)
         self.ahead = Ahead(is_first=self.cut.axis.size > 1)
         self.eps = eps
@@ -260,7 +263,7 @@ class RMSNorm(CutModule):
         gain = use(self.weight, self.pieces["weight"].destination)
         x = _as_autocast(x)
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        channels = Channels(self.cut.axis, self.cut.sizes, eps)
+        channels = Channels(self.cut.axis, self.cut.sizes, eps, self.name)
         return scale_by_rms(x, gain, channels, then=self.ahead.begin_next)
 
     def reset(self, seed: int, name: str) -> None:

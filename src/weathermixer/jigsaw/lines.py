@@ -48,9 +48,9 @@ class LineSum:
             return lambda: rounds.finish(lines[axis.index])
         if sent is lines:
             own = sent.new_empty(size)
-            return _begin(axis, dist.reduce_scatter_single, sent, own).wait
+            return _begin(axis, dist.reduce_scatter_single, sent, own, "reduce-scatter").wait
         received = torch.empty_like(sent)
-        exchange = _begin(axis, dist.all_to_all_single, sent, received)
+        exchange = _begin(axis, dist.all_to_all_single, sent, received, "all-to-all")
         return lambda: exchange.wait().sum(0, dtype=lines.dtype)
 
 
@@ -62,7 +62,7 @@ class LineGather:
         self._lines = lines
         self._exchange: Gather | Collective
         if dist.get_backend(axis.group) in COLLECTIVE_BACKENDS:
-            self._exchange = _begin(axis, dist.all_gather_single, line, lines)
+            self._exchange = _begin(axis, dist.all_gather_single, line, lines, "all-gather")
         else:
             shapes = [tuple(line.shape)] * axis.size
             self._exchange = Gather(axis, line, shapes, into=list(lines))
@@ -74,7 +74,7 @@ class LineGather:
 
 
 def _begin(
-    axis: Axis, collective: Callable[..., dist.Work], given: Tensor, result: Tensor
+    axis: Axis, collective: Callable[..., dist.Work], given: Tensor, result: Tensor, kind: str
 ) -> Collective:
     """Begin a collective in which each rank sends one line to each other rank."""
     others = axis.size - 1
@@ -83,6 +83,7 @@ def _begin(
         lambda **options: collective(result.flatten(), given.flatten(), **options),
         given,
         result,
+        kind=kind,
         sent=others * given.shape[-1],
         messages=others,
     )

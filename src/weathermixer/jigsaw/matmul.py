@@ -308,7 +308,7 @@ def _weight_gradient(one: Map, dy: Activation, x: Activation) -> Tensor | None:
     gradient, use = WeightGradient(one.product, dy, x), one.weight
     if not _may_wait(one):
         return gradient.whole()
-    gradient.defer(current_pass(), use.source)
+    gradient.defer(current_pass(), use.source, name=one.name)
     if use.is_local:
         current_pass().complete(use.source)
     return None

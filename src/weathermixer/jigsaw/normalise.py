@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.backlog import BACKLOG
 from weathermixer.jigsaw.exchange import AllReduce, Gather
 from weathermixer.jigsaw.gradients import Use, current_pass
@@ -24,11 +25,15 @@ from weathermixer.jigsaw.mesh import Axis
 
 @dataclass(frozen=True)
 class Channels:
-    """How a norm's channels are cut over an axis: rank ``q`` has ``sizes[q]`` of them."""
+    """How a norm's channels are cut over an axis: rank ``q`` has ``sizes[q]`` of them.
+
+    ``name`` is that of the layer, for messages.
+    """
 
     axis: Axis
     sizes: tuple[int, ...]
     epsilon: float
+    name: str = ""
 
     @property
     def total(self) -> int:
@@ -113,6 +118,7 @@ class _ScaleByRms(torch.autograd.Function):
         ctx: Any, x: Tensor, gain: Tensor, use: Use, channels: Channels, then: Callable[[], None]
     ) -> Tensor:
         rows = _wide(x)
+        ACTIVITY.where = f"{channels.name}, forward"
         squares = AllReduce(channels.axis, rows.square().sum(-1, keepdim=True))
         then()
         scale = (squares.wait() / channels.total + channels.epsilon).rsqrt()
@@ -125,6 +131,7 @@ class _ScaleByRms(torch.autograd.Function):
         x, gain, scale = ctx.saved_tensors
         rows, dy = _wide(x) * scale, _wide(dy)
         scaled = dy * gain.to(dy.dtype)
+        ACTIVITY.where = f"{ctx.channels.name}, backward"
         sums = AllReduce(ctx.channels.axis, (scaled * rows).sum(-1, keepdim=True))
         dgain = (dy * rows).flatten(0, -2).sum(0).to(gain.dtype)
         dx = (scaled - rows * (sums.wait(BACKLOG.fill) / ctx.channels.total)) * scale
@@ -153,6 +160,7 @@ def _normalised(
         y, mean = torch.empty_like(rows), rows.new_zeros(*rows.shape[:-1], 1)
         scale = torch.ones_like(mean)
     statistics = torch.stack([mean, scale.pow(-2)])
+    ACTIVITY.where = f"{channels.name}, forward"
     gather = Gather(channels.axis, statistics, [tuple(statistics.shape)] * channels.axis.size)
     then()
     parts = gather.wait()
@@ -189,6 +197,7 @@ class _NormGradient:
         product = dy * self._rows
         total = dy.mv(gamma)
         slope = (product.mv(gamma) - mean * total) * scale
+        ACTIVITY.where = f"{channels.name}, backward"
         self._sums = AllReduce(channels.axis, torch.stack([total, slope]))
         self._channels = channels
         self.gain = (product.t().mv(scale) - dy.t().mv(mean * scale)).to(gain.dtype)

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.backlog import BACKLOG
 from weathermixer.jigsaw.columns import Activation, Columns
 from weathermixer.jigsaw.count import Counter
@@ -36,8 +37,11 @@ class WeightGradient:
         """All of it ``(outputs, inputs)``, as far as this rank knows."""
         return self._rows(range(sum(self._product.weight_rows)))
 
-    def defer(self, current: BackwardPass, source: Source) -> None:
-        """Let it be made in waits, the other ranks' parts sent, and the sum given to a pass."""
+    def defer(self, current: BackwardPass, source: Source, *, name: str) -> None:
+        """Let it be made in waits, the other ranks' parts sent, and the sum given to a pass.
+
+        ``name`` is that of the layer, for messages.
+        """
         num_slices = self._product.gradient_slices(self._dy.dtype.itemsize)
         rows, axis = offsets(self._product.weight_rows), self._product.weight_axis.behind()
         parameter = source.parameter
@@ -51,8 +55,9 @@ class WeightGradient:
             out = total[here.start - first : here.stop - first]
             then = partial(current.give, source, total) if number == num_slices - 1 else None
             sums = ReduceScatter(axis)
-            for place in axis.peers()[:-1]:
-                sums.send(self._rows(wanted[place]), tuple(out.shape))
+            with ACTIVITY.at(f"{name}, gradient of the weight"):
+                for place in axis.peers()[:-1]:
+                    sums.send(self._rows(wanted[place]), tuple(out.shape))
             is_whole = axis.size == 1 and self._dy.dtype == total.dtype
             own = self._rows(here, out if is_whole else None)
             BACKLOG.travel(sums, own, out, then)

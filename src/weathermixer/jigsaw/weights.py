@@ -39,6 +39,7 @@ register_optimizer_step_post_hook(_count_step)
 class HoldsWeight(Protocol):
     """A layer whose product uses its weight."""
 
+    name: str
     product: Product
     weight: nn.Parameter
     pieces: dict[str, Piece]
@@ -138,7 +139,8 @@ class WeightGather:
             rows, columns = self._layer.product.weight_rows, own.shape[1]
             whole = own.new_empty(sum(rows), columns)
             shapes = [(count, columns) for count in rows]
-            gather = Gather(axis, own, shapes, torch.split(whole, list(rows)))
+            with ACTIVITY.at(f"{self._layer.name}, weight"):
+                gather = Gather(axis, own, shapes, torch.split(whole, list(rows)))
         self._begun = FetchedWeight(whole, offsets(rows)[axis.index], gather), state
 
     def _fetch(self, state: _State) -> FetchedWeight:

@@ -106,7 +106,8 @@ class MeshChoice:
     """How a training or a forecast is run, its predicted seconds of a step, and why, in a line.
 
     ``threads`` are those of each rank, None where ranks compute on accelerators; with ``recompute``
-    blocks are computed again in the backward pass.
+    blocks are computed again in the backward pass. ``peak`` is the most operations per second that
+    a rank of the machine can do in the arithmetic, where that is known.
     """
 
     layout: Layout
@@ -115,6 +116,7 @@ class MeshChoice:
     threads: int | None = None
     recompute: bool = False
     warning: str | None = None
+    peak: float | None = None
 
 
 def choose_mesh(
@@ -177,7 +179,16 @@ def _training_choice(planner: Planner, possible: Sequence[Layout], held: float) 
         )
     recomputes = candidate.recompute and planner.config.training.recompute is None
     reason = _reason(best, times, planner, recomputes=recomputes)
-    return MeshChoice(best, times[best], reason, planner.threads, candidate.recompute, warning)
+    computing = planner.machine.computing_of(ranks=best.world_size, threads=planner.threads)
+    return MeshChoice(
+        best,
+        times[best],
+        reason,
+        planner.threads,
+        candidate.recompute,
+        warning,
+        computing.product_rates(planner.config.training.dtype).peak,
+    )
 
 
 def _reason(

@@ -21,13 +21,16 @@ def training_charts(log: TrainingLog, training: Training) -> list[dict[str, Any]
     """The curves of a training, each as the page's script draws it; none without a log."""
     if log.last_step == 0:
         return []
+    plain = {"may_be_log": False}
     made = [
         _chart("loss", "Loss", "", log, training),
         _chart("learning_rate", "Learning rate", "", log, training),
         _chart("grad_norm", "Norm of the gradient, before clipping", "", log, training),
+        _chart("samples_per_second", "Speed", "samples per second", log, training, **plain),
         _chart(
-            "samples_per_second", "Speed", "samples per second", log, training, may_be_log=False
+            "peak_fraction", "Of the machine’s rate of matrix products", "", log, training, **plain
         ),
+        _waits_chart(log),
     ]
     validated = [entry for entry in log.validation if math.isfinite(entry[2])]
     if validated:
@@ -85,6 +88,23 @@ def _chart(
         if 0 < step < log.last_step
     ]
     return {**frame, "lines": lines}
+
+
+def _waits_chart(log: TrainingLog) -> dict[str, Any] | None:
+    """Shares of a step in which samples and other ranks were waited for."""
+    lines = []
+    for column, name, style in (
+        ("waited_for_data", "for samples", "model"),
+        ("waited_for_ranks", "for other ranks", "second"),
+    ):
+        waits, seconds = log.columns.get(column), log.columns.get("seconds_per_step")
+        if waits is not None and seconds is not None:
+            steps, shares = _thinned(log.columns["step"], waits / seconds)
+            lines.append(_line(name, style, steps, shares))
+    if not lines:
+        return None
+    frame = _frame("Share of a step that the rank that waits longest waits", "", log.last_step)
+    return {**frame, "y": {"label": "", "zero": True}, "lines": lines}
 
 
 def _frame(title: str, unit: str, last_step: int) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from weathermixer.errors import UserError
 class TrainingLog:
     """What ``log.jsonl`` of a run says: ``columns`` of numbers by name, each ``(logged step,)``.
 
-    ``validation`` holds (step, loss, mean RMSE relative to persistence).
+    ``validation`` holds (step, loss, mean RMSE relative to persistence), and ``channels`` for each
+    channel (step, RMSE relative to persistence).
     """
 
     columns: Mapping[str, np.ndarray]
     validation: Sequence[tuple[int, float, float]]
+    channels: Mapping[str, Sequence[tuple[int, float]]]
 
     @classmethod
     def read(cls, path: Path) -> TrainingLog:
@@ -32,17 +34,23 @@ class TrainingLog:
         """
         rows: list[dict[str, float]] = []
         validation = []
+        channels: dict[str, list[tuple[int, float]]] = {}
         for record in _records(path):
             numbers = {name: value for name, value in record.items() if _is_number(value)}
             rows.append(numbers)
             scores = record.get("validation")
             if isinstance(scores, dict) and _is_number(scores.get("loss")):
-                relative = [ratio for ratio in scores.get("relative_rmse", {}).values() if ratio]
-                mean = float(np.mean(relative)) if relative else math.nan
-                validation.append((int(numbers["step"]), float(scores["loss"]), mean))
+                relative = {
+                    name: ratio for name, ratio in scores.get("relative_rmse", {}).items() if ratio
+                }
+                mean = float(np.mean(list(relative.values()))) if relative else math.nan
+                step = int(numbers["step"])
+                validation.append((step, float(scores["loss"]), mean))
+                for name, ratio in relative.items():
+                    channels.setdefault(name, []).append((step, float(ratio)))
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
-        return cls(columns, validation)
+        return cls(columns, validation, channels)
 
     @property
     def last_step(self) -> int:
@@ -53,8 +61,12 @@ class TrainingLog:
     @property
     def samples_per_second(self) -> float:
         """The median speed, which pauses do not move; NaN where nothing was logged."""
-        speeds = self.columns.get("samples_per_second", np.empty(0))
-        return float(np.nanmedian(speeds)) if np.isfinite(speeds).any() else math.nan
+        return self.median("samples_per_second")
+
+    def median(self, column: str) -> float:
+        """The median of a column's numbers; NaN where nothing was logged."""
+        values = self.columns.get(column, np.empty(0))
+        return float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan
 
     @property
     def hours(self) -> float:

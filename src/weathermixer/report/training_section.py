@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from weathermixer.config import Config, settings
+from weathermixer.console import size_text
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.model.architecture import architecture_of
 from weathermixer.model.mixer import count_parameters
-from weathermixer.report.formatting import grouped_number, short_number
+from weathermixer.report.formatting import grouped_number, label_of, short_number
 from weathermixer.report.training_curves import training_charts
 from weathermixer.report.training_log import TrainingLog
 from weathermixer.runs.run import Run
@@ -36,12 +39,22 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class ChannelValidation:
+    """Validated RMSE of a channel relative to persistence: the newest, the lowest, and its step."""
+
+    label: str
+    newest: str
+    lowest: str
+    lowest_step: int
+
+
+@dataclass(frozen=True)
 class TrainingSection:
     """What the page says of a run in the folder ``path``.
 
     ``parameters`` is their number; ``steps_done`` of ``steps_wanted`` were taken. ``facts`` are
-    pairs of name and value, ``sections`` the settings by section, and ``charts`` the curves of its
-    log, for the page's script.
+    pairs of name and value, ``sections`` the settings by section, ``charts`` the curves of its log,
+    for the page's script, and ``channels`` what its validations say of each channel.
     """
 
     path: str
@@ -51,6 +64,7 @@ class TrainingSection:
     facts: tuple[tuple[str, str], ...]
     sections: tuple[tuple[str, tuple[Setting, ...]], ...]
     charts: tuple[dict[str, Any], ...]
+    channels: tuple[ChannelValidation, ...]
 
     @classmethod
     def read(cls, run: Run) -> TrainingSection:
@@ -73,6 +87,7 @@ class TrainingSection:
             facts=tuple(_facts(run, normalisation, log, parameters, checkpoint)),
             sections=tuple(_sections(config)),
             charts=tuple(training_charts(log, config.training)),
+            channels=tuple(_channels(log)),
         )
 
 
@@ -103,6 +118,7 @@ def _facts(
         yield "Samples seen", grouped_number(int(log.columns["samples"][-1]))
     if math.isfinite(log.samples_per_second):
         yield "Samples per second, median", short_number(log.samples_per_second)
+    yield from _effort_facts(log)
     if math.isfinite(log.hours):
         yield "Time in training", _duration(log.hours)
     if log.validation:
@@ -111,6 +127,37 @@ def _facts(
         if math.isfinite(relative):
             yield "RMSE relative to persistence, validation", short_number(relative)
     yield "Newest checkpoint", checkpoint
+
+
+def _effort_facts(log: TrainingLog) -> Iterator[tuple[str, str]]:
+    """What steps took, as medians over the log; what it does not hold is left out."""
+    seconds, predicted = log.median("seconds_per_step"), log.median("predicted_seconds_per_step")
+    if math.isfinite(seconds) and math.isfinite(predicted):
+        yield (
+            "Seconds a step, median, and predicted",
+            f"{short_number(seconds)}, {short_number(predicted)}",
+        )
+    peak = log.median("peak_fraction")
+    if math.isfinite(peak):
+        yield "Of the machine’s rate of matrix products, median", f"{100.0 * peak:.3g} %"
+    for column, name in (
+        ("waited_for_data", "Seconds a step waited for samples, median"),
+        ("waited_for_ranks", "Seconds a step waited for other ranks, median"),
+    ):
+        if math.isfinite(log.median(column)):
+            yield name, short_number(log.median(column))
+    memory = log.columns.get("peak_memory_bytes")
+    if memory is not None and np.isfinite(memory).any():
+        yield "Most memory of a rank", size_text(float(np.nanmax(memory)))
+    if math.isfinite(log.median("joules_per_sample")):
+        yield "Joules a sample, median", short_number(log.median("joules_per_sample"))
+
+
+def _channels(log: TrainingLog) -> Iterator[ChannelValidation]:
+    for channel, errors in log.channels.items():
+        step, lowest = min(errors, key=lambda entry: entry[1])
+        newest = errors[-1][1]
+        yield ChannelValidation(label_of(channel), short_number(newest), short_number(lowest), step)
 
 
 def _mesh(run: Run) -> str:

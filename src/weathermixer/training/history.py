@@ -10,11 +10,12 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.mesh import Mesh, from_first_rank, gather_objects, is_first_rank
 from weathermixer.jigsaw.pieces import local_parameters
+from weathermixer.training.effort import Effort
+from weathermixer.training.measures import peak_memory_bytes
 from weathermixer.training.optimizer import optimizer_tensors, total_bytes
-from weathermixer.training.result import TrainResult, peak_memory_bytes
+from weathermixer.training.result import TrainResult
 from weathermixer.training.spool import Spool
 from weathermixer.training.state import TrainingState
 from weathermixer.training.validation import Validation
@@ -25,8 +26,8 @@ class StepReport:
     """What one optimizer step came to; ``number`` is its number in the run, counted from 1.
 
     ``loss`` is the weighted mean over all samples of all replicas, ``grad_norm`` that of the whole
-    gradient before clipping, and ``seconds`` what the step took on this rank, with its wait for
-    data. ``stopped_by`` names the signal by which any rank was asked to stop, if one was.
+    gradient before clipping, and ``seconds`` what the step took on this rank, with its waits.
+    ``stopped_by`` names the signal by which any rank was asked to stop, if one was.
     """
 
     number: int
@@ -37,24 +38,17 @@ class StepReport:
 
 
 class History:
-    """The steps that this training has taken since ``start_step``, and what they took in all.
-
-    ``bytes_read``, ``bytes_sent`` and ``flops`` (operations) are this rank's, over all
-    ``num_steps``.
-    """
+    """The steps that this training has taken since ``start_step``, and the ``effort`` they took."""
 
     def __init__(self, start_step: int = 0) -> None:
         self.start_step = start_step
-        self.num_steps = self.bytes_read = self.bytes_sent = self.flops = 0
+        self.effort = Effort()
         self._keeps = is_first_rank()
         self._steps, self._validations = Spool(), Spool()
 
-    def add(self, step: StepReport, *, bytes_read: int, counted: Counter) -> None:
-        """Count in a step, with the bytes that this rank read and what it sent and computed."""
-        self.num_steps += 1
-        self.bytes_read += bytes_read
-        self.bytes_sent += counted.bytes_sent
-        self.flops += 2 * counted.multiply_adds
+    def add(self, step: StepReport, effort: Effort) -> None:
+        """Count in a step and what it took on this rank."""
+        self.effort += effort
         if self._keeps:
             self._steps.append((step.loss, step.grad_norm, step.seconds))
 
@@ -76,14 +70,17 @@ class History:
 
         ``checkpoint`` is the one that it led to, ``stopped_by`` the signal that ended it, if any.
         """
-        taken = max(1, self.num_steps)
+        effort, taken = self.effort, max(1, self.effort.steps)
         averages = optimizer_tensors(state.replicas.parameters(), state.optimizer)
         by_rank = zip(
             *gather_objects(
                 (
-                    self.bytes_sent // taken,
-                    self.bytes_read // taken,
-                    self.flops // taken,
+                    effort.bytes_sent // taken,
+                    effort.bytes_read // taken,
+                    effort.flops // taken,
+                    effort.exchanges // taken,
+                    effort.waited_for_data / taken,
+                    effort.waited_for_ranks_per_step,
                     peak_memory_bytes(mesh.device),
                     total_bytes(state.model.parameters()),
                     total_bytes(averages.values()),
@@ -91,7 +88,9 @@ class History:
             ),
             strict=True,
         )
-        sent, read, flops, memory, parameters, optimizer = map(list, by_rank)
+        sent, read, flops, exchanges, for_data, for_ranks, memory, parameters, optimizer = map(
+            list, by_rank
+        )
 
         def result() -> TrainResult:
             loss, grad_norm, seconds = _columns(self._steps)
@@ -108,6 +107,9 @@ class History:
                 bytes_sent_per_step=sent,
                 bytes_read_per_step=read,
                 flops_per_step=flops,
+                exchanges_per_step=exchanges,
+                waited_for_data=for_data,
+                waited_for_ranks=for_ranks,
                 peak_memory_bytes=memory,
                 parameter_bytes=parameters,
                 optimizer_bytes=optimizer,

@@ -6,7 +6,6 @@ progress, and when it validates and saves.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -31,6 +30,7 @@ from weathermixer.model.compiling import compile_between_products, compiled, req
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run, build_model
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
+from weathermixer.training.effort import StepMeter
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
@@ -215,10 +215,10 @@ class TrainingLoop:
 
         Raises UserError, and leaves the weights alone, where loss or gradient is NaN or infinite.
         """
-        began = time.perf_counter()
+        meter = StepMeter(self._mesh)
         training, state = self._training, self.state
         batch = self.next_batch() if batch is None else batch
-        counter, before = self._mesh.counter, self._mesh.counter.copy()
+        meter.data_came()
         states = batch.states.to(self._mesh.device, non_blocking=True)
         outcome = take_step(
             state,
@@ -230,15 +230,16 @@ class TrainingLoop:
         )
         if not outcome.is_taken:
             raise self._diverged(outcome.loss, batch, states, outcome.forecast)
+        effort = meter.effort(bytes_read=batch.bytes_read)
         stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
             state.step,
             loss=outcome.loss,
             grad_norm=outcome.grad_norm,
-            seconds=time.perf_counter() - began,
+            seconds=effort.seconds,
             stopped_by=stopped_by if outcome.stops else None,
         )
-        self.history.add(report, bytes_read=batch.bytes_read, counted=counter.since(before))
+        self.history.add(report, effort)
         return report
 
     def validate(self) -> Validation:

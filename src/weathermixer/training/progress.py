@@ -43,16 +43,27 @@ class ProgressLine:
         if self._bar is not None:
             self._notices.try_to_show(self._bar.stop)
 
-    def update(self, step: int, loss: float, rate: float, samples_per_second: float) -> None:
-        """Show where the training stands after ``step`` steps; ``rate`` is the learning rate."""
+    def update(
+        self,
+        step: int,
+        loss: float,
+        rate: float,
+        samples_per_second: float,
+        peak_fraction: float | None = None,
+    ) -> None:
+        """Show where the training stands after ``step`` steps; ``rate`` is the learning rate.
+
+        ``peak_fraction`` is what is reached of the machine's rate of matrix products, if known.
+        """
         now = time.monotonic()
         if self._bar is None and now - self._said < _SECONDS_BETWEEN_LINES and step < self._steps:
             return
         self._said = now
         left = (now - self._began) / (step - self._start_step) * (self._steps - step)
+        reached = "" if peak_fraction is None else f"{100 * peak_fraction:.2g}% of peak, "
         numbers = (
             f"loss {loss:.4g}, rate {rate:.2e}, {samples_per_second:.3g} samples/s, "
-            f"{_duration(left)} left"
+            f"{reached}{_duration(left)} left"
         )
         if self._bar is None:
             self._notices.say(f"step {step} of {self._steps}: {numbers}")

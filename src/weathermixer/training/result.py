@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
-
-import torch
 
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
@@ -24,11 +20,13 @@ class TrainResult:
     ``layout`` is the mesh that was used, as it was asked for or chosen, ``dtype`` the arithmetic,
     and ``parameters`` their number. ``loss``, ``grad_norm`` (before clipping) and
     ``seconds_per_step`` (of the first rank) have one number per step; the lists after them one per
-    rank: bytes sent and read in a step, operations in a step, and the most bytes held in all and
-    those of parameters and of the optimizer's state. ``flops_per_step`` counts two operations for
-    each multiply-add of a matrix product. ``samples_seen`` are those of the whole run, over all
-    replicas. ``checkpoint`` is the newest, and ``validation`` holds scores by step. ``stopped_by``
-    names the signal that ended the training early.
+    rank: bytes sent and read, operations and exchanges in a step, the seconds of a step in which it
+    waited for its samples and for other ranks, and the most bytes held in all and those of
+    parameters and of the optimizer's state. ``flops_per_step`` counts two operations for each
+    multiply-add of a matrix product, ``exchanges_per_step`` calls of the backend. On an accelerator
+    ``waited_for_ranks`` is None: the device waits, and no processor sees it. ``samples_seen`` are
+    those of the whole run, over all replicas. ``checkpoint`` is the newest, and ``validation``
+    holds scores by step. ``stopped_by`` names the signal that ended the training early.
     """
 
     layout: Layout
@@ -41,6 +39,9 @@ class TrainResult:
     bytes_sent_per_step: list[int]
     bytes_read_per_step: list[int]
     flops_per_step: list[int]
+    exchanges_per_step: list[int]
+    waited_for_data: list[float]
+    waited_for_ranks: list[float | None]
     peak_memory_bytes: list[int]
     parameter_bytes: list[int]
     optimizer_bytes: list[int]
@@ -94,11 +95,3 @@ class TrainResult:
 def sizes_of(layout: Layout) -> dict[str, int]:
     """The sizes of a mesh by the names of its axes: ``data``, ``domain`` and ``tensor``."""
     return {"data": layout.data, "domain": layout.domain, "tensor": layout.tensor}
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most bytes held so far: of the accelerator, or of the process where there is none."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    kibibytes = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kibibytes

@@ -7,7 +7,6 @@ each kind of trouble, and the steps go on.
 from __future__ import annotations
 
 import statistics
-from collections import deque
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -15,9 +14,12 @@ from rich.console import Console
 
 from weathermixer.errors import UserError, reason
 from weathermixer.jigsaw.mesh import from_first_rank, is_first_rank
+from weathermixer.launch.ranks import this_rank
 from weathermixer.training.history import StepReport
 from weathermixer.training.log import RunLog
 from weathermixer.training.loop import TrainingLoop
+from weathermixer.training.measures import RankMeasure, measured_together, numbers_of
+from weathermixer.training.power import PowerMeter
 from weathermixer.training.progress import ProgressLine
 from weathermixer.training.result import TrainResult, sizes_of
 from weathermixer.training.schedule import learning_rate
@@ -45,7 +47,9 @@ class Watch:
         else:
             console = Console(quiet=True)
         self._line = ProgressLine(console, loop.notices, start, end)
-        self._recent: deque[float] = deque(maxlen=self._config.logging.every)  # seconds
+        self._logged = loop.history.effort  # what steps had taken when one was last logged
+        is_first_here = this_rank().local_rank == 0
+        self._power = PowerMeter(loop.job.mesh.device, answers=is_first_here)
 
     def __enter__(self) -> Self:
         self._line.__enter__()
@@ -65,14 +69,22 @@ class Watch:
     def record(self, step: StepReport) -> None:
         """Show and record a step, where it is one to be logged."""
         training, every = self._config.training, self._config.logging.every
-        self._recent.append(step.seconds)
         is_last = step.stopped_by is not None or step.number == training.steps
         if not (is_last or step.number % every == 0):
             return
         rate = learning_rate(step.number - 1, training)
-        batch = training.instance_batch * self._loop.job.mesh.layout.data
-        samples_per_second = batch * len(self._recent) / sum(self._recent)
-        self._line.update(step.number, step.loss, rate, samples_per_second)
+        job, effort = self._loop.job, self._loop.history.effort
+        own = RankMeasure.now(effort.since(self._logged), job.mesh.device, self._power.watts())
+        self._logged = effort
+        batch = training.instance_batch * job.mesh.layout.data
+        numbers = numbers_of(measured_together(own), samples_per_step=batch, choice=job.choice)
+        self._line.update(
+            step.number,
+            step.loss,
+            rate,
+            numbers["samples_per_second"],
+            numbers.get("peak_fraction"),
+        )
         self._write(
             step.number,
             {
@@ -80,7 +92,7 @@ class Watch:
                 "loss": step.loss,
                 "grad_norm": step.grad_norm,
                 "learning_rate": rate,
-                "samples_per_second": samples_per_second,
+                **numbers,
             },
         )
 
