@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
+import socket
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,15 @@ from weathermixer.training.measures import RankMeasure, numbers_of
 from weathermixer.training.power import PowerMeter
 from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train
+
+
+@dataclass(frozen=True)
+class WatchedRun:
+    """A run, and the result of its training."""
+
+    out: Path
+    result: TrainResult
+
 
 CHOICE = MeshChoice(Layout(domain=2), 0.4, "so", peak=1e9)
 
@@ -116,24 +130,26 @@ def trained(mesh: Mesh, order: TrainingOrder) -> TrainResult:
     return train(order.config, order.out, console=Console(quiet=True))
 
 
-def test_ranks_log_what_they_sent_and_how_long_they_waited(
-    waves: Path, tmp_path: Path, pool: Pool
-) -> None:
-    layout = Layout(tensor=2)
+@pytest.fixture(scope="module")
+def watched(waves: Path, tmp_path_factory: pytest.TempPathFactory, pool: Pool) -> WatchedRun:
+    """Three steps of two ranks: two of them logged, one profiled."""
     config = wave_config(
         waves,
         parallel={"domain": 1, "tensor": 2},
         training={"steps": 3, "warmup_steps": 1, "validate_every": 100},
-        logging={"every": 2},
+        logging={"every": 2, "profile": 2},
     )
-    ranks = pool.run(trained, layout, TrainingOrder(config, tmp_path / "run"))
-    result = ranks[0]
+    out = tmp_path_factory.mktemp("watched") / "run"
+    return WatchedRun(out, pool.run(trained, Layout(tensor=2), TrainingOrder(config, out))[0])
+
+
+def test_ranks_log_what_they_sent_and_how_long_they_waited(watched: WatchedRun) -> None:
+    result = watched.result
     # Every rank waits for the others in some exchange; what it waited is a part of the step.
-    assert len(result.waited_for_ranks) == layout.world_size
+    assert len(result.waited_for_ranks) == 2
     for data, waits in zip(result.waited_for_data, result.waited_for_ranks, strict=True):
         assert waits is not None and data >= 0.0 and waits > 0.0
-    assert all(calls > 0 for calls in result.exchanges_per_step)
-    lines = (tmp_path / "run" / "log.jsonl").read_text("utf-8").splitlines()
+    lines = (watched.out / "log.jsonl").read_text("utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["step"] for record in records] == [2, 3]
     for record in records:
@@ -145,3 +161,33 @@ def test_ranks_log_what_they_sent_and_how_long_they_waited(
             max(result.flops_per_step) / record["seconds_per_step"]
         )
         assert 0 < record["memory_bytes"] <= record["peak_memory_bytes"]
+
+
+def test_a_profile_names_the_parts_of_a_step_and_every_exchange(watched: WatchedRun) -> None:
+    for rank in (0, 1):
+        path = watched.out / "profile" / f"steps-2-2-rank-{rank:05d}.json.gz"
+        with gzip.open(path) as file:
+            events = json.load(file)["traceEvents"]
+        names = Counter(event["name"] for event in events if event.get("ph") == "X")
+        for part in ("wait for samples", "forward", "backward", "optimizer"):
+            assert names[part] == 1
+        # 8 rows of 2 samples, and half of 16 channels of 4 bytes.
+        assert names["all-gather over tensor (blocks.0.1.contract, forward), 512 bytes"] == 1
+        assert names["all-reduce over tensor (loss and norm of the gradient), 24 bytes"] == 1
+        exchanges = [name for name in names if re.match(r"(all|reduce)-.* over tensor", name)]
+        begun = sum(names[name] for name in exchanges)
+        assert begun == watched.result.exchanges_per_step[rank]
+        assert all(names[f"wait for {name}"] == names[name] for name in exchanges)
+        assert all(re.search(r" \(.+\), \d+ bytes$", name) for name in exchanges)
+
+
+def test_each_rank_notes_where_it_ran_and_what_its_steps_took(watched: WatchedRun) -> None:
+    for rank in (0, 1):
+        path = watched.out / "ranks" / f"rank-{rank:05d}.log"
+        begin, *steps, end = path.read_text("utf-8").splitlines()
+        assert f"rank {rank} of 2 (data 0 of 1, domain 0 of 1, tensor {rank} of 2)" in begin
+        for fact in (socket.gethostname(), "device cpu", f"torch {torch.__version__}", "process "):
+            assert fact in begin
+        assert [line.split()[1:3] for line in steps] == [["step", "2:"], ["step", "3:"]]
+        assert all("s for samples and" in line and " bytes, at most " in line for line in steps)
+        assert end.endswith("ended after step 3")

@@ -21,6 +21,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Multiple = Annotated[float, Field(gt=0.0, le=1000.0)]
 Hours = Annotated[float, Field(ge=1.0 / 3600.0, le=8784.0)]
 Reader = Literal["zarr", "tensorstore"]
+# One step, or several in a row, counted from 1.
+Steps = Annotated[
+    str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)
+]
 # Apart from a path, in which "//" would become "/".
 Address = Annotated[str, Field(pattern="://")]
 

@@ -28,6 +28,7 @@ from weathermixer.config.kinds import (
     Multiple,
     Ranks,
     Reader,
+    Steps,
     listed,
     refusal,
     refuse_truth_values,
@@ -40,6 +41,8 @@ from weathermixer.config.variables import (
     VARIABLE_NAMES,
 )
 from weathermixer.credentials import without_credentials
+
+_MOST_RANK_LOGS = 64
 
 
 class Section(BaseModel):
@@ -213,6 +216,40 @@ class Logging(Section):
 
     every: Count = Field(10, description="steps between lines of the log")
     tensorboard: bool = Field(True, description="write TensorBoard events into the run")
+    ranks: bool | None = Field(
+        None,
+        description="write a log of each rank into the folder ranks of the run; null: where there "
+        "are at most 64, since a thousand files are work for a file system",
+    )
+    profile: Annotated[tuple[Steps, ...] | None, AsList] = Field(
+        None,
+        description="steps of which each rank writes a profile into the folder profile of the run, "
+        "each a number or FIRST-LAST: 10-12, 500",
+    )
+
+    @field_validator("profile")
+    @classmethod
+    def _are_steps(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for steps in value or ():
+            first, _, last = steps.partition("-")
+            if not (first.isdecimal() and (last or first).isdecimal()):
+                raise refusal(f"lists {steps!r}", "give steps as numbers or FIRST-LAST, as 10-12")
+            if not 1 <= int(first) <= int(last or first):
+                raise refusal(
+                    f"lists {steps!r}", "count steps from 1, and give the first before the last"
+                )
+        return value
+
+    @property
+    def profiled_steps(self) -> tuple[range, ...]:
+        """The steps of ``profile``, counted from 1, in their order."""
+        parts = [steps.partition("-") for steps in self.profile or ()]
+        ranges = [range(int(first), int(last or first) + 1) for first, _, last in parts]
+        return tuple(sorted(ranges, key=lambda steps: (steps.start, steps.stop)))
+
+    def writes_ranks(self, num_ranks: int) -> bool:
+        """Whether each of so many ranks writes a log."""
+        return num_ranks <= _MOST_RANK_LOGS if self.ranks is None else self.ranks
 
 
 def is_section(kind: Any) -> TypeGuard[type[Section]]:

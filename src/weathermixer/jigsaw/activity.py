@@ -20,6 +20,7 @@ class Activity:
     other ranks in all; on an accelerator it is the device that waits, and nearly none are counted.
     While it ``is_profiled``, what is :meth:`named` shows in the profile that PyTorch takes.
     ``all_ranks`` returns what is known of every rank, by its number, where ranks tell each other.
+    Each of ``farewells`` is called with the reason where the job is about to be ended at once.
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class Activity:
         self.where = ""
         self.is_profiled = False
         self.all_ranks: Callable[[], Mapping[int, RankNews]] | None = None
+        self.farewells: list[Callable[[str], None]] = []
         self._waits: tuple[object, int, float] | None = None
         self._waits_alone: tuple[object, float] | None = None
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.buckets import Bucket
 from weathermixer.jigsaw.lines import LineGather
 from weathermixer.jigsaw.mesh import Axis
@@ -54,7 +55,8 @@ class WeightArrival:
         self._bucket = Bucket([tuple(whole.shape) for whole in wholes], data.size)
         # Lines of other replicas are what is overwritten.
         lines = self._bucket.lines(wholes)
-        self._gather: LineGather | None = LineGather(data, lines[data.index], lines)
+        with ACTIVITY.at("weights after the optimizer's step"):
+            self._gather: LineGather | None = LineGather(data, lines[data.index], lines)
         if is_seen:
             self.finish()
             return

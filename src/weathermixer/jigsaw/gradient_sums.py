@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.buckets import MOST_UNDERWAY, Bucket, Filling
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.lines import LineGather, LineSum
@@ -117,7 +118,8 @@ class ReplicaSums:
 def _advanced(sums: Iterable[Iterator[None]]) -> list[Iterator[None]]:
     """Take each sum a step further; returns those that have not ended by that."""
     ended = object()
-    return [each for each in sums if next(each, ended) is not ended]
+    with ACTIVITY.at("gradients of weights"):
+        return [each for each in sums if next(each, ended) is not ended]
 
 
 def _sum_over_replicas(parts: Sequence[Part]) -> Iterator[None]:
@@ -170,7 +172,8 @@ def _grouped(parts: Sequence[Part], key: Callable[[Part], _T]) -> dict[_T, list[
 def _sum_over(axes: tuple[Axis, ...], parts: Sequence[Part]) -> None:
     """Sum gradients over the same axes, in one exchange for each."""
     totals = [part.total for part in parts if part.total is not None]
-    flat = total_over(axes, torch.cat([total.flatten() for total in totals]))
+    with ACTIVITY.at("gradients of biases and gains"):
+        flat = total_over(axes, torch.cat([total.flatten() for total in totals]))
     sizes = [total.numel() for total in totals]
     for part, total, values in zip(parts, totals, torch.split(flat, sizes), strict=True):
         part.total = values.view_as(total).clone()

@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from weathermixer.jigsaw.activity import ACTIVITY, Beat
+from weathermixer.jigsaw.activity import ACTIVITY, Beat, RankNews
 
 SECONDS_BETWEEN_BEATS = 1.0
 # After so long without a beat a rank is given up: a thread beats whatever the rank computes.
@@ -105,6 +105,8 @@ class Heartbeat:
         self._heard = {other: _Heard(now) for other in watched}
         self._reached = now
         self._ending = threading.Lock()
+        if rank == 0:
+            ACTIVITY.all_ranks = self.news
         self._threads = [
             threading.Thread(target=work, daemon=True, name="heartbeat")
             for work in (self._run, self._watch_the_board)
@@ -112,9 +114,18 @@ class Heartbeat:
         for thread in self._threads:
             thread.start()
 
+    def news(self) -> dict[int, RankNews]:
+        """What this rank was last told of itself and of those that it listens to."""
+        news = {self._rank: RankNews(self._process.host, ACTIVITY.now())}
+        for rank, heard in self._heard.items():
+            if heard.process is not None and heard.beat is not None:
+                news[rank] = RankNews(heard.process.host, heard.beat)
+        return news
+
     def stop(self) -> None:
         """Beat and watch no more."""
         self._stopped.set()
+        ACTIVITY.all_ranks = None
         # A thread that is still at the board when Python ends takes the process with it.
         for thread in self._threads:
             thread.join(_SECONDS_TO_REACH)
@@ -164,6 +175,8 @@ class Heartbeat:
             if self._stopped.is_set():
                 return
             self._stopped.set()
+        for farewell in ACTIVITY.farewells:
+            farewell(verdict.sentence)
         # Where each speaks for itself, one is enough if that ends all.
         if self._rank != (1 if verdict.speaker is None else verdict.speaker):
             time.sleep(_SECONDS_TO_SPEAK)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.backlog import BACKLOG
 from weathermixer.jigsaw.between import Elementwise, apply_between, differentiate_between
 from weathermixer.jigsaw.columns import Activation, Columns
@@ -257,6 +258,7 @@ class _Adjoint:
                     dx = columns.new_matrix(self._like) if dx is None else dx
                     into = columns.side.matrix(dx)[:, columns.own(number)]
                 else:
+                    ACTIVITY.where = f"{chain.maps[0].name}, backward"
                     yield from self._dy[0].all_of(number, BACKLOG.fill)
                     has_passed(0, number)
                     return

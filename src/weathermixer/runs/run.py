@@ -9,6 +9,8 @@
     log.jsonl             what training said, and TensorBoard's events beside it
     .lock                 there while a training writes into the folder
     training.json         what the latest training took and came to, when it ended
+    ranks/rank-N.log      what a rank has to say that is worth knowing after the fact
+    profile/              where a step's time went on each rank, for steps that were chosen
 
 What is in a checkpoint besides weights is for ``training`` to know.
 """
@@ -119,6 +121,15 @@ class Run:
     def training_result(self) -> Path:
         """The file in which the latest training left its result, as JSON."""
         return self.path / "training.json"
+
+    def rank_log(self, rank: int) -> Path:
+        """The file in which a rank notes what is worth knowing after the fact."""
+        return self.path / "ranks" / f"rank-{rank:05d}.log"
+
+    @property
+    def profiles(self) -> Path:
+        """The folder of profiles of steps, one of each rank."""
+        return self.path / "profile"
 
     def newest_checkpoint(self) -> Path | None:
         """The path of the newest whole checkpoint, None where there is none."""

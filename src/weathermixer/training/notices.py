@@ -19,6 +19,11 @@ class Notices:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
         self._kinds: set[str] = set()
+        self._listeners: list[Callable[[str], None]] = []
+
+    def listen(self, hear: Callable[[str], None]) -> None:
+        """Let ``hear`` be called with every sentence about a trouble from now on."""
+        self._listeners.append(hear)
 
     def say(self, sentence: str) -> None:
         """Say a sentence to the user, where that is possible."""
@@ -38,3 +43,5 @@ class Notices:
         if kind not in self._kinds:
             self._kinds.add(kind)
             self.say(sentence)
+            for hear in self._listeners:
+                hear(sentence)

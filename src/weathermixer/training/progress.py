@@ -60,7 +60,8 @@ class ProgressLine:
             return
         self._said = now
         left = (now - self._began) / (step - self._start_step) * (self._steps - step)
-        reached = "" if peak_fraction is None else f"{100 * peak_fraction:.2g}% of peak, "
+        # What is nothing to speak of, as on a model of a few thousand weights, is not spoken of.
+        reached = f"{100 * peak_fraction:.2g}% of peak, " if (peak_fraction or 0.0) > 1e-3 else ""
         numbers = (
             f"loss {loss:.4g}, rate {rate:.2e}, {samples_per_second:.3g} samples/s, "
             f"{reached}{_duration(left)} left"

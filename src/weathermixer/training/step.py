@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from weathermixer.config import Training
+from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.dropout import set_dropout_key
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.mesh import Mesh
@@ -63,7 +64,7 @@ def compute_gradients(
     set_dropout_key(state.model, training.seed, state.step)
     apart = [state.model.blocks] if training.recompute else []
     with Arithmetic.of(training.dtype).in_force():
-        with kept_weights(state.model, apart_from=apart):
+        with kept_weights(state.model, apart_from=apart), ACTIVITY.named("forward"):
             loss, forecast = rollout_loss(
                 state.model,
                 states,
@@ -72,7 +73,8 @@ def compute_gradients(
                 share=objective.share,
                 error=objective.error,
             )
-        torch.autograd.backward(loss)
+        with ACTIVITY.named("backward"):
+            torch.autograd.backward(loss)
     return loss.detach(), forecast
 
 
@@ -101,15 +103,18 @@ def take_step(
             torch.full((), float(stopping), dtype=torch.float64, device=loss.device),
         ]
     )
-    total_loss, square, stops = total_over(mesh.axes, sums)
+    with ACTIVITY.at("loss and norm of the gradient"):
+        total_loss, square, stops = total_over(mesh.axes, sums)
     norm = square.sqrt()
     is_bad = ~(torch.isfinite(total_loss) & torch.isfinite(norm))
     # The only wait: begun here, so that it ends before the optimizer does.
     summary = HostCopy(torch.stack([total_loss, norm, stops]))
-    # Gradients that are not finite stay as they are, to be looked at.
-    state.replicas.clip_gradients(training.clip_norm, norm.masked_fill(is_bad, 0.0))
-    step_unless(is_bad, state.optimizer)
-    loss_value, norm_value, stop_count = summary.wait()
+    with ACTIVITY.named("optimizer"):
+        # Gradients that are not finite stay as they are, to be looked at.
+        state.replicas.clip_gradients(training.clip_norm, norm.masked_fill(is_bad, 0.0))
+        step_unless(is_bad, state.optimizer)
+    with ACTIVITY.waiting_alone_for("its device"), ACTIVITY.named("wait for loss and norm"):
+        loss_value, norm_value, stop_count = summary.wait()
     outcome = Outcome(loss_value, norm_value, stop_count, forecast)
     if outcome.is_taken:
         state.replicas.finish_step()

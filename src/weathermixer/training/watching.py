@@ -20,9 +20,12 @@ from weathermixer.training.log import RunLog
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.measures import RankMeasure, measured_together, numbers_of
 from weathermixer.training.power import PowerMeter
+from weathermixer.training.profiling import StepProfiler
 from weathermixer.training.progress import ProgressLine
+from weathermixer.training.rank_log import RankLog, RankNotes
 from weathermixer.training.result import TrainResult, sizes_of
 from weathermixer.training.schedule import learning_rate
+from weathermixer.training.stalls import StallWatch
 
 
 class Watch:
@@ -50,10 +53,28 @@ class Watch:
         self._logged = loop.history.effort  # what steps had taken when one was last logged
         is_first_here = this_rank().local_rank == 0
         self._power = PowerMeter(loop.job.mesh.device, answers=is_first_here)
+        rank = loop.job.mesh.layout.rank
+        self._profiler = StepProfiler(
+            self._config.logging.profiled_steps,
+            loop.run.profiles,
+            rank=rank,
+            device=loop.job.mesh.device,
+            notices=loop.notices,
+        )
+        self._notes: RankNotes | None = None
+        note = _nothing
+        if self._config.logging.writes_ranks(loop.job.mesh.layout.world_size):
+            log = RankLog(loop.run.rank_log(rank), loop.notices)
+            note, self._notes = log.write, RankNotes(log)
+            loop.notices.listen(note)
+        self._stalls = StallWatch(loop.notices.say, note, lambda: loop.state.step, rank=rank)
 
     def __enter__(self) -> Self:
         self._line.__enter__()
         step = self._loop.state.step
+        if self._notes is not None:
+            self._notes.begin(self._loop.job.mesh, step=step, checkpoint=self._loop.checkpoint)
+        self._stalls.__enter__()
         # As the first rank, which has the log, knows.
         if self._is_due(step) and from_first_rank(
             lambda: self._log is not None and self._log.lacks_validation(step)
@@ -61,13 +82,20 @@ class Watch:
             self._validate()
         if is_first_rank() and self._loop.state.step < self._config.training.steps:
             self._loop.notices.say(self._loop.job.choice.reason)
+        self._profiler.before(step + 1)
         return self
 
-    def __exit__(self, *details: object) -> None:
-        self._line.__exit__(*details)
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._stalls.__exit__()
+        self._profiler.after(self._loop.state.step, is_last=True)
+        if self._notes is not None:
+            self._notes.end(self._loop.state.step, error)
+        self._line.__exit__(kind, error, traceback)
 
     def record(self, step: StepReport) -> None:
         """Show and record a step, where it is one to be logged."""
+        self._stalls.take_note(step.seconds)
+        self._profiler.after(step.number)
         training, every = self._config.training, self._config.logging.every
         is_last = step.stopped_by is not None or step.number == training.steps
         if not (is_last or step.number % every == 0):
@@ -76,6 +104,8 @@ class Watch:
         job, effort = self._loop.job, self._loop.history.effort
         own = RankMeasure.now(effort.since(self._logged), job.mesh.device, self._power.watts())
         self._logged = effort
+        if self._notes is not None:
+            self._notes.step(step.number, step.loss, own)
         batch = training.instance_batch * job.mesh.layout.data
         numbers = numbers_of(measured_together(own), samples_per_step=batch, choice=job.choice)
         self._line.update(
@@ -100,6 +130,8 @@ class Watch:
         """Validate after a step where that is due, unless the training is to stop."""
         if step.stopped_by is None and self._is_due(step.number):
             self._validate()
+        if step.number < self._config.training.steps:
+            self._profiler.before(step.number + 1)
 
     def save_result(self, result: TrainResult) -> None:
         """Write the result of the training into the folder of its run, and say what steps took.
@@ -150,3 +182,7 @@ class Watch:
     def _write(self, step: int, record: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.write(step, record)
+
+
+def _nothing(_: str) -> None:
+    """Take no note, where ranks write no logs."""

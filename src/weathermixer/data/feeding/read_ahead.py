@@ -22,6 +22,7 @@ from torch import Tensor
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.upload import Upload
 from weathermixer.data.states import States
+from weathermixer.jigsaw.activity import ACTIVITY
 
 AHEAD = 2  # batches that are being read, or wait, while one is used
 THREADS = 2
@@ -130,10 +131,14 @@ def kept_states_bytes(ranks: int) -> int:
 
 @dataclass
 class _PendingBatch:
-    """A batch whose states are being read into a tensor, then copied to the stream's device."""
+    """A batch whose states are being read into a tensor, then copied to the stream's device.
+
+    ``times`` are those of the store, among which ``indices`` are places.
+    """
 
     states: Tensor
     indices: NDArray[np.int64]
+    times: NDArray[np.datetime64]
     reads: list[Future[int]]
     stream: torch.Stream | None
     upload: Upload | None = None
@@ -144,10 +149,21 @@ class _PendingBatch:
             self.upload = Upload(self.states, self.stream)
 
     def batch(self) -> Batch:
-        bytes_read = sum(read.result() for read in self.reads)
+        with ACTIVITY.waiting_alone_for(self), ACTIVITY.named("wait for samples"):
+            bytes_read = sum(read.result() for read in self.reads)
         self.begin_upload()
         states = self.states if self.upload is None else self.upload.wait()
         return Batch(states, self.indices, bytes_read)
+
+    def __str__(self) -> str:
+        """What of it is being read, such as ``the store: state of 2010-01-01T06:00:00``."""
+        missing = (
+            index
+            for index, read in zip(self.indices.ravel(), self.reads, strict=True)
+            if not read.done()
+        )
+        index = next(missing, None)
+        return "the store" if index is None else f"the store: state of {self.times[index]}"
 
 
 def _submit(
@@ -166,7 +182,7 @@ def _submit(
         pool.submit(reader.fill, slot, int(index))
         for slot, index in zip(slots, indices.ravel(), strict=True)
     ]
-    return _PendingBatch(states, indices, reads, stream)
+    return _PendingBatch(states, indices, reader.store.times, reads, stream)
 
 
 def _in_order(batches: Iterator[_PendingBatch], ahead: int) -> Iterator[Batch]:
