@@ -156,11 +156,19 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.cycle_steps": st.none() | counts,
         "training.validate_every": counts,
         "training.validation_samples": counts,
+        "training.on_divergence": st.sampled_from(["stop", "skip"]),
+        "training.most_skips": counts,
+        "training.spike_factor": st.none() | st.floats(1.001, 1e9),
+        "training.spike_window": st.integers(1, 10_000),
         "checkpoint.every": counts,
         "checkpoint.keep": counts,
         "checkpoint.resume": st.booleans(),
         "logging.every": counts,
         "logging.tensorboard": st.booleans(),
+        "logging.ranks": st.none() | st.booleans(),
+        "logging.profile": st.none() | st.sampled_from([["3"], ["10-12", "500"]]),
+        "logging.mlflow": st.none() | st.sampled_from(["mlruns", "https://host:5000"]),
+        "logging.wandb": st.none() | st.sampled_from(["weather", "1e5"]),
     }
 
 

@@ -63,6 +63,11 @@ def test_overrides_on_the_command_line_win_over_the_file(minimal: Path) -> None:
         ("--data.train=2002-01-01/2001-01-01", "data.train", "ends before it starts"),
         ("--training.warmup_steps=5000", "training.warmup_steps", "below training.steps (2000)"),
         ("--training.rollout={5: 2}", "training.rollout", "from step 0"),
+        ("--logging.profile=12-10", "logging.profile", "give the first before the last"),
+        ("--logging.profile=0", "logging.profile", "count steps from 1"),
+        ("--logging.profile=soon", "logging.profile", "FIRST-LAST"),
+        ("--logging.mlflow=https://me:word@host", "logging.mlflow", "holds a password, which"),
+        ("--training.spike_factor=1", "training.spike_factor", "1 is impossible"),
         ("--nonsense.key=1", "nonsense.key", "there is no such key"),
     ],
 )

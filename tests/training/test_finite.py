@@ -38,6 +38,7 @@ def _cause(
 def _told(loss: float, causes: list[Cause], **other: Any) -> str:
     values = {
         "step": 8,
+        "stop": 32,
         "checkpoint": Path("run/checkpoints/step-00000004"),
         **other,
     }

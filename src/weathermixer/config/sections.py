@@ -226,6 +226,26 @@ class Logging(Section):
         description="steps of which each rank writes a profile into the folder profile of the run, "
         "each a number or FIRST-LAST: 10-12, 500",
     )
+    mlflow: str | None = Field(
+        None,
+        description="address of an MLflow server, or a folder, that gets the log's numbers too; "
+        "a password is for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to tell",
+    )
+    wandb: str | None = Field(
+        None,
+        description="project of Weights & Biases that gets the numbers of the log too, with the "
+        "key of WANDB_API_KEY; with WANDB_MODE=offline they stay in the run",
+    )
+
+    @field_validator("mlflow", "wandb")
+    @classmethod
+    def _holds_no_password(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and without_credentials(value) != value:
+            raise refusal(
+                "holds a password, which would be written into the run",
+                "leave it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+            )
+        return value
 
     @field_validator("profile")
     @classmethod

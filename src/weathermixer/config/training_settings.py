@@ -82,6 +82,22 @@ class Training(Section):
     )
     validate_every: Count = Field(500, description="steps between validations; one more at the end")
     validation_samples: Count = Field(32, description="samples of a validation, at most")
+    on_divergence: Literal["stop", "skip"] = Field(
+        "stop",
+        description="where loss or gradient is NaN or infinite, and at a spike of the loss: stop, "
+        "or go back to the newest checkpoint and leave out the samples that were seen since",
+    )
+    most_skips: Count = Field(
+        3, description="times that a run goes back so; at the next divergence it stops"
+    )
+    spike_factor: Annotated[float, Field(gt=1.0)] | None = Field(
+        None,
+        description="a loss above so many times the median of the last training.spike_window steps "
+        "is a spike; null: none is",
+    )
+    spike_window: Annotated[int, Field(gt=0, le=10_000)] = Field(
+        50, description="steps whose median loss the next one is compared with"
+    )
 
     @model_validator(mode="before")
     @classmethod

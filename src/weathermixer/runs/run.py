@@ -9,6 +9,7 @@
     log.jsonl             what training said, and TensorBoard's events beside it
     .lock                 there while a training writes into the folder
     training.json         what the latest training took and came to, when it ended
+    divergence.json       samples that are left out since the training diverged on them
     ranks/rank-N.log      what a rank has to say that is worth knowing after the fact
     profile/              where a step's time went on each rank, for steps that were chosen
 
@@ -121,6 +122,11 @@ class Run:
     def training_result(self) -> Path:
         """The file in which the latest training left its result, as JSON."""
         return self.path / "training.json"
+
+    @property
+    def divergence(self) -> Path:
+        """The file of where a training diverged, which ``training`` reads and writes."""
+        return self.path / "divergence.json"
 
     def rank_log(self, rank: int) -> Path:
         """The file in which a rank notes what is worth knowing after the fact."""

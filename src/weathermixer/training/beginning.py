@@ -112,6 +112,7 @@ def _open_run(
     checkpoint.remove_leftovers(run.checkpoints)
     origin = Origin.of(config, store, samples)
     if run.newest_checkpoint() is None:
+        run.divergence.unlink(missing_ok=True)  # of an earlier training that left no checkpoint
         check_step(config.data, store)
         return _Begun(origin, None)
     begun = Run.open(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import astuple, dataclass
+from typing import Any
 
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.mesh import Mesh
@@ -36,8 +37,12 @@ class Effort:
         return self._with(earlier, -1)
 
     def _with(self, other: Effort, sign: int) -> Effort:
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Effort(*(None if None in (a, b) else a + sign * b for a, b in pairs))
+        mine, theirs = astuple(self), astuple(other)
+        values: list[Any] = [
+            None if None in pair else pair[0] + sign * pair[1]
+            for pair in zip(mine, theirs, strict=True)
+        ]
+        return Effort(*values)
 
     @property
     def waited_for_ranks_per_step(self) -> float | None:

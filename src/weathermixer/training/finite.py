@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from weathermixer.errors import UserError
+from weathermixer.training.divergence import Diverged
 
 _NAMED_SAMPLES = 4
 
@@ -61,16 +61,23 @@ def not_finite_error(
     causes: Sequence[Cause],
     *,
     step: int,
+    stop: int,
     checkpoint: Path | None,
-) -> UserError:
-    """The error that ends a training before optimizer step ``step`` (counted from 1) is taken."""
+) -> Diverged:
+    """The error that ends a training before optimizer step ``step`` (counted from 1) is taken.
+
+    ``stop`` is the sample after the last one of the step.
+    """
     what = "gradient" if math.isfinite(loss) else "loss"
     cause = min(causes)
     kept = f"{checkpoint} is the last good checkpoint" if checkpoint else "there is no checkpoint"
-    return UserError(
+    return Diverged(
         f"the {what} of step {step} is NaN or infinite ({cause.text}; samples from "
-        f"{cause.samples}) and training stopped before it changed the weights: {kept}; lower "
-        "training.learning_rate or look at these samples"
+        f"{cause.samples})",
+        f"and training stopped before it changed the weights: {kept}; lower "
+        "training.learning_rate or look at these samples",
+        step=step,
+        stop=stop,
     )
 
 

@@ -52,6 +52,11 @@ class History:
         if self._keeps:
             self._steps.append((step.loss, step.grad_norm, step.seconds))
 
+    def rewind(self, step: int) -> None:
+        """Forget what steps after ``step`` came to, which are going to be taken again."""
+        if self._keeps:
+            self._steps.append([max(0, step - self.start_step)])  # how many are left
+
     def add_validation(self, step: int, scores: Validation) -> None:
         """Note the scores that were computed after a step; those of an earlier time are void."""
         if self._keeps:
@@ -127,6 +132,10 @@ class History:
 def _columns(steps: Spool) -> tuple[list[float], list[float], list[float]]:
     columns: tuple[list[float], list[float], list[float]] = ([], [], [])
     for step in steps:
+        if len(step) == 1:
+            for column in columns:
+                del column[step[0] :]
+            continue
         for column, number in zip(columns, step, strict=True):
             column.append(number)
     return columns

@@ -93,7 +93,7 @@ class RunLog:
                 from weathermixer.training.events import EventFile  # slow to import
 
                 self._events = EventFile(self._path.parent, first_step=self._start_step + 1)
-            self._events.write(step, dict(_flat(record)))
+            self._events.write(step, dict(flat_numbers(record)))
         except (OSError, ImportError, TypeError) as error:
             # A protobuf that does not suit TensorBoard is a TypeError.
             self._notices.say_once(
@@ -121,11 +121,16 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return record if whole else None
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+def flat_numbers(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    """The numbers of a record, with names of mappings before theirs.
+
+    >>> flat_numbers({"loss": 2, "validation": {"loss": 0.5}})
+    [('loss', 2.0), ('validation/loss', 0.5)]
+    """
     flat = []
     for name, value in record.items():
         if isinstance(value, Mapping):
-            flat += _flat(value, f"{prefix}{name}/")
+            flat += flat_numbers(value, f"{prefix}{name}/")
         else:
             flat.append((prefix + name, float(value)))
     return flat

@@ -19,7 +19,7 @@ from torch import Tensor
 from weathermixer import console
 from weathermixer.config import Config
 from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
-from weathermixer.data.feeding.samples import Windows, training_plan
+from weathermixer.data.feeding.samples import Windows, consumed_by, training_plan
 from weathermixer.data.opening import open_states
 from weathermixer.data.states import Workers
 from weathermixer.errors import UserError
@@ -30,6 +30,7 @@ from weathermixer.model.compiling import compile_between_products, compiled, req
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run, build_model
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
+from weathermixer.training.divergence import Diverged, Divergence
 from weathermixer.training.effort import StepMeter
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
@@ -58,10 +59,10 @@ class TrainingLoop:
 
     Every rank of the mesh does the same at the same time. ``job`` holds the settings and the mesh,
     ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
-    came to, and ``checkpoint`` the newest that was saved or loaded. ``windows`` are the samples to
-    learn from, and ``validation_samples (sample, rollout + 1)`` the time indices of those to
-    validate on. While ``stop_request`` is entered, a signal ends the iteration after the step in
-    hand.
+    came to, ``checkpoint`` the newest that was saved or loaded, and ``divergence`` which samples
+    are left out. ``windows`` are the samples to learn from, and ``validation_samples (sample,
+    rollout + 1)`` the time indices of those to validate on. While ``stop_request`` is entered, a
+    signal ends the iteration after the step in hand.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class TrainingLoop:
             memory_bytes=kept_states_bytes(job.ranks_on_machine),
         )
         self._batches: Generator[Batch, None, None] | None = None
+        self.divergence = Divergence(self._training, run.divergence)
         self._saved_step = -1
         if checkpoint is not None:
             self.load(checkpoint)
@@ -206,6 +208,7 @@ class TrainingLoop:
                 steps=range(self.state.step, training.steps),
                 samples=self.state.samples,
                 rollout_at=training.rollout_at,
+                skipped=self.divergence.skipped,
             )
             self._batches = read_ahead(self._reader, plan, device=self._mesh.device)
         return next(self._batches)
@@ -213,12 +216,25 @@ class TrainingLoop:
     def step(self, batch: Batch | None = None) -> StepReport:
         """Take one optimizer step, on ``batch`` or else on the next in the plan.
 
-        Raises UserError, and leaves the weights alone, where loss or gradient is NaN or infinite.
+        Raises UserError, and leaves the weights alone, where loss or gradient is NaN or infinite,
+        and where the loss is a spike. In the plan, where ``training.on_divergence`` is ``skip``, it
+        goes back to the newest checkpoint instead, and takes the first step after that.
         """
+        while True:
+            try:
+                return self._take_step(batch)
+            except Diverged as diverged:
+                if batch is not None or self.checkpoint is None or not self.divergence.may_go_back:
+                    raise
+                self._go_back(diverged)
+
+    def _take_step(self, batch: Batch | None) -> StepReport:
         meter = StepMeter(self._mesh)
         training, state = self._training, self.state
         batch = self.next_batch() if batch is None else batch
         meter.data_came()
+        first, num_samples = state.samples, len(batch.states) * self._mesh.layout.data
+        stop = int(consumed_by(first, num_samples, self.divergence.skipped)[-1]) + 1
         states = batch.states.to(self._mesh.device, non_blocking=True)
         outcome = take_step(
             state,
@@ -229,7 +245,15 @@ class TrainingLoop:
             stopping=self.stop_request.received is not None,
         )
         if not outcome.is_taken:
-            raise self._diverged(outcome.loss, batch, states, outcome.forecast)
+            raise self._not_finite(outcome.loss, batch, states, outcome.forecast, stop)
+        state.samples = stop
+        spike = self.divergence.spike(state.step, outcome.loss)
+        if spike is not None:
+            remedy = (
+                f"and training stopped: {self.checkpoint or 'no checkpoint'} was saved last; lower "
+                "training.learning_rate, or go on from there with training.on_divergence=skip"
+            )
+            raise Diverged(spike, remedy, step=state.step, stop=stop)
         effort = meter.effort(bytes_read=batch.bytes_read)
         stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
@@ -275,6 +299,8 @@ class TrainingLoop:
         Raises UserError, with the one before kept, where it cannot be written.
         """
         if self.checkpoint is None or self._saved_step != self.state.step:
+            if self.divergence.remember(self.state.step):
+                meshes.from_first_rank(self.divergence.write)
             keep = self.job.config.checkpoint.keep
             self.checkpoint = self.state.save(self.run, keep=keep, notices=self.notices)
             self._saved_step = self.state.step
@@ -285,6 +311,9 @@ class TrainingLoop:
         self._end_reading()
         self.state.load(checkpoint)
         self.checkpoint, self._saved_step = checkpoint, self.state.step
+        # As the first rank sees it: the others need not look into the run.
+        self.divergence = meshes.from_first_rank(self.divergence.read)
+        self.divergence.return_to(self.state.step)
         self.history = History(start_step=self.state.step)
 
     def result(self, *, stopped_by: str | None = None) -> TrainResult:
@@ -303,9 +332,23 @@ class TrainingLoop:
             self._batches.close()
             self._batches = None
 
-    def _diverged(
-        self, loss: float, batch: Batch, states: Tensor, forecast: list[Tensor]
-    ) -> UserError:
+    def _go_back(self, diverged: Diverged) -> None:
+        """Return to the newest checkpoint, and leave out the samples that were seen since."""
+        assert self.checkpoint is not None, "there is nothing to go back to"
+        history = self.history
+        self.state.replicas.finish_step()  # which forgets gradients
+        self.load(self.checkpoint)
+        self.history = history
+        history.rewind(self.state.step)
+        said = self.divergence.leave_out(
+            diverged, after_step=self.state.step, start=self.state.samples
+        )
+        meshes.from_first_rank(self.divergence.write)
+        self.notices.say(said)
+
+    def _not_finite(
+        self, loss: float, batch: Batch, states: Tensor, forecast: list[Tensor], stop: int
+    ) -> Diverged:
         cause = find_cause(
             loss,
             self.state.model,
@@ -316,4 +359,4 @@ class TrainingLoop:
             step_hours=self.job.config.data.step_hours,
         )
         causes, step = meshes.gather_objects(cause), self.state.step + 1
-        return not_finite_error(loss, causes, step=step, checkpoint=self.checkpoint)
+        return not_finite_error(loss, causes, step=step, stop=stop, checkpoint=self.checkpoint)

@@ -61,7 +61,8 @@ class ProgressLine:
         self._said = now
         left = (now - self._began) / (step - self._start_step) * (self._steps - step)
         # What is nothing to speak of, as on a model of a few thousand weights, is not spoken of.
-        reached = f"{100 * peak_fraction:.2g}% of peak, " if (peak_fraction or 0.0) > 1e-3 else ""
+        share = peak_fraction or 0.0
+        reached = f"{100 * share:.2g}% of peak, " if share > 1e-3 else ""
         numbers = (
             f"loss {loss:.4g}, rate {rate:.2e}, {samples_per_second:.3g} samples/s, "
             f"{reached}{_duration(left)} left"

@@ -41,6 +41,8 @@ def train(
         every, steps = config.checkpoint.every, config.training.steps
         if loop.state.step >= steps:
             loop.notices.say(f"all {steps} steps were taken before: raise training.steps to go on")
+        if config.training.on_divergence == "skip" and loop.checkpoint is None:
+            loop.save()  # to go back to from the first steps
         stopped_by = None
         with Watch(loop, console) as watch, loop.stop_request:
             for step in loop:

@@ -16,7 +16,7 @@ from weathermixer.errors import UserError, reason
 from weathermixer.jigsaw.mesh import from_first_rank, is_first_rank
 from weathermixer.launch.ranks import this_rank
 from weathermixer.training.history import StepReport
-from weathermixer.training.log import RunLog
+from weathermixer.training.log import RunLog, flat_numbers
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.measures import RankMeasure, measured_together, numbers_of
 from weathermixer.training.power import PowerMeter
@@ -26,6 +26,7 @@ from weathermixer.training.rank_log import RankLog, RankNotes
 from weathermixer.training.result import TrainResult, sizes_of
 from weathermixer.training.schedule import learning_rate
 from weathermixer.training.stalls import StallWatch
+from weathermixer.training.trackers import Trackers
 
 
 class Watch:
@@ -37,18 +38,14 @@ class Watch:
 
     def __init__(self, loop: TrainingLoop, console: Console) -> None:
         self._loop, self._config = loop, loop.job.config
-        self._log: RunLog | None = None
-        start, end = loop.state.step, self._config.training.steps
-        if is_first_rank():
-            self._log = RunLog(
-                loop.run.log,
-                tensorboard=self._config.logging.tensorboard,
-                start_step=start,
-                about={"layout": sizes_of(loop.job.mesh.layout)},
-                notices=loop.notices,
-            )
-        else:
+        self._newest = start = loop.state.step
+        self._log = self._open_log(start)
+        end = self._config.training.steps
+        if not is_first_rank():
             console = Console(quiet=True)
+        self._trackers: Trackers | None = None
+        if is_first_rank() and (self._config.logging.mlflow or self._config.logging.wandb):
+            self._trackers = Trackers(self._config, loop.run.path, loop.notices)
         self._line = ProgressLine(console, loop.notices, start, end)
         self._logged = loop.history.effort  # what steps had taken when one was last logged
         is_first_here = this_rank().local_rank == 0
@@ -87,6 +84,8 @@ class Watch:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self._stalls.__exit__()
+        if self._trackers is not None:
+            self._trackers.close()
         self._profiler.after(self._loop.state.step, is_last=True)
         if self._notes is not None:
             self._notes.end(self._loop.state.step, error)
@@ -94,6 +93,9 @@ class Watch:
 
     def record(self, step: StepReport) -> None:
         """Show and record a step, where it is one to be logged."""
+        if step.number <= self._newest:
+            self._begin_again(step.number - 1)
+        self._newest = step.number
         self._stalls.take_note(step.seconds)
         self._profiler.after(step.number)
         training, every = self._config.training, self._config.logging.every
@@ -157,6 +159,26 @@ class Watch:
                 f"{result.checkpoint} is whole; free some space or make the folder writable",
             )
 
+    def _open_log(self, start: int) -> RunLog | None:
+        """The log, on the first rank, without what it says of steps after ``start``."""
+        if not is_first_rank():
+            return None
+        return RunLog(
+            self._loop.run.log,
+            tensorboard=self._config.logging.tensorboard,
+            start_step=start,
+            about={"layout": sizes_of(self._loop.job.mesh.layout)},
+            notices=self._loop.notices,
+        )
+
+    def _begin_again(self, start: int) -> None:
+        """Record that the training diverged, and went back to after the step ``start``."""
+        self._log = self._open_log(start)
+        skip = self._loop.divergence.skips[-1]
+        self._write(
+            start, {"skipped": {"at_step": skip.at_step, "start": skip.start, "stop": skip.stop}}
+        )
+
     def _is_due(self, step: int) -> bool:
         training = self._config.training
         due = step % training.validate_every == 0 or step == training.steps
@@ -182,6 +204,8 @@ class Watch:
     def _write(self, step: int, record: dict[str, Any]) -> None:
         if self._log is not None:
             self._log.write(step, record)
+        if self._trackers is not None:
+            self._trackers.write(step, dict(flat_numbers(record)))
 
 
 def _nothing(_: str) -> None:

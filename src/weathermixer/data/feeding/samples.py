@@ -6,7 +6,7 @@ on the number of samples consumed, and on nothing else: not on workers, ranks, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -119,22 +119,43 @@ def evenly_spaced(samples: Windows | NDArray[np.int64], count: int) -> NDArray[n
 
 
 def sample_numbers(
-    num_windows: int, seed: int, first: int, batch: int, layout: Layout
+    num_windows: int,
+    seed: int,
+    first: int,
+    batch: int,
+    layout: Layout,
+    skipped: Sequence[range] = (),
 ) -> NDArray[np.int64]:
     """Numbers ``(batch,)`` of the windows of one step on this rank.
 
-    ``first`` samples were consumed before the step, by all replicas together. Each epoch visits
-    every window once, in an order of its own; a batch may span two epochs. Samples are divided over
-    ``data`` alone: the ranks of one model instance see the same sample, because each of them holds
-    a part of it.
+    ``first`` samples were consumed before the step, by all replicas together; those that are
+    ``skipped``, counted in the same way, are passed over. Each epoch visits every window once, in
+    an order of its own; a batch may span two epochs. Samples are divided over ``data`` alone: the
+    ranks of one model instance see the same sample, because each of them holds a part of it.
     """
-    number = first + layout.coordinates.data * batch + np.arange(batch)
+    own = layout.coordinates.data * batch
+    number = consumed_by(first, batch * layout.data, skipped)[own : own + batch]
     epochs, positions = np.divmod(number, num_windows)
     numbers = np.empty(batch, dtype=np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         numbers[here] = _permutation(num_windows, seed, int(epoch))[positions[here]]
     return numbers
+
+
+def consumed_by(first: int, count: int, skipped: Sequence[range]) -> NDArray[np.int64]:
+    """The next ``count`` samples from ``first`` on, as they are counted, but for the ``skipped``.
+
+    >>> consumed_by(3, 4, [range(5, 8), range(6, 10)]).tolist()
+    [3, 4, 10, 11]
+    """
+    runs: list[NDArray[np.int64]] = []
+    for each in sorted(skipped, key=lambda each: each.start):
+        taken = min(count, max(0, each.start - first))
+        runs.append(np.arange(first, first + taken))
+        count -= taken
+        first = max(first + taken, each.stop if count else 0)
+    return np.concatenate([*runs, np.arange(first, first + count)])
 
 
 def training_plan(
@@ -146,16 +167,18 @@ def training_plan(
     steps: range,
     samples: int,
     rollout_at: Callable[[int], int],
+    skipped: Sequence[range] = (),
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
 
-    ``samples`` were consumed before the first of ``steps``. Windows are as long as the longest
-    rollout and cut to the one of each step, so that a growing rollout leaves the order alone.
+    ``samples`` were consumed before the first of ``steps``, and those that are ``skipped`` are
+    passed over. Windows are as long as the longest rollout and cut to the one of each step, so that
+    a growing rollout leaves the order alone.
     """
     for step in steps:
-        chosen = all_windows[sample_numbers(len(all_windows), seed, samples, batch, layout)]
-        yield chosen[:, : rollout_at(step) + 1]
-        samples += batch * layout.data
+        numbers = sample_numbers(len(all_windows), seed, samples, batch, layout, skipped)
+        yield all_windows[numbers][:, : rollout_at(step) + 1]
+        samples = int(consumed_by(samples, batch * layout.data, skipped)[-1]) + 1
 
 
 @lru_cache(maxsize=4)
