@@ -224,7 +224,7 @@ def test_names_shapes_and_settings_stay_those_of_the_plain_model() -> None:
         assert torch.equal(held.tensor, cut(state[name], held.ranges))
     assert [parameter.requires_grad for parameter in model.parameters()] == [False] + [True] * 5
     assert not any(module.training for module in model.modules())
-    assert model.get_submodule("1").eps == 1e-3  # type: ignore[union-attr]
+    assert model.get_submodule("1").eps == 1e-3
     assert model.get_submodule("2").p == 0.3
 
 

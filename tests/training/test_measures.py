@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import socket
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from support.waves import wave_config
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.planning.choosing import MeshChoice
-from weathermixer.training import power
 from weathermixer.training.effort import Effort
 from weathermixer.training.measures import RankMeasure, numbers_of
 from weathermixer.training.power import PowerMeter
@@ -89,7 +89,7 @@ def test_the_energy_of_processors_is_that_of_whole_packages_also_where_the_count
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr(power.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
 
     def write(package: str, microjoules: int) -> None:
         folder = tmp_path / package

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from weathermixer.jigsaw import activity
 from weathermixer.jigsaw.activity import Activity, Beat, RankNews
 from weathermixer.training import stalls
 from weathermixer.training.stalls import StallWatch, what_is_waited_for
@@ -52,7 +53,7 @@ def test_a_stall_is_said_once_and_long_steps_have_more_patience(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock, here = [0.0], Activity()
-    monkeypatch.setattr(activity.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(stalls, "ACTIVITY", here)
     said: list[str] = []
     noted: list[str] = []

@@ -85,7 +85,7 @@ class RankNotes:
             f"{software.replace('the version of ', '')}; begins after step {step} {start}"
         )
         self._show_warning = warnings.showwarning
-        warnings.showwarning = self._warning
+        warnings.showwarning = self._warning  # type: ignore[assignment]
         ACTIVITY.farewells.append(self._farewell)
 
     def step(self, number: int, loss: float, own: RankMeasure) -> None:

@@ -7,6 +7,7 @@ each kind of trouble, and the steps go on.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -59,7 +60,7 @@ class Watch:
             notices=loop.notices,
         )
         self._notes: RankNotes | None = None
-        note = _nothing
+        note: Callable[[str], None] = _nothing
         if self._config.logging.writes_ranks(loop.job.mesh.layout.world_size):
             log = RankLog(loop.run.rank_log(rank), loop.notices)
             note, self._notes = log.write, RankNotes(log)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import StateReader, read_ahead
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
+from weathermixer.jigsaw.activity import ACTIVITY
 
 STATE_BYTES = 2 * 8 * 16 * 4
 
@@ -135,3 +137,30 @@ def test_a_damaged_state_is_reported_in_its_turn_and_ends_the_threads(tmp_path: 
     with pytest.raises(UserError, match="2001-01-04T06"):
         next(batches)
     assert not _threads()
+
+
+def test_whoever_asks_is_told_which_state_is_waited_for(folder: Path) -> None:
+    reader, _ = _reader(folder)
+    goes_on, plain = threading.Event(), reader.fill
+
+    def hanging(slot: NDArray[np.floating], index: int) -> int:
+        if index == 7:
+            goes_on.wait(20.0)
+        return plain(slot, index)
+
+    reader.fill = hanging  # type: ignore[method-assign]
+    told: list[str] = []
+
+    def ask() -> None:
+        while not (now := ACTIVITY.now()).waits_alone_for.endswith("T18:00:00"):
+            time.sleep(0.01)
+        told.append(now.waits_alone_for)
+        goes_on.set()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with closing(read_ahead(reader, [np.array([[6, 7]]), np.array([[8, 9]])])) as batches:
+        assert len(list(batches)) == 2
+    asking.join(20.0)
+    assert told == ["the store: state of 2001-01-02T18:00:00"]
+    assert ACTIVITY.now().waits_alone_for == ""
