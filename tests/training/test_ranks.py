@@ -41,7 +41,8 @@ from weathermixer.training.beginning import training_windows
 DEADLINE_SECONDS = 120
 PER_RANK = (
     "bytes_sent_per_step", "bytes_read_per_step", "flops_per_step", "peak_memory_bytes",
-    "parameter_bytes", "optimizer_bytes",
+    "parameter_bytes", "optimizer_bytes", "exchanges_per_step", "waited_for_data",
+    "waited_for_ranks",
 )  # fmt: skip
 
 

@@ -247,13 +247,9 @@ class TrainingLoop:
         if not outcome.is_taken:
             raise self._not_finite(outcome.loss, batch, states, outcome.forecast, stop)
         state.samples = stop
-        spike = self.divergence.spike(state.step, outcome.loss)
-        if spike is not None:
-            remedy = (
-                f"and training stopped: {self.checkpoint or 'no checkpoint'} was saved last; lower "
-                "training.learning_rate, or go on from there with training.on_divergence=skip"
-            )
-            raise Diverged(spike, remedy, step=state.step, stop=stop)
+        self.divergence.require_no_spike(
+            state.step, outcome.loss, stop=stop, checkpoint=self.checkpoint
+        )
         effort = meter.effort(bytes_read=batch.bytes_read)
         stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(

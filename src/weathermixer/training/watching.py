@@ -80,6 +80,12 @@ class Watch:
             self._validate()
         if is_first_rank() and self._loop.state.step < self._config.training.steps:
             self._loop.notices.say(self._loop.job.choice.reason)
+        steps, profiled = self._config.training.steps, self._config.logging.profiled_steps
+        if any(each.stop > steps + 1 for each in profiled):
+            self._loop.notices.say(
+                f"logging.profile lists steps after the last one, {steps}, of which there will be "
+                "no profile"
+            )
         self._profiler.before(step + 1)
         return self
 
