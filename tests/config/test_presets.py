@@ -168,7 +168,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "logging.ranks": st.none() | st.booleans(),
         "logging.profile": st.none() | st.sampled_from([["3"], ["10-12", "500"]]),
         "logging.mlflow": st.none() | st.sampled_from(["mlruns", "https://host:5000"]),
-        "logging.wandb": st.none() | st.sampled_from(["weather", "1e5"]),
+        "logging.wandb": st.none() | st.sampled_from(["weather", "2024"]),
     }
 
 
