@@ -33,6 +33,7 @@ from support.waves import wave_config, write_waves
 from weathermixer.config import Config
 from weathermixer.data.feeding.samples import training_plan
 from weathermixer.data.store.store import Store
+from weathermixer.errors import STOPPED_EARLY
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.runs.run import Run
@@ -167,9 +168,9 @@ def test_a_signal_to_the_job_leaves_a_checkpoint_and_is_told_once(
     endless: tuple[Path, subprocess.Popen[str]],
 ) -> None:
     out, process = endless
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGUSR1)
     printed, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 0, said
+    assert process.returncode == STOPPED_EARLY, said
     assert said.count("stopped by") == 1
     assert "with --resume" in said
     result = json.loads(printed.splitlines()[-1])

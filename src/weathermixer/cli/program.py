@@ -14,6 +14,7 @@ from weathermixer.cli.plan_commands import plan
 from weathermixer.cli.run_commands import check, demo, forecast, train
 from weathermixer.cli.score_commands import report, verify
 from weathermixer.cli.store_commands import data
+from weathermixer.cli.submit_command import submit
 from weathermixer.console import say
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
@@ -30,12 +31,12 @@ def commands() -> None:
     """
 
 
-for _command in (demo, data, check, train, forecast, verify, report, plan, bench):
+for _command in (demo, data, check, train, submit, forecast, verify, report, plan, bench):
     commands.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with 0, with 2 for a user's mistake, or with 1."""
+    """Run a command; exit with 0, with 2 for a user's mistake, 75 (stopped early), or with 1."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]

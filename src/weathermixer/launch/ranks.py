@@ -26,10 +26,10 @@ from weathermixer.errors import UserError
 from weathermixer.launch.environment import (
     MeetingAddress,
     RankInfo,
-    UnknownLauncher,
     rank_info,
 )
 from weathermixer.launch.failures import LastWords
+from weathermixer.launch.other_launchers import RanksRefused
 
 if TYPE_CHECKING:
     from weathermixer.jigsaw.heartbeat import Ending
@@ -144,7 +144,7 @@ def exit_with_error(
     )
     if told_status is not None:
         status = told_status
-    elif not (isinstance(error, UnknownLauncher) and not error.is_first):
+    elif not (isinstance(error, RanksRefused) and not error.is_first):
         if show_traceback:
             traceback.print_exception(error)
         say(sentence)
