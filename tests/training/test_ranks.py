@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -132,8 +133,11 @@ def test_after_a_rank_is_killed_a_run_is_continued_to_the_same_bits(
     os.kill(children(process)[1], signal.SIGKILL)
     printed, said = process.communicate(timeout=DEADLINE_SECONDS)
     assert (process.returncode, printed) == (1, "")
-    sentence = "Error: rank 1 was killed by SIGKILL, so the other ranks were stopped: continue"
-    assert said.splitlines()[-1].startswith(sentence)
+    sentence = (
+        r"Error: rank 1 was killed by SIGKILL \(last heard in exchange \d+ \(.+\) of step \d+\), "
+        "so the other ranks were stopped: continue with --resume"
+    )
+    assert re.fullmatch(sentence, said.splitlines()[-1])
     assert said.count("Error") == 1
 
     newest = Run.open(out).newest_checkpoint()

@@ -18,7 +18,7 @@ from weathermixer.cli.submit_command import submit
 from weathermixer.console import say
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
-from weathermixer.launch.failures import RankFailed
+from weathermixer.launch.failures import RankFailed, RanksMissing
 from weathermixer.launch.ranks import exit_with_error
 
 
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say(error.details)
         say(str(error))
         sys.exit(error.status)
-    except (UserError, LayoutError) as error:
+    except (UserError, LayoutError, RanksMissing) as error:
         exit_with_error(
             error,
             f"Error: {error}",
-            2,
+            1 if isinstance(error, RanksMissing) else 2,
             show_traceback=show_traceback,
             run_by_all_ranks=run_by_all_ranks,
         )

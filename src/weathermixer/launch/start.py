@@ -7,6 +7,7 @@ its own end from a pipe that it holds open.
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -211,7 +212,16 @@ class _Ranks:
             LastWords.read(self._folder, rank),
             time.time(),
             output=self._output(rank).read_text(encoding="utf-8", errors="replace"),
+            place=self._place(rank),
         )
+
+    def _place(self, rank: int) -> str:
+        """Where a rank's newest beat says that it was; empty where it has not beaten yet."""
+        try:
+            beat = json.loads((self._folder / f"beat-{rank}").read_text(encoding="utf-8"))
+        except OSError:
+            return ""
+        return str(beat["place"])
 
     def _output(self, rank: int) -> Path:
         return self._folder / f"rank-{rank}.err"
