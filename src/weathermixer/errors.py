@@ -1,4 +1,11 @@
-"""The one exception that stands for a user's mistake, and errors in the words of a sentence."""
+"""The one exception that stands for a user's mistake, errors as sentences, and an exit status."""
+
+STOPPED_EARLY = 75
+"""The exit status of a training that a signal stopped after a step, with a checkpoint to resume.
+
+Neither success, which would let a script go on with a model that is half trained, nor a failure;
+sendmail's ``EX_TEMPFAIL``, "try again later", in ``sysexits.h``.
+"""
 
 
 class UserError(ValueError):

@@ -44,8 +44,8 @@ def words(waves: Path, random_run: Path) -> Words:
     [
         ("full", 2, r"^Error: cannot write to .*f\.zarr\.partial \(.*\): free some space .*"
          r"the same command continues it$"),
-        ("killed", 1, r"^Error: rank 1 was killed by SIGKILL, so the other ranks were stopped: "
-         r"continue with the same command$"),
+        ("killed", 1, r"^Error: rank 1 was killed by SIGKILL \(last heard in exchange .*\), so the "
+         r"other ranks were stopped: continue with the same command$"),
     ],
     ids=["full", "killed"],
 )  # fmt: skip

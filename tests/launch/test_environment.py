@@ -1,4 +1,4 @@
-"""What a rank is told by the environments of torchrun, srun and other launchers."""
+"""What a rank is told by the environments of torchrun, srun, mpirun and other launchers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 
 from weathermixer.errors import UserError
 from weathermixer.launch.environment import (
+    MEETING_FOLDER,
     MeetingAddress,
     RankInfo,
-    UnknownLauncher,
     rank_info,
     threads_per_rank,
 )
+from weathermixer.launch.other_launchers import RanksRefused
 from weathermixer.launch.ranks import _allow_connections
 
 TORCHRUN = {
@@ -37,6 +38,31 @@ SRUN = {
     "SLURM_JOB_NODELIST": "gpu[017-018,042]",
     "SLURMD_NODENAME": "gpu018",
     "SLURM_CPUS_PER_TASK": "12",
+}
+
+
+# As seen on Open MPI 4.1 and MPICH 4.0 with two ranks; the others as their manuals say.
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "1",
+    "OMPI_COMM_WORLD_SIZE": "2",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+    "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
+    "PMIX_RANK": "1",
+    "PMIX_NAMESPACE": "1207697409",
+}
+MPICH = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+PALS = {
+    "PALS_RANKID": "5",
+    "PMI_RANK": "5",
+    "PMI_SIZE": "8",
+    "PALS_LOCAL_RANKID": "1",
+    "PALS_LOCAL_SIZE": "4",
+}
+JSRUN = {
+    "JSM_NAMESPACE_RANK": "5",
+    "JSM_NAMESPACE_SIZE": "8",
+    "JSM_NAMESPACE_LOCAL_RANK": "1",
+    "JSM_NAMESPACE_LOCAL_SIZE": "4",
 }
 
 
@@ -80,6 +106,55 @@ def test_a_batch_script_is_not_one_of_its_tasks() -> None:
     assert rank_info({**script, "SLURM_PROCID": "0"}) == RankInfo()
 
 
+@pytest.mark.parametrize("environment", [OPEN_MPI, MPICH])
+def test_ranks_that_mpirun_starts_on_one_machine_meet_there(environment: dict[str, str]) -> None:
+    info = rank_info(environment)
+    assert places(info) == (1, 2, 1, 2)
+    assert str(info.meeting) == "127.0.0.1:29500"
+    elsewhere = rank_info({**environment, "MASTER_ADDR": "node1", "MASTER_PORT": "29400"})
+    assert str(elsewhere.meeting) == "node1:29400"
+    # Each alone
+    assert rank_info({**environment, "OMPI_COMM_WORLD_SIZE": "1", "PMI_SIZE": "1"}) == RankInfo()
+
+
+@pytest.mark.parametrize("environment", [PALS, JSRUN])
+@pytest.mark.parametrize("rank", [0, 5])
+def test_ranks_on_several_machines_need_a_place_to_meet(
+    environment: dict[str, str], rank: int
+) -> None:
+    environment = {name: str(rank) if text == "5" else text for name, text in environment.items()}
+    with pytest.raises(RanksRefused, match="but MASTER_ADDR is not set") as refusal:
+        rank_info(environment)
+    assert refusal.value.is_first == (rank == 0)
+    info = rank_info({**environment, "MASTER_ADDR": "node1"})
+    assert places(info) == (rank, 8, 1, 4)
+    assert str(info.meeting) == "node1:29500"
+
+
+def test_of_launchers_within_each_other_the_innermost_decides() -> None:
+    # mpirun in a job of SLURM starts its helpers with srun, one on each of two nodes.
+    helper = {**SRUN, "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}
+    assert places(rank_info({**helper, **PALS, "MASTER_ADDR": "a"})) == (5, 8, 1, 4)
+    # srun --mpi=pmi2, whose variables say as much as srun's.
+    assert places(rank_info({**SRUN, "PMI_SIZE": "7", "PMI_RANK": "6"})) == (6, 7, 2, 3)
+    # torchrun on each of two nodes, started by srun or by mpirun.
+    agents = {**TORCHRUN, "TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "8"}
+    for outer in (helper, {**SRUN, "SLURM_NTASKS": "8"}, {**PALS, "PMI_RANK": "0"}):
+        assert places(rank_info({**outer, **agents})) == (5, 8, 1, 4)
+    # --nproc in an interactive task of srun.
+    shell = {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+    assert places(rank_info(shell))[:2] == (0, 1)
+    assert places(rank_info({**shell, **TORCHRUN, MEETING_FOLDER: "/tmp/x"})) == (5, 8, 1, 4)
+
+
+def test_a_rank_that_a_batch_script_exported_is_not_that_of_every_task() -> None:
+    exported = {"RANK": "0", "WORLD_SIZE": "7", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    info = rank_info({**SRUN, **exported})
+    assert places(info) == (6, 7, 2, 3)
+    assert str(info.meeting) == "node1:29500"
+    assert places(rank_info({**OPEN_MPI, **exported, "WORLD_SIZE": "2"})) == (1, 2, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
@@ -104,6 +179,12 @@ def test_an_environment_that_does_not_suffice_is_a_users_mistake(
         ({"PMI_SIZE": "4", "PMI_RANK": "0"}, "PMI_SIZE", True),
         ({"MV2_COMM_WORLD_SIZE": "4"}, "MV2_COMM_WORLD_SIZE", True),
         ({"PMIX_RANK": "3"}, "PMIX_RANK", False),
+        ({"PMIX_RANK": "0"}, "PMIX_RANK", True),
+        (
+            {"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "4", "PMI_RANK": "1", "PMI_SIZE": "4"},
+            "PMI_SIZE",
+            False,
+        ),
         # mpirun within a job of SLURM, which starts one helper on each node with srun
         ({**SRUN, "OMPI_COMM_WORLD_SIZE": "32"}, "OMPI_COMM_WORLD_SIZE", True),
     ],
@@ -111,7 +192,7 @@ def test_an_environment_that_does_not_suffice_is_a_users_mistake(
 def test_ranks_of_an_unknown_launcher_are_refused(
     environment: dict[str, str], variable: str, is_first: bool
 ) -> None:
-    with pytest.raises(UnknownLauncher, match=f"as {variable} in the environment") as refusal:
+    with pytest.raises(RanksRefused, match=f"as {variable} in the environment") as refusal:
         rank_info(environment)
     assert refusal.value.is_first == is_first
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -22,7 +23,7 @@ from support.processes import (
 from support.ranked import RANKED
 from support.selection import exhaustive
 from weathermixer.cli import main, run_commands
-from weathermixer.errors import UserError
+from weathermixer.errors import STOPPED_EARLY, UserError
 from weathermixer.interpreter import program
 from weathermixer.launch.environment import rank_info, threads_per_rank
 from weathermixer.launch.start import should_start_ranks
@@ -128,7 +129,8 @@ def test_a_mistake_on_every_rank_is_told_once(processes: Processes, tmp_path: Pa
         (
             "kill_itself",
             1,
-            "Error: rank 2 was killed by SIGKILL, so the other ranks were stopped: begin again",
+            "Error: rank 2 was killed by SIGKILL (last heard in exchange N of step 1), so the "
+            "other ranks were stopped: begin again",
         ),
         *exhaustive(
             (
@@ -143,7 +145,9 @@ def test_a_mistake_on_every_rank_is_told_once(processes: Processes, tmp_path: Pa
 def test_the_first_cause_is_told_once_and_ends_all_ranks(
     what: str, status: int, sentence: str, processes: Processes, tmp_path: Path
 ) -> None:
-    assert run(processes, what, tmp_path, "--nproc", "3") == (status, "", sentence + "\n")
+    ended, out, err = run(processes, what, tmp_path, "--nproc", "3")
+    said = re.sub(r"exchange \d+", "exchange N", err)
+    assert (ended, out, said) == (status, "", sentence + "\n")
     wait_until_gone(wait_for_pids(tmp_path, 3))
 
 
@@ -194,7 +198,7 @@ def test_ranks_end_with_the_process_that_started_them(processes: Processes, tmp_
 # --- signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, *exhaustive(signal.SIGINT)])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, *exhaustive(signal.SIGTERM, signal.SIGINT)])
 def test_ranks_finish_what_they_do_when_asked_to_stop(
     number: signal.Signals, processes: Processes, tmp_path: Path
 ) -> None:
@@ -205,7 +209,7 @@ def test_ranks_finish_what_they_do_when_asked_to_stop(
     time.sleep(0.1)
     os.killpg(process.pid, number)
     status, out, err = finish(process)
-    assert (status, out, err) == (0, f"stopped by {number.name}\n", "")
+    assert (status, out, err) == (STOPPED_EARLY, f"stopped by {number.name}\n", "")
     assert [(tmp_path / f"{rank}.stopped").read_text(encoding="utf-8") for rank in range(2)] == [
         number.name
     ] * 2
@@ -241,7 +245,7 @@ def test_who_was_started_to_ignore_a_signal_ignores_it_with_all_ranks(
     if what == "exchange":
         assert (status, err.strip()) == (1, "Interrupted.")
     else:
-        assert (status, out) == (0, f"stopped by {other.name}\n")
+        assert (status, out) == (STOPPED_EARLY, f"stopped by {other.name}\n")
     wait_until_gone(pids)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from weathermixer.cli import commands, main
-from weathermixer.errors import UserError
+from weathermixer.errors import STOPPED_EARLY, UserError
 from weathermixer.launch.environment import RankInfo
 from weathermixer.launch.ranks import run_as_rank
 from weathermixer.launch.start import should_start_ranks, start_ranks, without_option
@@ -61,8 +61,9 @@ def wait(folder: Path) -> None:
 
 
 def stop_when_asked(folder: Path) -> None:
-    from weathermixer.training.interrupt import StopRequest
+    from weathermixer.training.interrupt import StopRequest, hold_back_warnings
 
+    hold_back_warnings()
     with StopRequest() as stop:
         (folder / f"{RANK}.pid").write_text(str(os.getpid()), encoding="utf-8")
         while stop.received is None:
@@ -70,7 +71,9 @@ def stop_when_asked(folder: Path) -> None:
         time.sleep(0.3)  # a step to finish, during which a second signal would kill
     (folder / f"{RANK}.stopped").write_text(stop.received, encoding="utf-8")
     if RANK == 0:
-        print(f"stopped by {stop.received}")
+        print(f"stopped by {stop.received}", flush=True)
+    os.kill(os.getpid(), signal.SIGUSR1)  # nothing is left to stop
+    sys.exit(STOPPED_EARLY)
 
 
 def exchange_until(rank: int, act: Callable[[], None]) -> Callable[[RankInfo, Path], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from support.waves import wave_config, write_waves
 from weathermixer.config import Config
 from weathermixer.data.feeding.samples import training_plan
 from weathermixer.data.store.store import Store
+from weathermixer.errors import STOPPED_EARLY
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.runs.run import Run
@@ -132,8 +134,11 @@ def test_after_a_rank_is_killed_a_run_is_continued_to_the_same_bits(
     os.kill(children(process)[1], signal.SIGKILL)
     printed, said = process.communicate(timeout=DEADLINE_SECONDS)
     assert (process.returncode, printed) == (1, "")
-    sentence = "Error: rank 1 was killed by SIGKILL, so the other ranks were stopped: continue"
-    assert said.splitlines()[-1].startswith(sentence)
+    sentence = (
+        r"Error: rank 1 was killed by SIGKILL \(last heard in exchange \d+ \(.+\) of step \d+\), "
+        "so the other ranks were stopped: continue with --resume"
+    )
+    assert re.fullmatch(sentence, said.splitlines()[-1])
     assert said.count("Error") == 1
 
     newest = Run.open(out).newest_checkpoint()
@@ -168,9 +173,9 @@ def test_a_signal_to_the_job_leaves_a_checkpoint_and_is_told_once(
     endless: tuple[Path, subprocess.Popen[str]],
 ) -> None:
     out, process = endless
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGUSR1)
     printed, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 0, said
+    assert process.returncode == STOPPED_EARLY, said
     assert said.count("stopped by") == 1
     assert "with --resume" in said
     result = json.loads(printed.splitlines()[-1])

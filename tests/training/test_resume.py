@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from support.dying import start_training
+from support.selection import exhaustive
 from support.waves import wave_config
 from weathermixer.config import Config
 from weathermixer.data.making.synthetic import write_synthetic
@@ -105,7 +106,7 @@ def test_the_log_has_each_step_once(whole: tuple[Path, TrainResult]) -> None:
     assert [line["step"] for line in _log(whole[0])] == list(range(1, 17))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, *exhaustive(signal.SIGINT)])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
     waves: Path,
     whole: tuple[Path, TrainResult],

@@ -14,10 +14,11 @@ from weathermixer.cli.plan_commands import plan
 from weathermixer.cli.run_commands import check, demo, forecast, train
 from weathermixer.cli.score_commands import report, verify
 from weathermixer.cli.store_commands import data
+from weathermixer.cli.submit_command import submit
 from weathermixer.console import say
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import LayoutError
-from weathermixer.launch.failures import RankFailed
+from weathermixer.launch.failures import RankFailed, RanksMissing
 from weathermixer.launch.ranks import exit_with_error
 
 
@@ -30,12 +31,12 @@ def commands() -> None:
     """
 
 
-for _command in (demo, data, check, train, forecast, verify, report, plan, bench):
+for _command in (demo, data, check, train, submit, forecast, verify, report, plan, bench):
     commands.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with 0, with 2 for a user's mistake, or with 1."""
+    """Run a command; exit with 0, with 2 for a user's mistake, 75 (stopped early), or with 1."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     show_traceback = "--traceback" in words
     words = [word for word in words if word != "--traceback"]
@@ -57,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             say(error.details)
         say(str(error))
         sys.exit(error.status)
-    except (UserError, LayoutError) as error:
+    except (UserError, LayoutError, RanksMissing) as error:
         exit_with_error(
             error,
             f"Error: {error}",
-            2,
+            1 if isinstance(error, RanksMissing) else 2,
             show_traceback=show_traceback,
             run_by_all_ranks=run_by_all_ranks,
         )

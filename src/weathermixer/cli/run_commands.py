@@ -17,6 +17,7 @@ from weathermixer.cli.arguments import (
     print_result,
 )
 from weathermixer.console import progress, say, size_text, waiting_for
+from weathermixer.errors import STOPPED_EARLY
 from weathermixer.interpreter import program
 from weathermixer.launch.ranks import run_as_rank
 from weathermixer.launch.start import should_start_ranks, start_ranks, without_option
@@ -77,9 +78,14 @@ def train(
     nproc: int | None,
     json: bool,
 ) -> None:
-    """Train a model as CONFIG says, on one rank or on those that torchrun or srun starts."""
-    from weathermixer.config import read_config
+    """Train a model as CONFIG says, on one rank or on those that torchrun or srun starts.
 
+    SIGTERM, SIGUSR1 and Ctrl-C end it after the step in hand, with a checkpoint and status 75.
+    """
+    from weathermixer.config import read_config
+    from weathermixer.training.interrupt import hold_back_warnings
+
+    hold_back_warnings()
     settings = read_config(config, overrides)
     if start_if_asked(nproc, remedy=_TRAIN_AGAIN):
         return
@@ -99,6 +105,8 @@ def train(
             print_result(result.to_json())
         elif rank.is_first:
             say(f"wrote {out}")
+    if result.stopped_by is not None:
+        raise SystemExit(STOPPED_EARLY)
 
 
 @click.command(context_settings=OVERRIDES)

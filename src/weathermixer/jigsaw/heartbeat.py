@@ -32,6 +32,11 @@ _SECONDS_TO_REACH = 10.0
 _SLOWEST_LINK = 5e6  # bytes per second: what arrives more slowly is taken for lost
 
 
+def beat_key(rank: int) -> str:
+    """The key of a rank's newest beat on the board; in words under ``place``, in its JSON."""
+    return f"beat-{rank}"
+
+
 class Board(Protocol):
     """A place where ranks leave notes for each other."""
 
@@ -130,6 +135,14 @@ class Heartbeat:
         for thread in self._threads:
             thread.join(_SECONDS_TO_REACH)
 
+    def place_of(self, rank: int) -> str:
+        """Where in the program a rank was last heard; empty where this one does not listen to it.
+
+        Rank 0 listens to all, and the others to rank 0.
+        """
+        heard = self._heard.get(rank)
+        return "" if heard is None or heard.beat is None else heard.beat.place()
+
     def _run(self) -> None:
         for stood_still in self._ticks():
             if stood_still:
@@ -187,9 +200,10 @@ class Heartbeat:
         self._count += 1
         beat, now = ACTIVITY.now(), time.monotonic()
         note = {"count": self._count, "process": asdict(self._process), "beat": asdict(beat)}
-        self._board.write(f"beat-{self._rank}", json.dumps(note))
+        # Its place also in words: whoever finds that the rank has died may know nothing of beats.
+        self._board.write(beat_key(self._rank), json.dumps({**note, "place": beat.place()}))
         ranks = list(self._heard)
-        notes = self._board.read(["verdict", *(f"beat-{rank}" for rank in ranks)])
+        notes = self._board.read(["verdict", *map(beat_key, ranks)])
         if notes[0] is not None:
             return _Verdict.from_json(notes[0])
         for rank, text in zip(ranks, notes[1:], strict=True):

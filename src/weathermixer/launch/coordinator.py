@@ -11,14 +11,13 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from weathermixer.console import waiting_for
-from weathermixer.errors import UserError
 from weathermixer.launch.environment import RankInfo
-from weathermixer.launch.failures import Failure, LastWords, first_cause
+from weathermixer.launch.failures import Failure, LastWords, RanksMissing, first_cause
 from weathermixer.launch.other_ranks import (
     SECONDS_TO_COME,
     SECONDS_TO_MEET,
@@ -26,6 +25,7 @@ from weathermixer.launch.other_ranks import (
     exit_at_once,
     keep_alive,
     listen,
+    no_place,
     tell_user,
 )
 from weathermixer.launch.rank_names import rank_names
@@ -40,6 +40,7 @@ class Coordinator:
         self, info: RankInfo, *, remedy: str, seconds_to_meet: float = SECONDS_TO_MEET
     ) -> None:
         self._info, self._remedy, self._seconds_to_meet = info, remedy, seconds_to_meet
+        self.place_of: Callable[[int], str] = no_place
         self._listener = listen(0)
         self.port: int = self._listener.getsockname()[1]
         self._members = {0: _RankRecord(info.host)}
@@ -57,14 +58,14 @@ class Coordinator:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def wait_for_all(self) -> None:
-        """Return when every rank has come; UserError, naming those that did not, after minutes."""
+        """Return when every rank has come; RanksMissing, naming the others, after minutes."""
         with waiting_for(self._absence):
             # A wait without end would not be interrupted by Ctrl-C.
             if self._met.wait(self._seconds_to_meet):
                 return
         self._has_given_up = True
         absent = self._absent()
-        raise UserError(
+        raise RanksMissing(
             f"only {self._info.world_size - len(absent)} of {self._info.world_size} ranks came to "
             f"{self._info.meeting} within {self._seconds_to_meet / 60:g} minutes, and "
             f"{rank_names(absent)} did not: start all of them with one torchrun or srun, and let "
@@ -189,7 +190,14 @@ class Coordinator:
     def _end(self) -> None:
         """Tell the user of the first cause, and all ranks to end with its status."""
         failures = [
-            Failure(rank, None, member.words, member.died_at, member.host)
+            Failure(
+                rank,
+                None,
+                member.words,
+                member.died_at,
+                member.host,
+                place=self.place_of(rank),
+            )
             for rank, member in sorted(self._members.items())
             if member.words is not None or member.died_at
         ]

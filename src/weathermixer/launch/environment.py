@@ -1,4 +1,4 @@
-"""Which rank this process is, as torchrun, srun or the program itself say it in the environment.
+"""Which rank this process is, as torchrun, srun, mpirun or this program say in the environment.
 
 Pure functions of the environment; no process and no connection is started here. What they return is
 all that the program knows of a rank: nobody else asks the environment.
@@ -14,28 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weathermixer.errors import UserError
+from weathermixer.launch.other_launchers import (
+    RanksRefused,
+    Variables,
+    mpi_launcher,
+    refuse_unknown_launchers,
+)
 
 MEETING_FOLDER = "WEATHERMIXER_MEETING_FOLDER"
 """Names the folder in which ranks meet and leave their last words, to those of ``start_ranks``."""
-
-# Other launchers say with these how many processes they started.
-_SIZES_OF_OTHERS = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMI_SIZE")
-_RANKS_OF_OTHERS = ("OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
-
-
-class UnknownLauncher(UserError):
-    """Several ranks of a launcher that is not known, each of which would do the whole work.
-
-    ``is_first`` says whether this is the rank that tells the user.
-    """
-
-    def __init__(self, ranks: str, variable: str, *, is_first: bool) -> None:
-        super().__init__(
-            f"{ranks} were started by a launcher that WeatherMixer does not know, as {variable} in "
-            "the environment says, and each would do the whole work: start them with torchrun, "
-            f"srun or --nproc, or unset {variable} to run a single one"
-        )
-        self.is_first = is_first
 
 
 @dataclass(frozen=True)
@@ -99,15 +86,22 @@ def rank_info(environment: Mapping[str, str]) -> RankInfo:
     Raises UserError where the environment contradicts itself, does not say where ranks meet, or is
     that of a launcher whose ranks would not know of each other.
     """
+    slurm_tasks = _slurm_tasks(environment)
+    mpi = mpi_launcher(environment, slurm_tasks=slurm_tasks)
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return _from_torchrun(environment)
-    # A batch script has the variables of a task but is none: it runs once, and starts the tasks.
-    is_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
-    if "SLURM_PROCID" in environment and not is_batch_script:
-        info = _from_slurm(environment)
-        _refuse_other_launchers(environment, slurm_tasks=info.world_size)
+        of_torchrun = MEETING_FOLDER in environment or "TORCHELASTIC_RUN_ID" in environment
+        started = slurm_tasks if mpi is None else environment[mpi.size]
+        # Where as many tasks were started, RANK may be that of the script which started them,
+        # alike in all; their launcher knows.
+        if of_torchrun or started in (None, "1") or started != environment["WORLD_SIZE"]:
+            return _from_torchrun(environment)
+    if mpi is not None:
+        return _from_mpi(environment, mpi)
+    if slurm_tasks is not None:
+        info = _from_slurm(environment, slurm_tasks)
+        refuse_unknown_launchers(environment, slurm_tasks=slurm_tasks)
         return info
-    _refuse_other_launchers(environment, slurm_tasks=None)
+    refuse_unknown_launchers(environment, slurm_tasks=None)
     return RankInfo()
 
 
@@ -168,11 +162,41 @@ def _from_torchrun(environment: Mapping[str, str]) -> RankInfo:
     )
 
 
-def _from_slurm(environment: Mapping[str, str]) -> RankInfo:
-    step_tasks = "SLURM_STEP_NUM_TASKS"  # of this srun; the others are of the whole job
-    world_size = _number(
-        environment, step_tasks if step_tasks in environment else "SLURM_NTASKS", 1
+def _from_mpi(environment: Mapping[str, str], names: Variables) -> RankInfo:
+    rank, world_size = _number(environment, names.rank), _number(environment, names.size)
+    local_size = _number(environment, names.local_size)
+    host = environment.get("MASTER_ADDR", "127.0.0.1" if local_size == world_size else "")
+    return _checked(
+        environment,
+        rank=rank,
+        world_size=world_size,
+        local_rank=_number(environment, names.local_rank),
+        local_world_size=local_size,
+        meeting=MeetingAddress(
+            host,
+            _number(environment, "MASTER_PORT", 29_500),
+            attempt=environment.get("PMIX_NAMESPACE", ""),
+        )
+        if host
+        else None,
+        no_meeting=f"{world_size} ranks were started on several machines, as {names.size} in the "
+        "environment says, but MASTER_ADDR is not set, so they cannot meet: let their launcher set "
+        "it to the machine of rank 0, as with 'mpirun -x MASTER_ADDR=HOST'",
     )
+
+
+def _slurm_tasks(environment: Mapping[str, str]) -> str | None:
+    """How many tasks srun started, where this is one of them."""
+    # A batch script has the variables of a task but is none: it runs once, and starts the tasks.
+    is_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
+    if "SLURM_PROCID" not in environment or is_batch_script:
+        return None
+    # The former is of this srun, the latter of the whole job.
+    return environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
+
+
+def _from_slurm(environment: Mapping[str, str], tasks: str) -> RankInfo:
+    world_size = _number({"SLURM_NTASKS": tasks}, "SLURM_NTASKS")
     hosts = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     host = environment.get("MASTER_ADDR") or first_host(hosts)
     # Jobs that share a machine have different numbers, and so have the steps of a job that run
@@ -214,7 +238,7 @@ def _checked(
             "count from 0: start all ranks with one torchrun, srun or --nproc"
         )
     if world_size > 1 and meeting is None:
-        raise UserError(no_meeting)
+        raise RanksRefused(no_meeting, is_first=rank == 0)
     chosen = "OMP_NUM_THREADS" in environment
     return RankInfo(
         rank,
@@ -225,21 +249,8 @@ def _checked(
         meeting,
         # A name of SLURM's where it has one: several of its nodes can share a machine.
         environment.get("SLURMD_NODENAME") or socket.gethostname(),
-        sees_own_gpu="SLURM_LOCALID" in environment and "LOCAL_RANK" not in environment,
+        sees_own_gpu="LOCAL_RANK" not in environment,  # which torchrun sets, and hides none
     )
-
-
-def _refuse_other_launchers(environment: Mapping[str, str], *, slurm_tasks: int | None) -> None:
-    """Raise UnknownLauncher where a launcher that is none of ours started several ranks."""
-    ranks = {name: environment[name] for name in _RANKS_OF_OTHERS if name in environment}
-    first = all(rank == "0" for rank in ranks.values())
-    for name in _SIZES_OF_OTHERS:
-        size = environment.get(name, "")
-        # srun sets PMI's variables too; mpirun within a job may have been started by srun itself.
-        if size.isdecimal() and int(size) > 1 and int(size) != slurm_tasks:
-            raise UnknownLauncher(f"{size} ranks", name, is_first=first)
-    if slurm_tasks is None and not first:
-        raise UnknownLauncher("several ranks", next(iter(ranks)), is_first=False)
 
 
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -24,6 +24,13 @@ class RankFailed(RuntimeError):
         self.details = details
 
 
+class RanksMissing(RuntimeError):
+    """Ranks that did not come in time, in a sentence for the user.
+
+    Not taken for the user's mistake: a node may have failed, and another attempt may do.
+    """
+
+
 @dataclass(frozen=True)
 class LastWords:
     """Why a rank failed, as it said itself.
@@ -75,7 +82,8 @@ class Failure:
 
     ``status`` is its exit status as ``subprocess`` counts it, None where nobody asked; ``host``
     its machine, where ranks run on several; ``words`` is what it said itself, ``time`` when it was
-    heard of, in seconds, and ``output`` what else it wrote.
+    heard of, in seconds, ``output`` what else it wrote, and ``place`` where in the program it was
+    heard last, if it was.
     """
 
     rank: int
@@ -84,6 +92,7 @@ class Failure:
     time: float
     host: str = ""
     output: str = ""
+    place: str = ""
 
     def is_consequence_of(self, signal_number: int | None) -> bool:
         """Whether a signal that was sent to all ranks explains this failure."""
@@ -107,8 +116,10 @@ class Failure:
         else:
             end = f"ended with status {self.status} and without a word"
         where = f" on {self.host}" if self.host else ""
+        place = f" (last heard {self.place})" if self.place else ""
         return RankFailed(
-            f"Error: rank {self.rank}{where} {end}, so the other ranks were stopped: {remedy}",
+            f"Error: rank {self.rank}{where} {end}{place}, so the other ranks were stopped: "
+            f"{remedy}",
             1,
             self.output,
         )

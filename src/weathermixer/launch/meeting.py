@@ -16,6 +16,7 @@ from weathermixer.console import waiting_for
 from weathermixer.errors import UserError
 from weathermixer.launch.coordinator import Coordinator
 from weathermixer.launch.environment import MeetingAddress, RankInfo
+from weathermixer.launch.failures import RanksMissing
 from weathermixer.launch.other_ranks import SECONDS_TO_MEET, OtherRanks, listen
 from weathermixer.launch.participant import Participant
 
@@ -34,7 +35,7 @@ def meet(
     """Meet the ranks of another launcher at an address: returns their store, and the other ranks.
 
     ``remedy`` is for the sentence on a rank that dies. Raises UserError where the address is taken,
-    or rank 0 is not there within ``seconds``.
+    and RanksMissing where rank 0 is not there within ``seconds``.
     """
     store = _open_store(info, address, seconds)
     if info.is_first:
@@ -83,7 +84,7 @@ def _listens(address: MeetingAddress) -> bool:
 def _retry(
     attempt: Callable[[], bool], info: RankInfo, address: MeetingAddress, seconds: float
 ) -> None:
-    """Return when an attempt succeeds; UserError where none has within ``seconds``."""
+    """Return when an attempt succeeds; RanksMissing where none has within ``seconds``."""
     end = time.monotonic() + seconds
     reason = "nobody answers"
     while True:
@@ -93,7 +94,7 @@ def _retry(
         except OSError as error:
             reason = error.strerror or str(error)
         if time.monotonic() > end:
-            raise UserError(
+            raise RanksMissing(
                 f"rank {info.rank} on {info.host} did not find rank 0 at {address} within "
                 f"{seconds / 60:.2g} minutes ({reason}): start all ranks with one torchrun or "
                 "srun, or set MASTER_ADDR and MASTER_PORT to where rank 0 can be reached"

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
@@ -25,10 +25,15 @@ SECONDS_TO_COME = 60.0  # for ranks that have not come yet when another fails
 
 
 class OtherRanks(Protocol):
-    """How a rank reaches the others: it waits for them, reports a failure, or ends in order."""
+    """How a rank reaches the others: it waits for them, reports a failure, or ends in order.
+
+    ``place_of`` tells where in the program another rank was last heard, once ranks listen.
+    """
+
+    place_of: Callable[[int], str]
 
     def wait_for_all(self) -> None:
-        """Return when every rank has come; UserError where that takes too long."""
+        """Return when every rank has come; RanksMissing where that takes too long."""
 
     def report(self, words: LastWords, *, show_traceback: bool) -> int:
         """Give this rank's last words; returns the status to exit with, once the user is told."""
@@ -70,6 +75,11 @@ def listen(port: int) -> socket.socket:
             ("", port), family=socket.AF_INET6, backlog=_MOST_AT_ONCE, dualstack_ipv6=True
         )
     return socket.create_server(("", port), backlog=_MOST_AT_ONCE)
+
+
+def no_place(rank: int) -> str:
+    """Nothing, as long as ranks do not listen to each other."""
+    return ""
 
 
 def keep_alive(connected: socket.socket) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 
 from weathermixer.errors import UserError
@@ -16,6 +17,7 @@ from weathermixer.launch.other_ranks import (
     Connection,
     exit_at_once,
     keep_alive,
+    no_place,
     tell_user,
 )
 
@@ -26,7 +28,8 @@ class Participant:
     """The side of a rank other than 0: a thread that hears from rank 0 when to end."""
 
     def __init__(self, info: RankInfo, host: str, port: int, *, remedy: str) -> None:
-        self._info, self._remedy = info, remedy
+        self._info, self._host, self._remedy = info, host, remedy
+        self.place_of: Callable[[int], str] = no_place
         connected = socket.create_connection((host, port), timeout=SECONDS_TO_MEET)
         connected.settimeout(None)
         keep_alive(connected)
@@ -77,7 +80,8 @@ class Participant:
         if not self._closing:
             # Nobody else can tell: the one that speaks for all is gone.
             if self._info.rank == 1:
-                gone = Failure(0, None, None, time.time(), f"{self._info.meeting}")
+                place = self.place_of(0)
+                gone = Failure(0, None, None, time.time(), self._host, place=place)
                 tell_user(str(gone.error(self._remedy)))
             self._end(1)
 

@@ -26,10 +26,10 @@ from weathermixer.errors import UserError
 from weathermixer.launch.environment import (
     MeetingAddress,
     RankInfo,
-    UnknownLauncher,
     rank_info,
 )
 from weathermixer.launch.failures import LastWords
+from weathermixer.launch.other_launchers import RanksRefused
 
 if TYPE_CHECKING:
     from weathermixer.jigsaw.heartbeat import Ending
@@ -61,8 +61,8 @@ def run_as_rank(remedy: str = "start the same command again") -> Iterator[RankIn
     then ranks other than the first say nothing of progress and waits. ``remedy`` is what helps
     where a rank died.
 
-    Raises UserError as ``rank_info`` does, where there are too few GPUs and where not all ranks
-    come, and RankLost where the ranks come and cannot connect.
+    Raises UserError as ``rank_info`` does and where there are too few GPUs, RanksMissing where not
+    all ranks come, and RankLost where the ranks come and cannot connect.
     """
     info = _ThisProcess.info = rank_info(os.environ)
     if isinstance(info.meeting, Path):
@@ -114,6 +114,8 @@ def run_as_rank(remedy: str = "start the same command again") -> Iterator[RankIn
         beating = heartbeat.Heartbeat(
             board, info.rank, info.world_size, partial(_end_job, remedy=remedy)
         )
+        if _ThisProcess.others is not None:
+            _ThisProcess.others.place_of = beating.place_of
         yield info
         with waiting_for("the other ranks to finish"):
             mesh.stop()
@@ -144,7 +146,7 @@ def exit_with_error(
     )
     if told_status is not None:
         status = told_status
-    elif not (isinstance(error, UnknownLauncher) and not error.is_first):
+    elif not (isinstance(error, RanksRefused) and not error.is_first):
         if show_traceback:
             traceback.print_exception(error)
         say(sentence)

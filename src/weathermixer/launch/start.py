@@ -7,6 +7,7 @@ its own end from a pipe that it holds open.
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import signal
@@ -20,12 +21,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from weathermixer.errors import UserError
+from weathermixer.errors import STOPPED_EARLY, UserError
 from weathermixer.interpreter import environment_of_children
 from weathermixer.launch.environment import MEETING_FOLDER, rank_info, threads_per_rank
 from weathermixer.launch.failures import Failure, LastWords, first_cause
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _SECONDS_TO_END = 2.0  # for the ranks that a failure leaves behind, to say what they know of it
 _SECONDS_TO_DIE = 10.0  # after which a killed process hangs in the system, and is given up
 _SECONDS_OF_ONE_REQUEST = 1.0  # within which signals are copies of one, from several senders
@@ -74,11 +75,11 @@ def start_ranks(command: Sequence[str], num_ranks: int, *, remedy: str) -> None:
     """Run a command as ``num_ranks`` ranks on this machine, to their end.
 
     The first rank writes to this process's standard output and standard error; the others are not
-    heard. SIGTERM and Ctrl-C are passed on to the ranks, unless this process was started to ignore
-    them: then the ranks ignore them as well.
+    heard. SIGTERM, SIGUSR1 and Ctrl-C are passed on to the ranks, unless this process was started
+    to ignore them: then the ranks ignore them as well.
 
-    Raises RankFailed, with ``remedy`` where a rank died without a word, and KeyboardInterrupt where
-    the ranks obeyed a signal by ending at once.
+    Raises RankFailed, with ``remedy`` where a rank died without a word, KeyboardInterrupt where
+    the ranks obeyed a signal by ending at once, and SystemExit where they stopped early.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(_temporary_folder()))
@@ -96,6 +97,8 @@ def start_ranks(command: Sequence[str], num_ranks: int, *, remedy: str) -> None:
         with ranks.signals_passed_on():
             failures = ranks.wait()
         if not failures:
+            if ranks.have_stopped_early:
+                raise SystemExit(STOPPED_EARLY)
             return
         cause = first_cause(failures)
         if cause.is_consequence_of(ranks.signal_passed_on):
@@ -118,6 +121,7 @@ class _Ranks:
 
     def __init__(self, folder: Path) -> None:
         self.signal_passed_on: int | None = None
+        self.have_stopped_early = False
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ends: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
@@ -142,7 +146,7 @@ class _Ranks:
 
     @contextmanager
     def signals_passed_on(self) -> Iterator[None]:
-        """While entered, SIGTERM and Ctrl-C go to the ranks, if this process receives them.
+        """While entered, the signals to stop go to the ranks, if this process receives them.
 
         It does so in its main thread alone.
         """
@@ -154,9 +158,12 @@ class _Ranks:
             for number in _SIGNALS
             if signal.getsignal(number) is not signal.SIG_IGN
         }
+        # The ranks hold it back by themselves until they can obey it.
+        mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
         try:
             yield
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
@@ -178,7 +185,9 @@ class _Ranks:
                 deadline = time.monotonic() + _SECONDS_TO_DIE
                 continue
             running.remove(rank)
-            if status and rank not in killed:
+            if status == STOPPED_EARLY:
+                self.have_stopped_early = True
+            elif status and rank not in killed:
                 failures.append(self._failure(rank, status))
                 deadline = deadline or time.monotonic() + _SECONDS_TO_END
         return failures
@@ -203,7 +212,16 @@ class _Ranks:
             LastWords.read(self._folder, rank),
             time.time(),
             output=self._output(rank).read_text(encoding="utf-8", errors="replace"),
+            place=self._place(rank),
         )
+
+    def _place(self, rank: int) -> str:
+        """Where a rank's newest beat says that it was; empty where it has not beaten yet."""
+        try:
+            beat = json.loads((self._folder / f"beat-{rank}").read_text(encoding="utf-8"))
+        except OSError:
+            return ""
+        return str(beat["place"])
 
     def _output(self, rank: int) -> Path:
         return self._folder / f"rank-{rank}.err"

@@ -26,8 +26,9 @@ def train(
 
     Each rank that was started calls this; on another mesh the result is the same but for rounding.
     ``device`` is the accelerator where there is one, by default; ``console`` is standard error, and
-    only the first rank's is written to. SIGTERM and Ctrl-C end the training after the step in hand,
-    with a checkpoint. A log, validation or progress that fails is said once and ends nothing.
+    only the first rank's is written to. SIGTERM, SIGUSR1 and Ctrl-C end the training after the step
+    in hand, with a checkpoint. A log, validation or progress that fails is said once and ends
+    nothing.
 
     Raises UserError where store and configuration do not fit together, where ranks differ in them,
     where a run would be overwritten, where states to learn from are damaged or a checkpoint cannot
