@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import shutil
 import signal
 import socket
 import threading
@@ -219,13 +218,14 @@ def test_ranks_that_stood_still_themselves_accuse_nobody(pool: Pool, tmp_path: P
 # A board that is gone
 
 
-def remove_folder(folder: Path) -> tuple[Board, Callable[[], None]]:
+def remove_folder(folder: Path) -> tuple[Board, Callable[[], object]]:
     own = folder / "board"
     own.mkdir()
-    return FolderBoard(own), lambda: shutil.rmtree(own)
+    # At once: a rank that beats while files are removed one by one would leave another.
+    return FolderBoard(own), lambda: own.rename(folder / "elsewhere")
 
 
-def end_server(folder: Path) -> tuple[Board, Callable[[], None]]:
+def end_server(folder: Path) -> tuple[Board, Callable[[], object]]:
     port = free_port()
     servers = [served(port)]
     return board_at(("server", folder, port)), servers.clear
@@ -233,7 +233,7 @@ def end_server(folder: Path) -> tuple[Board, Callable[[], None]]:
 
 @pytest.mark.parametrize("make", [remove_folder, end_server])
 def test_a_rank_whose_board_is_gone_ends_and_says_so_itself(
-    make: Callable[[Path], tuple[Board, Callable[[], None]]], tmp_path: Path
+    make: Callable[[Path], tuple[Board, Callable[[], object]]], tmp_path: Path
 ) -> None:
     board, lose = make(tmp_path)
     with beating(board, 1, 2) as own:
