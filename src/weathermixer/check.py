@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from weathermixer.config import LEVELS_HPA, Config, Problem, parse_config
+from weathermixer.config.kinds import listed
 from weathermixer.config.presets import PUBLISHED
 from weathermixer.data.channels import PRESSURE_VARIABLES, channels_of, names
 from weathermixer.data.feeding.read_ahead import buffer_bytes, kept_states_bytes
@@ -151,6 +152,31 @@ def _no_rate_is_above_the_highest(config: Config, notes: Notes) -> None:
             )
 
 
+def _loss_is_as_set(config: Config, notes: Notes) -> None:
+    training = config.training
+    channels = channels_of(config.data.variables, config.data.levels)
+    known = {name for channel in channels for name in (channel.variable, channel.name)}
+    unknown = [name for name in training.channel_weights if name not in known]
+    if unknown:
+        notes.warn(
+            "training.channel_weights",
+            f"lists {listed(unknown)}, which the network does not predict, so it changes nothing",
+            "remove it, or add to data.variables or data.levels",
+        )
+    if not any(training.channel_weight(channel.name) for channel in channels):
+        notes.error(
+            "training.channel_weights",
+            "is 0 for every channel, so there is nothing to learn",
+            "give at least one a weight above 0",
+        )
+    if training.error != "huber" and training.huber_threshold != 1.0:
+        notes.warn(
+            "training.huber_threshold",
+            f"training.error is {training.error}, so it changes nothing",
+            "remove it, or set training.error=huber",
+        )
+
+
 def _levels_are_used(config: Config, notes: Notes) -> None:
     data = config.data
     if data.levels != LEVELS_HPA and not set(data.variables) & set(PRESSURE_VARIABLES):
@@ -237,6 +263,7 @@ SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _rollout_is_reached,
     _cycle_ends,
     _no_rate_is_above_the_highest,
+    _loss_is_as_set,
     _levels_are_used,
 )
 STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (

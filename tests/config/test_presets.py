@@ -143,7 +143,12 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.instance_batch": counts,
         "training.rollout": st.integers(1, 100)
         | st.dictionaries(counts, st.integers(1, 100)).map(lambda later: {0: 1, **later}),
-        "training.loss": st.sampled_from(["increment", "published"]),
+        "training.loss": st.sampled_from(["increment", "area", "published"]),
+        "training.error": st.sampled_from(["squared", "absolute", "huber"]),
+        "training.huber_threshold": rates,
+        "training.channel_weights": st.dictionaries(
+            st.sampled_from([*VARIABLE_NAMES, "temperature_850"]), st.floats(0.0, 100.0)
+        ),
         "training.optimizer": st.sampled_from(["adam", "adamw"]),
         "training.learning_rate": rates,
         "training.edge_learning_rate": st.none() | rates,

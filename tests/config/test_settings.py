@@ -63,6 +63,8 @@ def test_overrides_on_the_command_line_win_over_the_file(minimal: Path) -> None:
         ("--data.train=2002-01-01/2001-01-01", "data.train", "ends before it starts"),
         ("--training.warmup_steps=5000", "training.warmup_steps", "below training.steps (2000)"),
         ("--training.rollout={5: 2}", "training.rollout", "from step 0"),
+        ("--training.channel_weights={temperature_x: 2}", "training.channel_weights", "mean temp"),
+        ("--training.channel_weights={temperature: -2}", "training.channel_weights", "at least 0"),
         ("--nonsense.key=1", "nonsense.key", "there is no such key"),
     ],
 )

@@ -47,7 +47,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "increment": {},
     "state": {
         "model": {"prediction": "state"},
-        "training": {"loss": "published", "optimizer": "adam"},
+        "training": {
+            "loss": "published",
+            "error": "huber",
+            "huber_threshold": 0.1,
+            "channel_weights": {"2m_temperature": 0.5, "temperature": 2.0, "temperature_850": 3.0},
+            "optimizer": "adam",
+        },
     },
     "float32": {"training": {"dtype": "float32"}},
     "bfloat16": {"training": {"dtype": "bfloat16"}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     Field,
@@ -14,9 +14,21 @@ from pydantic import (
     model_validator,
 )
 
-from weathermixer.config.kinds import AsList, Count, Fraction, Length, Number, Seed, refusal
+from weathermixer.config.kinds import (
+    AsList,
+    Count,
+    Fraction,
+    Length,
+    Number,
+    Seed,
+    refusal,
+    require_known,
+)
 from weathermixer.config.presets import fitting_schedule
 from weathermixer.config.sections import Section
+from weathermixer.config.variables import PRESSURE_LEVEL_NAMES, VARIABLE_NAMES
+
+ErrorKind: TypeAlias = Literal["squared", "absolute", "huber"]
 
 
 class Training(Section):
@@ -45,10 +57,28 @@ class Training(Section):
         description="steps forecast in each sample, each from the one before; "
         "or a table {from optimizer step: length}",
     )
-    loss: Literal["increment", "published"] = Field(
+    loss: Literal["increment", "area", "published"] = Field(
         "increment",
-        description="squared error in units of each channel's step standard deviation, weighted by "
-        "area; or the published weighting of normalised fields",
+        description="how errors of normalised fields are weighted: by area, in units of each "
+        "channel's step standard deviation; by area alone; or as published, by cosine of latitude "
+        "and channel, each to the power of the error",
+    )
+    error: ErrorKind = Field(
+        "squared",
+        description="what is averaged: the square of an error, its absolute value, or the square "
+        "up to a threshold and twice threshold times absolute value beyond",
+    )
+    huber_threshold: PositiveFloat = Field(
+        1.0,
+        description="where training.error=huber becomes linear, in units of the error that "
+        "training.loss weighs: a channel's step standard deviation with increment, its standard "
+        "deviation with area, and that over the published multiplier with published",
+    )
+    channel_weights: dict[str, NonNegativeFloat] = Field(
+        {},
+        description="by what to multiply a channel's share of the loss, as a table of variables or "
+        "single channels such as {2m_temperature: 3, temperature: 2, temperature_850: 4}; a "
+        "channel's own entry goes before its variable's",
     )
     optimizer: Literal["adamw", "adam"] = Field(
         "adamw", description="with decoupled weight decay, or with decay added to the gradient"
@@ -113,6 +143,13 @@ class Training(Section):
                 raise ValueError("a table of rollout lengths must say the length from step 0")
         return result
 
+    @field_validator("channel_weights")
+    @classmethod
+    def _are_of_channels(cls, value: dict[str, float]) -> dict[str, float]:
+        variables = [name for name in value if not _is_channel_on_a_level(name)]
+        require_known(tuple(variables), VARIABLE_NAMES, "variable or channel")
+        return value
+
     @field_validator("warmup_steps")
     @classmethod
     def _ends_within_the_steps(cls, value: int, info: ValidationInfo) -> int:
@@ -122,6 +159,12 @@ class Training(Section):
                 f"({value}) must be below training.steps ({steps})", "lower it, or train for longer"
             )
         return value
+
+    def channel_weight(self, channel: str) -> float:
+        """By what a channel's share of the loss is multiplied; 1 where nothing is set."""
+        variable, _, _ = channel.rpartition("_")
+        of_variable = self.channel_weights.get(variable, 1.0)
+        return self.channel_weights.get(channel, of_variable)
 
     def rollout_at(self, step: int) -> int:
         """The number of steps forecast in each sample at an optimizer step, counted from 0."""
@@ -133,3 +176,8 @@ class Training(Section):
     def longest_rollout(self) -> int:
         """The largest number of steps forecast in a sample at any optimizer step."""
         return self.rollout if isinstance(self.rollout, int) else max(self.rollout.values())
+
+
+def _is_channel_on_a_level(name: str) -> bool:
+    variable, _, level = name.rpartition("_")
+    return variable in PRESSURE_LEVEL_NAMES and level.isdecimal()

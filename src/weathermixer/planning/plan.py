@@ -244,6 +244,7 @@ class Planner:
             shards_optimizer=parallel.shard_optimizer,
             gradient_bytes=2 if parallel.gradient_dtype else None,
             longest_rollout=training.longest_rollout,
+            error=training.error,
         )
 
     def _base(self, found: Iterable[Candidate], gpus: int) -> float | None:

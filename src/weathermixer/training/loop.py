@@ -34,7 +34,7 @@ from weathermixer.training.beginning import begin_run, training_windows, validat
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
-from weathermixer.training.loss import loss_weights, weighted_mse
+from weathermixer.training.loss import error_function, huber_thresholds, loss_weights
 from weathermixer.training.notices import Notices
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
@@ -91,20 +91,21 @@ class TrainingLoop:
             mesh=job.mesh,
             draws_weights=checkpoint is None,
         )
-        error = weighted_mse
         if self._training.compile:
             require_compiler(job.mesh.device)
             compile_between_products(model)
-            error = compiled(weighted_mse)
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
         self._arithmetic = Arithmetic.of(self._training.dtype)
         dtype = self._arithmetic.states
-        weights = loss_weights(self._training.loss, self._normalisation)
+        weights = torch.from_numpy(loss_weights(self._training, self._normalisation))
+        weights = weights.to(job.mesh.device, dtype)
+        thresholds = torch.from_numpy(huber_thresholds(self._training, self._normalisation))
+        self._error = error_function(self._training, thresholds.to(weights))
         self._objective = Objective(
             torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype),
-            torch.from_numpy(weights).to(job.mesh.device, dtype),
+            weights,
             job.part.share(run.normalisation) / job.mesh.layout.data,
-            error,
+            compiled(self._error) if self._training.compile else self._error,
         )
         needed = windows.states()
         needed[validation_samples] = True
@@ -261,6 +262,7 @@ class TrainingLoop:
                 batches,
                 self._objective.static,
                 self._objective.weights,
+                self._error,
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,

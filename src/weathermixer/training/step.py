@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.training.host_copy import HostCopy
-from weathermixer.training.loss import rollout_loss, weighted_mse
+from weathermixer.training.loss import ErrorFunction, rollout_loss, weighted_mse
 from weathermixer.training.optimizer import set_step, step_unless
 from weathermixer.training.state import TrainingState
 
@@ -33,7 +32,7 @@ class Objective:
     static: Tensor
     weights: Tensor
     share: float = 1.0
-    error: Callable[[Tensor, Tensor, Tensor], Tensor] = weighted_mse
+    error: ErrorFunction = weighted_mse
 
 
 @dataclass(frozen=True)
