@@ -129,7 +129,21 @@ def _rollout_is_reached(config: Config, notes: Notes) -> None:
 def _cycle_ends(config: Config, notes: Notes) -> None:
     training = config.training
     left = training.steps - training.warmup_steps
-    if training.cycle_steps is not None and training.cycle_steps > left:
+    for name, schedule in (("cycle_steps", "cosine"), ("cooldown_steps", "cooldown")):
+        if getattr(training, name) is not None and training.schedule != schedule:
+            notes.warn(
+                f"training.{name}",
+                f"training.schedule is {training.schedule}, so it changes nothing",
+                f"remove it, or set training.schedule={schedule}",
+            )
+    if training.schedule == "cooldown" and (training.cooldown_steps or 0) > left:
+        notes.warn(
+            "training.cooldown_steps",
+            f"{training.cooldown_steps} are more than the {left} steps after warm-up, over which "
+            "the learning rate falls instead",
+            f"set it to {left} or less",
+        )
+    if training.schedule == "cosine" and (training.cycle_steps or 0) > left:
         notes.warn(
             "training.cycle_steps",
             f"a cosine of {training.cycle_steps} steps is cut off by training.steps, which leaves "
@@ -150,6 +164,15 @@ def _no_rate_is_above_the_highest(config: Config, notes: Notes) -> None:
                 f"{rate:g} is above training.learning_rate ({highest:g}), the highest",
                 "lower it, or raise training.learning_rate",
             )
+
+
+def _rates_are_of_parameters(config: Config, notes: Notes) -> None:
+    if "head" in config.training.learning_rates and config.model.prediction == "increment":
+        notes.warn(
+            "training.learning_rates",
+            "has a rate for the head, which has nothing to learn with model.prediction=increment",
+            "remove it",
+        )
 
 
 def _loss_is_as_set(config: Config, notes: Notes) -> None:
@@ -263,6 +286,7 @@ SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _rollout_is_reached,
     _cycle_ends,
     _no_rate_is_above_the_highest,
+    _rates_are_of_parameters,
     _loss_is_as_set,
     _levels_are_used,
 )

@@ -64,6 +64,7 @@ def test_overrides_on_the_command_line_win_over_the_file(minimal: Path) -> None:
         ("--training.warmup_steps=5000", "training.warmup_steps", "below training.steps (2000)"),
         ("--training.rollout={5: 2}", "training.rollout", "from step 0"),
         ("--training.channel_weights={temperature_x: 2}", "training.channel_weights", "mean temp"),
+        ("--training.learning_rates={neck: 1e-3}", "training.learning_rates", "'head'"),
         ("--training.channel_weights={temperature: -2}", "training.channel_weights", "at least 0"),
         ("--nonsense.key=1", "nonsense.key", "there is no such key"),
     ],

@@ -69,6 +69,7 @@ def predicted(
         sharded=parallel.shard_optimizer,
         gradient_bytes=2 if parallel.gradient_dtype else None,
         error=training.error,
+        keeps_average=training.average_decay is not None,
         on_accelerator=on_accelerator,
     )
 
@@ -104,7 +105,7 @@ MESHES = [
     "options",
     [
         {},
-        {"dtype": "bfloat16", "recompute": True, "error": "huber"},
+        {"dtype": "bfloat16", "recompute": True, "error": "huber", "average_decay": 0.9},
         *exhaustive(
             {"dtype": "float64"},
             {"rollout": 3, "error": "absolute"},

@@ -28,6 +28,7 @@ from weathermixer.config.presets import fitting_schedule
 from weathermixer.config.sections import Section
 from weathermixer.config.variables import PRESSURE_LEVEL_NAMES, VARIABLE_NAMES
 
+LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
 ErrorKind: TypeAlias = Literal["squared", "absolute", "huber"]
 
 
@@ -83,15 +84,30 @@ class Training(Section):
     optimizer: Literal["adamw", "adam"] = Field(
         "adamw", description="with decoupled weight decay, or with decay added to the gradient"
     )
+    schedule: Literal["cosine", "constant", "cooldown"] = Field(
+        "cosine",
+        description="what the learning rate does after warm-up: fall as half a cosine, stay, or "
+        "stay and fall at the end of the training",
+    )
     learning_rate: PositiveFloat = Field(4e-3, description="the highest, after warm-up")
     edge_learning_rate: PositiveFloat | None = Field(
-        None, description="of the encoder and decoder; training.learning_rate where unset"
+        None, description="of the encoder, decoder and head; training.learning_rate where unset"
+    )
+    learning_rates: dict[LearningGroup, PositiveFloat] = Field(
+        {},
+        description="the highest of parts of the network, as a table of encoder, blocks, decoder "
+        "and head such as {encoder: 1e-3, blocks: 4e-3}; goes before the two above",
     )
     betas: Annotated[tuple[Fraction, Fraction], AsList] = Field(
         (0.9, 0.95), description="of Adam's two averages"
     )
     weight_decay: NonNegativeFloat = Field(0.05, description="of weights, not of biases and gains")
     clip_norm: PositiveFloat = Field(1.0, description="largest norm of the whole gradient")
+    average_decay: Fraction | None = Field(
+        None,
+        description="keep a moving average of the weights that forgets by this factor a step, such "
+        "as 0.999, for validation and forecasts; null: none",
+    )
     warmup_steps: Number = Field(
         100,
         description="steps of linear warm-up; where unset and training.steps are no more, a tenth "
@@ -103,12 +119,18 @@ class Training(Section):
     )
     final_learning_rate: NonNegativeFloat = Field(
         1e-6,
-        description="where each cosine ends; where unset, never above training.learning_rate",
+        description="where each cosine or the cooldown ends; where unset, never above "
+        "training.learning_rate",
     )
     cycle_steps: Count | None = Field(
         None,
         description="length of one cosine after warm-up; the next starts at half the height; "
         "where unset, one cosine lasts to the end",
+    )
+    cooldown_steps: Count | None = Field(
+        None,
+        description="length of the fall with training.schedule=cooldown, at most what follows "
+        "warm-up; a fifth of training.steps where unset",
     )
     validate_every: Count = Field(500, description="steps between validations; one more at the end")
     validation_samples: Count = Field(32, description="samples of a validation, at most")
@@ -159,6 +181,19 @@ class Training(Section):
                 f"({value}) must be below training.steps ({steps})", "lower it, or train for longer"
             )
         return value
+
+    @property
+    def cooldown_length(self) -> int:
+        """Steps over which the learning rate falls with ``schedule=cooldown``."""
+        after_warmup = self.steps - self.warmup_steps
+        return min(self.cooldown_steps or max(self.steps // 5, 1), after_warmup)
+
+    def highest_rate(self, parameter: str) -> float:
+        """The learning rate after warm-up of a parameter of that name."""
+        part, _, _ = parameter.partition(".")
+        is_edge = part in ("encoder", "decoder", "head")
+        usual = (is_edge and self.edge_learning_rate) or self.learning_rate
+        return next((rate for name, rate in self.learning_rates.items() if name == part), usual)
 
     def channel_weight(self, channel: str) -> float:
         """By what a channel's share of the loss is multiplied; 1 where nothing is set."""

@@ -92,6 +92,7 @@ def describe_jigsaw(
                 sharded=kind.shards_optimizer,
                 gradient_bytes=kind.gradient_bytes,
                 error=kind.error,
+                keeps_average=kind.keeps_average,
                 on_accelerator=on_accelerator,
             ).peak
         )

@@ -245,6 +245,7 @@ class Planner:
             gradient_bytes=2 if parallel.gradient_dtype else None,
             longest_rollout=training.longest_rollout,
             error=training.error,
+            keeps_average=training.average_decay is not None,
         )
 
     def _base(self, found: Iterable[Candidate], gpus: int) -> float | None:

@@ -35,6 +35,7 @@ class StepMemory:
 
     parameters: int = 0
     optimizer: int = 0
+    average: int = 0
     gradients: int = 0
     gathered_weights: int = 0
     activations: int = 0
@@ -62,6 +63,7 @@ def step_memory(
     sharded: bool = False,
     gradient_bytes: int | None = None,
     error: ErrorKind = "squared",
+    keeps_average: bool = False,
     on_accelerator: bool = False,
 ) -> StepMemory:
     """The memory of a training step on the rank that ``model`` was built for, as ``describe`` does.
@@ -70,7 +72,8 @@ def step_memory(
     ``arithmetic`` and ``recompute`` count. ``samples`` are those of an instance and step,
     ``rollout`` the longest that the training has. With ``sharded``, each replica's optimizer has
     its own rows; ``gradient_bytes`` is the size of what gradients travel in between replicas, by
-    default that of the weights; ``error`` is the ``training.error``. ``on_accelerator`` tells what
+    default that of the weights; ``error`` is the ``training.error``, and ``keeps_average``
+    tells of an average of the weights. ``on_accelerator`` tells what
     is read ahead from what the device holds. The rank with the most is among the corners of the
     mesh (``Layout.corners``).
     """
@@ -83,6 +86,7 @@ def step_memory(
         sharded=sharded,
         gradient_bytes=gradient_bytes,
         error=error,
+        keeps_average=keeps_average,
     )
     tensors.walk()
     weight_bytes = next(model.parameters()).element_size()

@@ -78,10 +78,12 @@ class StepTensors:
         sharded: bool,
         gradient_bytes: int | None,
         error: ErrorKind,
+        keeps_average: bool,
     ) -> None:
         self._new, self._model = ledger.new, model
         self._samples, self._rollout, self._sharded = samples, rollout, sharded
         self._error: ErrorKind = error
+        self._keeps_average = keeps_average
         self._wide = next(model.parameters()).element_size()
         self._narrow = model.arithmetic.itemsize if model.arithmetic else self._wide
         self._sizes = SampleSizes.of(model)
@@ -152,6 +154,7 @@ class StepTensors:
         return [
             (parameters * self._wide, "parameters"),
             (2 * owned * self._wide + 4 * count, "optimizer"),
+            (owned * self._wide if self._keeps_average else 0, "average"),
             (samples * self._wide, "samples"),
         ]
 

@@ -245,6 +245,7 @@ class TrainingLoop:
     def validate(self) -> Validation:
         """Compute loss and errors on the validation samples; nothing of the training changes.
 
+        Where an average of the weights is kept, they are those of the average.
         Raises UserError, alike on all ranks, where there are no such samples, where any rank cannot
         read its part of them, and where the loss is NaN or infinite.
         """
@@ -256,6 +257,7 @@ class TrainingLoop:
         with (
             closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches,
             self._arithmetic.in_force(),
+            self.state.averaged_weights(),
         ):
             scores = validate(
                 self.state.model,
@@ -284,7 +286,7 @@ class TrainingLoop:
     def load(self, checkpoint: Path) -> None:
         """Take over what was saved in ``checkpoint``, on any mesh; UserError if it does not fit."""
         self._end_reading()
-        self.state.load(checkpoint)
+        self.state.load(checkpoint, self.notices)
         self.checkpoint, self._saved_step = checkpoint, self.state.step
         self.history = History(start_step=self.state.step)
 

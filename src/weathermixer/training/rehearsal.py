@@ -80,6 +80,8 @@ def rehearse(
         averages = optimizer_tensors(owned, state.optimizer)
         steps = [each["step"] for each in state.optimizer.state.values()]
         recorder.label("optimizer", (*averages.values(), *steps))
+        if state.average is not None:
+            recorder.label("average", state.average.tensors.values())
         shape = (training.instance_batch, rollout + 1, channels, latitudes, longitudes)
         states = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)

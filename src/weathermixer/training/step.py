@@ -111,6 +111,8 @@ def take_step(
     loss_value, norm_value, stop_count = summary.wait()
     outcome = Outcome(loss_value, norm_value, stop_count, forecast)
     if outcome.is_taken:
+        if state.average is not None:
+            state.average.update()
         state.replicas.finish_step()
         state.step += 1
         state.samples += len(states) * mesh.layout.data
