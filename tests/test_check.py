@@ -50,6 +50,10 @@ def test_a_sound_configuration_has_no_problems(configuration: Path) -> None:
         ("--data.store=absent.zarr", "data.store"),
         ("--parallel.domain=5", "parallel"),
         ("--parallel.tensor=3", "parallel"),
+        (
+            "--training.channel_weights={temperature: 0, 2m_temperature: 0}",
+            "training.channel_weights",
+        ),
     ],
 )
 def test_a_problem_says_what_is_wrong_and_what_to_do(
@@ -109,6 +113,19 @@ def test_what_comes_of_a_preset_is_said_to_come_of_it(configuration: Path) -> No
         (["--training.final_learning_rate=1"], "training.final_learning_rate", "0.004"),
         (["--training.warmup_learning_rate=1"], "training.warmup_learning_rate", "0.004"),
         (["--training.rollout={0: 1, 5000: 2}"], "training.rollout", "2000 steps"),
+        (["--training.cooldown_steps=20"], "training.cooldown_steps", "schedule is cosine"),
+        (
+            ["--training.schedule=cooldown", "--training.cooldown_steps=1901"],
+            "training.cooldown_steps",
+            "the 1900 steps after warm-up",
+        ),
+        (["--training.learning_rates={head: 1e-3}"], "training.learning_rates", "the head"),
+        (["--training.huber_threshold=2"], "training.huber_threshold", "error is squared"),
+        (
+            ["--training.channel_weights={temperature: 2, temperature_500: 3}"],
+            "training.channel_weights",
+            "lists 'temperature_500', which",
+        ),
         (
             ["--data.variables=2m_temperature", "--data.levels=500"],
             "data.levels",

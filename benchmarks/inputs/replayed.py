@@ -37,6 +37,7 @@ from weathermixer.planning.choosing import choose_mesh as choose_fastest_mesh
 from weathermixer.runs.checkpoint import ShardWriter
 from weathermixer.runs.checkpoint_index import write_checksum
 from weathermixer.runs.shards import ShardSavePlanner, own_share
+from weathermixer.training.notices import Notices
 from weathermixer.training.state import TrainingState
 
 LARGEST = Architecture(
@@ -213,7 +214,7 @@ def load_checkpoint(path: Path, layout: Layout) -> HostTime:
     with fake_mesh(layout) as mesh:
         state = _state(mesh, seed=None)
         began = HostTime.now()
-        state.load(path)
+        state.load(path, Notices(print))
         taken = began.since()
         expected = dict(_state(mesh, seed=0).model.named_parameters())
     for name, parameter in state.model.named_parameters():

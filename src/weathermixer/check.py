@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from weathermixer.config import LEVELS_HPA, Config, Problem, parse_config
+from weathermixer.config.kinds import listed
 from weathermixer.config.presets import PUBLISHED
 from weathermixer.data.channels import PRESSURE_VARIABLES, channels_of, names
 from weathermixer.data.feeding.read_ahead import buffer_bytes, kept_states_bytes
@@ -128,7 +129,21 @@ def _rollout_is_reached(config: Config, notes: Notes) -> None:
 def _cycle_ends(config: Config, notes: Notes) -> None:
     training = config.training
     left = training.steps - training.warmup_steps
-    if training.cycle_steps is not None and training.cycle_steps > left:
+    for name, schedule in (("cycle_steps", "cosine"), ("cooldown_steps", "cooldown")):
+        if getattr(training, name) is not None and training.schedule != schedule:
+            notes.warn(
+                f"training.{name}",
+                f"training.schedule is {training.schedule}, so it changes nothing",
+                f"remove it, or set training.schedule={schedule}",
+            )
+    if training.schedule == "cooldown" and (training.cooldown_steps or 0) > left:
+        notes.warn(
+            "training.cooldown_steps",
+            f"{training.cooldown_steps} are more than the {left} steps after warm-up, over which "
+            "the learning rate falls instead",
+            f"set it to {left} or less",
+        )
+    if training.schedule == "cosine" and (training.cycle_steps or 0) > left:
         notes.warn(
             "training.cycle_steps",
             f"a cosine of {training.cycle_steps} steps is cut off by training.steps, which leaves "
@@ -149,6 +164,40 @@ def _no_rate_is_above_the_highest(config: Config, notes: Notes) -> None:
                 f"{rate:g} is above training.learning_rate ({highest:g}), the highest",
                 "lower it, or raise training.learning_rate",
             )
+
+
+def _rates_are_of_parameters(config: Config, notes: Notes) -> None:
+    if "head" in config.training.learning_rates and config.model.prediction == "increment":
+        notes.warn(
+            "training.learning_rates",
+            "has a rate for the head, which has nothing to learn with model.prediction=increment",
+            "remove it",
+        )
+
+
+def _loss_is_as_set(config: Config, notes: Notes) -> None:
+    training = config.training
+    channels = channels_of(config.data.variables, config.data.levels)
+    known = {name for channel in channels for name in (channel.variable, channel.name)}
+    unknown = [name for name in training.channel_weights if name not in known]
+    if unknown:
+        notes.warn(
+            "training.channel_weights",
+            f"lists {listed(unknown)}, which the network does not predict, so it changes nothing",
+            "remove it, or add to data.variables or data.levels",
+        )
+    if not any(training.channel_weight(channel.name) for channel in channels):
+        notes.error(
+            "training.channel_weights",
+            "is 0 for every channel, so there is nothing to learn",
+            "give at least one a weight above 0",
+        )
+    if training.error != "huber" and training.huber_threshold != 1.0:
+        notes.warn(
+            "training.huber_threshold",
+            f"training.error is {training.error}, so it changes nothing",
+            "remove it, or set training.error=huber",
+        )
 
 
 def _levels_are_used(config: Config, notes: Notes) -> None:
@@ -237,6 +286,8 @@ SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _rollout_is_reached,
     _cycle_ends,
     _no_rate_is_above_the_highest,
+    _rates_are_of_parameters,
+    _loss_is_as_set,
     _levels_are_used,
 )
 STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (

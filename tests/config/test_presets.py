@@ -143,17 +143,28 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.instance_batch": counts,
         "training.rollout": st.integers(1, 100)
         | st.dictionaries(counts, st.integers(1, 100)).map(lambda later: {0: 1, **later}),
-        "training.loss": st.sampled_from(["increment", "published"]),
+        "training.loss": st.sampled_from(["increment", "area", "published"]),
+        "training.error": st.sampled_from(["squared", "absolute", "huber"]),
+        "training.huber_threshold": rates,
+        "training.channel_weights": st.dictionaries(
+            st.sampled_from([*VARIABLE_NAMES, "temperature_850"]), st.floats(0.0, 100.0)
+        ),
         "training.optimizer": st.sampled_from(["adam", "adamw"]),
+        "training.schedule": st.sampled_from(["cosine", "constant", "cooldown"]),
         "training.learning_rate": rates,
+        "training.learning_rates": st.dictionaries(
+            st.sampled_from(["encoder", "blocks", "decoder", "head"]), rates
+        ),
         "training.edge_learning_rate": st.none() | rates,
         "training.betas": st.tuples(fractions, fractions).map(list),
         "training.weight_decay": rates,
         "training.clip_norm": rates,
+        "training.average_decay": st.none() | fractions,
         "training.warmup_steps": st.integers(0, most_steps - 1),
         "training.warmup_learning_rate": st.just(0.0) | rates,
         "training.final_learning_rate": st.just(0.0) | rates,
         "training.cycle_steps": st.none() | counts,
+        "training.cooldown_steps": st.none() | counts,
         "training.validate_every": counts,
         "training.validation_samples": counts,
         "training.on_divergence": st.sampled_from(["stop", "skip"]),

@@ -68,6 +68,9 @@ def test_overrides_on_the_command_line_win_over_the_file(minimal: Path) -> None:
         ("--logging.profile=soon", "logging.profile", "FIRST-LAST"),
         ("--logging.mlflow=https://me:word@host", "logging.mlflow", "holds a password, which"),
         ("--training.spike_factor=1", "training.spike_factor", "1 is impossible"),
+        ("--training.channel_weights={temperature_x: 2}", "training.channel_weights", "mean temp"),
+        ("--training.learning_rates={neck: 1e-3}", "training.learning_rates", "'head'"),
+        ("--training.channel_weights={temperature: -2}", "training.channel_weights", "at least 0"),
         ("--nonsense.key=1", "nonsense.key", "there is no such key"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Both losses of training and one step of AdamW, written out in float64 NumPy."""
+"""The losses of training and one step of AdamW, written out in float64 NumPy."""
 
 from __future__ import annotations
 
@@ -24,34 +24,70 @@ PUBLISHED_LEVELS = {
 }  # fmt: skip
 
 
-def increment_loss(
-    prediction: Array, target: Array, std: Array, step_std: Array, latitude: Array
+def cost(error: Array, kind: str, threshold: float = 0.0) -> Array:
+    """What errors cost, in units in which ``threshold`` is where Huber's becomes linear."""
+    size = np.abs(error)
+    if kind == "huber":
+        return np.where(size <= threshold, size * size, 2 * threshold * size - threshold**2)
+    return size**2 if kind == "squared" else size
+
+
+def area_loss(
+    prediction: Array,
+    target: Array,
+    units: Array,
+    latitude: Array,
+    kind: str = "squared",
+    *,
+    threshold: float = 0.0,
+    weights: dict[int, float] | None = None,
 ) -> float:
-    """Of normalised states ``(batch, channel, latitude, longitude)``, one sample after another."""
+    """Of normalised states ``(batch, channel, latitude, longitude)``, one sample after another.
+
+    Errors are measured in ``units (channel,)`` and averaged over the sphere; ``weights`` multiply
+    what those of some channels cost.
+    """
     edges = np.concatenate([[90.0], (latitude[1:] + latitude[:-1]) / 2, [-90.0]])
     sines = np.sin(np.deg2rad(edges))  # latitudes run from north to south
     area = sines[:-1] - sines[1:]
     total = 0.0
     for ours, theirs in zip(prediction, target, strict=True):
         for channel in range(len(ours)):
-            error = (ours[channel] - theirs[channel]) * std[channel] / step_std[channel]
-            total += float((error**2 * area[:, None]).sum() / area.sum() / error.shape[1])
+            costs = cost((ours[channel] - theirs[channel]) / units[channel], kind, threshold)
+            mean = float((costs * area[:, None]).sum() / area.sum() / costs.shape[1])
+            total += (weights or {}).get(channel, 1.0) * mean
     return total / (len(prediction) * prediction.shape[1])
 
 
-def published_loss(prediction: Array, target: Array, channels: list[str], latitude: Array) -> float:
-    """The error times cosine and factor, then squared, then averaged over everything."""
+def increment_loss(
+    prediction: Array, target: Array, std: Array, step_std: Array, latitude: Array
+) -> float:
+    """The area mean of the squared error in units of each channel's change over a step."""
+    return area_loss(prediction, target, step_std / std, latitude)
+
+
+def published_loss(
+    prediction: Array,
+    target: Array,
+    channels: list[str],
+    latitude: Array,
+    kind: str = "squared",
+    *,
+    threshold: float = 0.0,
+    weights: dict[int, float] | None = None,
+) -> float:
+    """The error times cosine and factor, then what that costs, then averaged over everything."""
     cosine = np.cos(np.deg2rad(latitude))
     cosine = cosine / cosine.mean()
-    squares = []
+    costs = []
     for index, name in enumerate(channels):
         variable, _, level = name.rpartition("_")
         factor = PUBLISHED[name] if name in PUBLISHED else PUBLISHED[variable]
         if name not in PUBLISHED:
             factor *= PUBLISHED_LEVELS[int(level)]
         error = (prediction - target)[:, index] * cosine[:, None] * factor
-        squares.append(error**2)
-    return float(np.mean(squares))
+        costs.append((weights or {}).get(index, 1.0) * cost(error, kind, threshold))
+    return float(np.mean(costs))
 
 
 def adamw_step(

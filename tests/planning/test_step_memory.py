@@ -68,6 +68,8 @@ def predicted(
         rollout=training.longest_rollout,
         sharded=parallel.shard_optimizer,
         gradient_bytes=2 if parallel.gradient_dtype else None,
+        error=training.error,
+        keeps_average=training.average_decay is not None,
         on_accelerator=on_accelerator,
     )
 
@@ -103,8 +105,12 @@ MESHES = [
     "options",
     [
         {},
-        {"dtype": "bfloat16", "recompute": True},
-        *exhaustive({"dtype": "float64"}, {"rollout": 3}, {"instance_batch": 2, "recompute": True}),
+        {"dtype": "bfloat16", "recompute": True, "error": "huber", "average_decay": 0.9},
+        *exhaustive(
+            {"dtype": "float64"},
+            {"rollout": 3, "error": "absolute"},
+            {"instance_batch": 2, "recompute": True},
+        ),
     ],
     ids=str,
 )

@@ -72,7 +72,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "recompute": {"training": {"dtype": "float32", "rollout": 2, "recompute": True}},
     "published": {
         "prediction": "state",
-        "training": {"dtype": "float64", "optimizer": "adam", "loss": "published"},
+        "training": {
+            "dtype": "float64",
+            "optimizer": "adam",
+            "loss": "published",
+            "error": "huber",
+        },
     },
     # Not with the published output, whose norm over two channels is a sign: it makes a gradient of
     # the rounding of what is compiled.

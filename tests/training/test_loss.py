@@ -1,13 +1,29 @@
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 import torch
 
-from oracles.loss import PUBLISHED, PUBLISHED_LEVELS, increment_loss, published_loss
+from oracles.loss import (
+    PUBLISHED,
+    PUBLISHED_LEVELS,
+    area_loss,
+    increment_loss,
+    published_loss,
+)
+from weathermixer.config import Training
 from weathermixer.data.channels import Channel
 from weathermixer.data.feeding.normalisation import Normalisation
-from weathermixer.training.loss import loss_weights, published_factor, rollout_loss, weighted_mse
+from weathermixer.training.loss import (
+    error_function,
+    huber_thresholds,
+    loss_weights,
+    published_factor,
+    rollout_loss,
+    weighted_mse,
+)
 
 CHANNELS = (
     "geopotential_500", "specific_humidity_300", "temperature_50", "u_component_of_wind_1000",
@@ -29,20 +45,55 @@ NORMALISATION = Normalisation(
 PREDICTION, TARGET = RNG.normal(size=(2, 3, 9, 6, 4))
 
 
-def test_the_increment_loss_is_the_area_mean_in_units_of_the_step() -> None:
-    weights = torch.from_numpy(loss_weights("increment", NORMALISATION))
-    ours = weighted_mse(torch.from_numpy(PREDICTION), torch.from_numpy(TARGET), weights)
-    expected = increment_loss(
-        PREDICTION, TARGET, NORMALISATION.std, NORMALISATION.step_std, LATITUDE
+CHANNEL_WEIGHTS = {"temperature": 2.0, "geopotential": 9.0, "geopotential_500": 0.5}
+BY_INDEX = {0: 0.5, 2: 2.0}
+# What a threshold is measured in makes errors of either side of it common.
+THRESHOLDS = {"increment": 12.0, "area": 1.5, "published": 2.5}
+
+
+def _loss(prediction: torch.Tensor, target: torch.Tensor, training: Training) -> torch.Tensor:
+    weights = torch.from_numpy(loss_weights(training, NORMALISATION))
+    thresholds = torch.from_numpy(huber_thresholds(training, NORMALISATION))
+    return error_function(training, thresholds)(prediction, target, weights)
+
+
+@pytest.mark.parametrize("loss", ["increment", "area", "published"])
+@pytest.mark.parametrize("error", ["squared", "absolute", "huber"])
+def test_a_loss_is_the_weighted_mean_of_what_errors_cost(
+    loss: Literal["increment", "area", "published"],
+    error: Literal["squared", "absolute", "huber"],
+) -> None:
+    training = Training(
+        loss=loss,
+        error=error,
+        huber_threshold=THRESHOLDS[loss],
+        channel_weights=CHANNEL_WEIGHTS,
     )
+    ours = _loss(torch.from_numpy(PREDICTION), torch.from_numpy(TARGET), training)
+    options: Any = {"threshold": THRESHOLDS[loss], "weights": BY_INDEX}
+    if loss == "published":
+        expected = published_loss(PREDICTION, TARGET, list(CHANNELS), LATITUDE, error, **options)
+    else:
+        of_step = NORMALISATION.step_std / NORMALISATION.std
+        units = of_step if loss == "increment" else np.ones(9)
+        expected = area_loss(PREDICTION, TARGET, units, LATITUDE, error, **options)
     assert ours.item() == pytest.approx(expected, rel=1e-13)
 
 
-def test_the_published_loss_multiplies_before_it_squares() -> None:
-    weights = torch.from_numpy(loss_weights("published", NORMALISATION))
-    ours = weighted_mse(torch.from_numpy(PREDICTION), torch.from_numpy(TARGET), weights)
-    expected = published_loss(PREDICTION, TARGET, list(CHANNELS), LATITUDE)
-    assert ours.item() == pytest.approx(expected, rel=1e-13)
+@pytest.mark.parametrize("error", ["squared", "absolute", "huber"])
+def test_the_gradient_of_a_loss_is_its_slope(
+    error: Literal["squared", "absolute", "huber"],
+) -> None:
+    training = Training(loss="area", error=error, huber_threshold=1.5)
+    prediction = torch.from_numpy(PREDICTION[:1]).requires_grad_()
+    target = torch.from_numpy(TARGET[:1])
+    assert torch.autograd.gradcheck(lambda p: _loss(p, target, training), (prediction,))
+
+
+def test_a_huber_loss_that_no_error_exceeds_is_the_squared_one() -> None:
+    prediction, target = torch.from_numpy(PREDICTION), torch.from_numpy(TARGET)
+    huber = _loss(prediction, target, Training(error="huber", huber_threshold=1e3))
+    assert huber.item() == _loss(prediction, target, Training()).item()
 
 
 def test_every_published_factor_is_as_printed() -> None:
@@ -78,7 +129,7 @@ class _Doubling(torch.nn.Module):
 def test_a_rollout_starts_each_step_from_the_one_before_and_averages() -> None:
     states = torch.from_numpy(RNG.normal(size=(2, 4, 9, 6, 4)))
     static = torch.full((1, 1, 1), 0.5, dtype=torch.float64)
-    weights = torch.from_numpy(loss_weights("increment", NORMALISATION))
+    weights = torch.from_numpy(loss_weights(Training(), NORMALISATION))
     loss, forecast = rollout_loss(_Doubling(), states, static, weights)
     expected, state = [], states[:, 0].numpy()
     for step in range(1, 4):

@@ -40,7 +40,9 @@ def _training(**values: object) -> Training:
 
 
 def test_two_steps_are_those_of_adamw_with_rates_and_decay_by_group() -> None:
-    model, training = _model(), _training(edge_learning_rate=2e-3)
+    rates = {"blocks": 5e-3, "head": 3e-3}
+    model, training = _model(), _training(edge_learning_rate=2e-3, learning_rates=rates)
+    shares = {"encoder": 0.2, "decoder": 0.2, "head": 0.3, "blocks": 0.5}
     optimizer = build_optimizer(dict(model.named_parameters()), training)
     rng = np.random.default_rng(0)
     expected = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
@@ -50,13 +52,12 @@ def test_two_steps_are_those_of_adamw_with_rates_and_decay_by_group() -> None:
         for name, parameter in model.named_parameters():
             grad = rng.normal(size=parameter.shape)
             parameter.grad = torch.from_numpy(grad)
-            edge = name.split(".")[0] in ("encoder", "decoder", "head")
             expected[name], averages[name] = adamw_step(
                 expected[name],
                 grad,
                 averages=averages[name],
                 step=step + 1,
-                rate=learning_rate(step, training) * (0.2 if edge else 1.0),
+                rate=learning_rate(step, training) * shares[name.split(".")[0]],
                 betas=(0.9, 0.95),
                 decay=0.1 if grad.ndim > 1 else 0.0,
             )

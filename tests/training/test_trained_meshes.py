@@ -43,15 +43,23 @@ NARROW = [layout for layout in MESHES if mesh_name(layout) in ("1x2x1", "1x2x2",
 EVEN = [layout for layout in MESHES if layout.world_size in (2, 4)]
 REPLICATED = [layout for layout in MESHES if layout.data > 1]
 
+AVERAGED = {"average_decay": 0.6}
 RECIPES: dict[str, dict[str, Any]] = {
-    "increment": {},
+    "increment": {"training": AVERAGED},
     "state": {
         "model": {"prediction": "state"},
-        "training": {"loss": "published", "optimizer": "adam"},
+        "training": {
+            "loss": "published",
+            "error": "huber",
+            "huber_threshold": 0.1,
+            "channel_weights": {"2m_temperature": 0.5, "temperature": 2.0, "temperature_850": 3.0},
+            "optimizer": "adam",
+            **AVERAGED,
+        },
     },
     "float32": {"training": {"dtype": "float32"}},
     "bfloat16": {"training": {"dtype": "bfloat16"}},
-    "sharded": {"parallel": {"shard_optimizer": True}},
+    "sharded": {"parallel": {"shard_optimizer": True}, "training": AVERAGED},
 }
 DOUBLE = ["increment", "state"]
 
@@ -231,9 +239,10 @@ def test_dividing_the_optimizer_changes_nothing_but_rounding(
 
 
 def names_of(trained: TrainedRun) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {"progress.step": (), "progress.samples": ()}
+    scalars = ("progress.step", "progress.samples", "averaging.steps")
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(scalars, ())
     for name, parameter in trained.initial().items():
-        for prefix in ("model", "optimizer.exp_avg", "optimizer.exp_avg_sq"):
+        for prefix in ("model", "optimizer.exp_avg", "optimizer.exp_avg_sq", "average"):
             shapes[f"{prefix}.{name}"] = tuple(parameter.shape)
     return shapes
 
@@ -250,6 +259,7 @@ def test_a_checkpoint_is_that_of_one_rank(
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == names_of(one)
     assert int(found["progress.step"]) == 5
     assert int(found["progress.samples"]) == 20
+    assert int(found["averaging.steps"]) == 5
     final = many.final()
     assert [name for name in final if not torch.equal(found[f"model.{name}"], final[name])] == []
     assert max(distances(found, expected).values()) < 1e-10

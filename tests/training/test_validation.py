@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from oracles.loss import increment_loss
+from oracles.loss import area_loss
+from weathermixer.config import Training
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.cuts import Part
-from weathermixer.training.loss import loss_weights
+from weathermixer.training.loss import loss_weights, weighted_mae
 from weathermixer.training.validation import validate
 
 LATITUDE = np.array([80.0, 30.0, -10.0, -70.0])
@@ -45,20 +46,19 @@ def test_scores_are_area_means_over_all_samples_whatever_the_batches() -> None:
         model,
         batches,
         torch.empty(0, 4, 6, dtype=torch.float64),
-        torch.from_numpy(loss_weights("increment", NORMALISATION)),
+        torch.from_numpy(loss_weights(Training(error="absolute"), NORMALISATION)),
+        weighted_mae,
         NORMALISATION,
         Part(slice(None), slice(None), slice(None)),
         Mesh.describe(),
     )
     assert model.training
 
+    units = NORMALISATION.step_std / NORMALISATION.std
     losses = [
-        increment_loss(
-            0.9**step * states[:, 0], states[:, step], NORMALISATION.std, NORMALISATION.step_std,
-            LATITUDE,
-        )
+        area_loss(0.9**step * states[:, 0], states[:, step], units, LATITUDE, "absolute")
         for step in (1, 2)
-    ]  # fmt: skip
+    ]
     assert scores.loss == pytest.approx(np.mean(losses), rel=1e-12)
 
     edges = np.sin(np.deg2rad([90.0, 55.0, 10.0, -40.0, -90.0]))

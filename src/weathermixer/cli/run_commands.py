@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -118,6 +119,11 @@ def train(
 )
 @click.option("--steps", type=click.IntRange(1), required=True, help="Steps to forecast.")
 @click.option("--out", type=PATH, required=True, help="Zarr store to write.")
+@click.option(
+    "--weights",
+    type=click.Choice(["average", "last"]),
+    help="The moving average of the weights, by default where the run keeps one, or the last ones.",
+)
 @nproc_option
 def forecast(
     run: Path,
@@ -126,6 +132,7 @@ def forecast(
     init: str,
     steps: int,
     out: Path,
+    weights: Literal["average", "last"] | None,
     nproc: int | None,
 ) -> None:
     """Forecast from states of a store with a trained model, on one rank or several."""
@@ -136,7 +143,16 @@ def forecast(
             from weathermixer.forecast.forecast import forecast as run_forecast
 
         with progress("forecasting") as update:
-            run_forecast(run, store, init, steps, out, overrides=overrides, progress=update)
+            run_forecast(
+                run,
+                store,
+                init,
+                steps,
+                out,
+                weights=weights,
+                overrides=overrides,
+                progress=update,
+            )
         if rank.is_first:
             say(f"wrote {out}")
 

@@ -67,14 +67,16 @@ def with_published_defaults(chosen: Mapping[str, Any]) -> dict[str, Any]:
 def fitting_schedule(chosen: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Change the defaults of a schedule to fit the steps and the learning rate that were chosen.
 
-    Warm-up that would not end within the steps takes a tenth of them, and one cosine the rest. No
-    other rate is above the highest.
+    Warm-up that would not end within the steps takes a tenth of them, and one cosine the rest;
+    other schedules have no cycles. No other rate is above the highest.
     """
     fitted = dict(defaults)
     steps = _valid(_STEPS, chosen.get("steps", defaults["steps"]))
     warmup_is_default = "warmup_steps" not in chosen
     if steps is not None and warmup_is_default and steps <= defaults["warmup_steps"]:
         fitted["warmup_steps"] = steps // 10
+        fitted["cycle_steps"] = None
+    if chosen.get("schedule", "cosine") != "cosine":
         fitted["cycle_steps"] = None
     highest = _valid(_RATE, chosen.get("learning_rate", defaults["learning_rate"]))
     for name in _LOWER_RATES:

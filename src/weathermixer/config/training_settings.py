@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     Field,
@@ -14,9 +14,22 @@ from pydantic import (
     model_validator,
 )
 
-from weathermixer.config.kinds import AsList, Count, Fraction, Length, Number, Seed, refusal
+from weathermixer.config.kinds import (
+    AsList,
+    Count,
+    Fraction,
+    Length,
+    Number,
+    Seed,
+    refusal,
+    require_known,
+)
 from weathermixer.config.presets import fitting_schedule
 from weathermixer.config.sections import Section
+from weathermixer.config.variables import PRESSURE_LEVEL_NAMES, VARIABLE_NAMES
+
+LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
+ErrorKind: TypeAlias = Literal["squared", "absolute", "huber"]
 
 
 class Training(Section):
@@ -45,23 +58,56 @@ class Training(Section):
         description="steps forecast in each sample, each from the one before; "
         "or a table {from optimizer step: length}",
     )
-    loss: Literal["increment", "published"] = Field(
+    loss: Literal["increment", "area", "published"] = Field(
         "increment",
-        description="squared error in units of each channel's step standard deviation, weighted by "
-        "area; or the published weighting of normalised fields",
+        description="how errors of normalised fields are weighted: by area, in units of each "
+        "channel's step standard deviation; by area alone; or as published, by cosine of latitude "
+        "and channel, each to the power of the error",
+    )
+    error: ErrorKind = Field(
+        "squared",
+        description="what is averaged: the square of an error, its absolute value, or the square "
+        "up to a threshold and twice threshold times absolute value beyond",
+    )
+    huber_threshold: PositiveFloat = Field(
+        1.0,
+        description="where training.error=huber becomes linear, in units of the error that "
+        "training.loss weighs: a channel's step standard deviation with increment, its standard "
+        "deviation with area, and that over the published multiplier with published",
+    )
+    channel_weights: dict[str, NonNegativeFloat] = Field(
+        {},
+        description="by what to multiply a channel's share of the loss, as a table of variables or "
+        "single channels such as {2m_temperature: 3, temperature: 2, temperature_850: 4}; a "
+        "channel's own entry goes before its variable's",
     )
     optimizer: Literal["adamw", "adam"] = Field(
         "adamw", description="with decoupled weight decay, or with decay added to the gradient"
     )
+    schedule: Literal["cosine", "constant", "cooldown"] = Field(
+        "cosine",
+        description="what the learning rate does after warm-up: fall as half a cosine, stay, or "
+        "stay and fall at the end of the training",
+    )
     learning_rate: PositiveFloat = Field(4e-3, description="the highest, after warm-up")
     edge_learning_rate: PositiveFloat | None = Field(
-        None, description="of the encoder and decoder; training.learning_rate where unset"
+        None, description="of the encoder, decoder and head; training.learning_rate where unset"
+    )
+    learning_rates: dict[LearningGroup, PositiveFloat] = Field(
+        {},
+        description="the highest of parts of the network, as a table of encoder, blocks, decoder "
+        "and head such as {encoder: 1e-3, blocks: 4e-3}; goes before the two above",
     )
     betas: Annotated[tuple[Fraction, Fraction], AsList] = Field(
         (0.9, 0.95), description="of Adam's two averages"
     )
     weight_decay: NonNegativeFloat = Field(0.05, description="of weights, not of biases and gains")
     clip_norm: PositiveFloat = Field(1.0, description="largest norm of the whole gradient")
+    average_decay: Fraction | None = Field(
+        None,
+        description="keep a moving average of the weights that forgets by this factor a step, such "
+        "as 0.999, for validation and forecasts; null: none",
+    )
     warmup_steps: Number = Field(
         100,
         description="steps of linear warm-up; where unset and training.steps are no more, a tenth "
@@ -73,12 +119,18 @@ class Training(Section):
     )
     final_learning_rate: NonNegativeFloat = Field(
         1e-6,
-        description="where each cosine ends; where unset, never above training.learning_rate",
+        description="where each cosine or the cooldown ends; where unset, never above "
+        "training.learning_rate",
     )
     cycle_steps: Count | None = Field(
         None,
         description="length of one cosine after warm-up; the next starts at half the height; "
         "where unset, one cosine lasts to the end",
+    )
+    cooldown_steps: Count | None = Field(
+        None,
+        description="length of the fall with training.schedule=cooldown, at most what follows "
+        "warm-up; a fifth of training.steps where unset",
     )
     validate_every: Count = Field(500, description="steps between validations; one more at the end")
     validation_samples: Count = Field(32, description="samples of a validation, at most")
@@ -129,6 +181,13 @@ class Training(Section):
                 raise ValueError("a table of rollout lengths must say the length from step 0")
         return result
 
+    @field_validator("channel_weights")
+    @classmethod
+    def _are_of_channels(cls, value: dict[str, float]) -> dict[str, float]:
+        variables = [name for name in value if not _is_channel_on_a_level(name)]
+        require_known(tuple(variables), VARIABLE_NAMES, "variable or channel")
+        return value
+
     @field_validator("warmup_steps")
     @classmethod
     def _ends_within_the_steps(cls, value: int, info: ValidationInfo) -> int:
@@ -138,6 +197,25 @@ class Training(Section):
                 f"({value}) must be below training.steps ({steps})", "lower it, or train for longer"
             )
         return value
+
+    @property
+    def cooldown_length(self) -> int:
+        """Steps over which the learning rate falls with ``schedule=cooldown``."""
+        after_warmup = self.steps - self.warmup_steps
+        return min(self.cooldown_steps or max(self.steps // 5, 1), after_warmup)
+
+    def highest_rate(self, parameter: str) -> float:
+        """The learning rate after warm-up of a parameter of that name."""
+        part, _, _ = parameter.partition(".")
+        is_edge = part in ("encoder", "decoder", "head")
+        usual = (is_edge and self.edge_learning_rate) or self.learning_rate
+        return next((rate for name, rate in self.learning_rates.items() if name == part), usual)
+
+    def channel_weight(self, channel: str) -> float:
+        """By what a channel's share of the loss is multiplied; 1 where nothing is set."""
+        variable, _, _ = channel.rpartition("_")
+        of_variable = self.channel_weights.get(variable, 1.0)
+        return self.channel_weights.get(channel, of_variable)
 
     def rollout_at(self, step: int) -> int:
         """The number of steps forecast in each sample at an optimizer step, counted from 0."""
@@ -149,3 +227,8 @@ class Training(Section):
     def longest_rollout(self) -> int:
         """The largest number of steps forecast in a sample at any optimizer step."""
         return self.rollout if isinstance(self.rollout, int) else max(self.rollout.values())
+
+
+def _is_channel_on_a_level(name: str) -> bool:
+    variable, _, level = name.rpartition("_")
+    return variable in PRESSURE_LEVEL_NAMES and level.isdecimal()

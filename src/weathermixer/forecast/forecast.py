@@ -33,7 +33,7 @@ from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import join
 from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.runs.run import Run
+from weathermixer.runs.run import Run, Weights, weights_of
 
 # More initial times at once use the processor better, until a batch of states outgrows its cache.
 _LARGEST_BATCH = 8
@@ -74,6 +74,7 @@ def forecast(
     steps: int,
     out: Path,
     *,
+    weights: Weights | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ForecastResult:
@@ -82,7 +83,8 @@ def forecast(
     ``init`` is as :func:`parse_initial_times` reads it; ``store``, anything that ``data.store`` may
     name, holds the states at these times, and at least the run's channels on the run's grid.
     Interrupted, the same call goes on with the initial times that are missing, and ends with the
-    same values. ``overrides`` may change the arithmetic, ``training.dtype``, the library that
+    same values. ``weights`` are by default the average, where the checkpoint has one, else the last
+    ones. ``overrides`` may change the arithmetic, ``training.dtype``, the library that
     reads, ``data.reader``, and the mesh, ``parallel.*``. Each rank that was started calls this, and
     holds, computes, reads and writes its own part of every state and no more.
 
@@ -97,6 +99,7 @@ def forecast(
     opened, checkpoint = meshes.from_first_rank(
         lambda: (Run.open(run).read(), Run.open(run).require_checkpoint())
     )
+    weights = weights_of(checkpoint, weights)
     # What training had of a mesh does not bind a forecast.
     config = opened.config_with(overrides, base_overrides=_ANY_MESH)
     normalisation = opened.normalisation
@@ -112,7 +115,7 @@ def forecast(
         trains=False,
         say=say,
         equal_on_all={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
-        | {"--init": init, "--steps": str(steps)},
+        | {"--init": init, "--steps": str(steps), "--weights": weights},
     )
     if meshes.is_first_rank():
         say(job.choice.reason)
@@ -129,6 +132,7 @@ def forecast(
             "source": f"WeatherMixer {weathermixer.__version__}",
             "run": str(run),
             "checkpoint": checkpoint.name,
+            "weights": weights,
             # The mesh is none of them: any gives the same forecast.
             "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
             "initial_conditions": str(store),
@@ -145,7 +149,7 @@ def forecast(
     with waiting_for("the first rank to create the forecast"):
         finished = meshes.from_first_rank(lambda: _begin(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
-    model = opened.load_model(config, mesh, checkpoint)
+    model = opened.load_model(config, mesh, checkpoint, weights)
     own, total = part.of(normalisation), len(indices) * steps
     own_channels = source.channel_indices(own.channels)
 

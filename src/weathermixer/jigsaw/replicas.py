@@ -81,10 +81,18 @@ class Replicas:
 
         Weights travel when this returns. Whatever looks at one waits for it, and need not know.
         """
-        for arrival in self._arrivals:  # of weights that nobody has used since the last step
-            arrival.finish()
         for member in self._members:
             member.parameter.grad = member.owned.grad = None
+        self.publish()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Bring what was changed in :meth:`parameters` to every replica, as ``finish_step`` does.
+
+        Gradients are left alone.
+        """
+        for arrival in self._arrivals:  # of weights that nobody has used since the last step
+            arrival.finish()
         self._arrivals = [
             WeightArrival(
                 self._mesh.data,

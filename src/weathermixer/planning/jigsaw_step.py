@@ -91,6 +91,8 @@ def describe_jigsaw(
                 rollout=kind.longest_rollout or kind.rollout,
                 sharded=kind.shards_optimizer,
                 gradient_bytes=kind.gradient_bytes,
+                error=kind.error,
+                keeps_average=kind.keeps_average,
                 on_accelerator=on_accelerator,
             ).peak
         )

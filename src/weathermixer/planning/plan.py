@@ -244,6 +244,8 @@ class Planner:
             shards_optimizer=parallel.shard_optimizer,
             gradient_bytes=2 if parallel.gradient_dtype else None,
             longest_rollout=training.longest_rollout,
+            error=training.error,
+            keeps_average=training.average_decay is not None,
         )
 
     def _base(self, found: Iterable[Candidate], gpus: int) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from weathermixer.config.training_settings import ErrorKind
 from weathermixer.data.feeding.read_ahead import buffer_bytes
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ledger import Ledger
@@ -34,6 +35,7 @@ class StepMemory:
 
     parameters: int = 0
     optimizer: int = 0
+    average: int = 0
     gradients: int = 0
     gathered_weights: int = 0
     activations: int = 0
@@ -60,6 +62,8 @@ def step_memory(
     rollout: int = 1,
     sharded: bool = False,
     gradient_bytes: int | None = None,
+    error: ErrorKind = "squared",
+    keeps_average: bool = False,
     on_accelerator: bool = False,
 ) -> StepMemory:
     """The memory of a training step on the rank that ``model`` was built for, as ``describe`` does.
@@ -68,8 +72,10 @@ def step_memory(
     ``arithmetic`` and ``recompute`` count. ``samples`` are those of an instance and step,
     ``rollout`` the longest that the training has. With ``sharded``, each replica's optimizer has
     its own rows; ``gradient_bytes`` is the size of what gradients travel in between replicas, by
-    default that of the weights. ``on_accelerator`` tells what is read ahead from what the device
-    holds. The rank with the most is among the corners of the mesh (``Layout.corners``).
+    default that of the weights; ``error`` is the ``training.error``, and ``keeps_average``
+    tells of an average of the weights. ``on_accelerator`` tells what
+    is read ahead from what the device holds. The rank with the most is among the corners of the
+    mesh (``Layout.corners``).
     """
     ledger = Ledger()
     tensors = StepTensors(
@@ -79,6 +85,8 @@ def step_memory(
         rollout=rollout,
         sharded=sharded,
         gradient_bytes=gradient_bytes,
+        error=error,
+        keeps_average=keeps_average,
     )
     tensors.walk()
     weight_bytes = next(model.parameters()).element_size()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from weathermixer.config.training_settings import ErrorKind
 from weathermixer.jigsaw.cost import Cost, replicas_cost, shared_cost
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Axis, Mesh
@@ -33,7 +34,8 @@ class StepKind:
     ``samples`` are those of a model instance, ``rollout`` the applications to each; ``dtype`` is a
     ``training.dtype``. With ``shards_optimizer`` replicas divide the optimizer, and
     ``gradient_bytes`` are those of a gradient's element between them. Memory is for the
-    ``longest_rollout``, by default that of the step.
+    ``longest_rollout``, by default that of the step, and with a loss of such an ``error``;
+    ``keeps_average`` tells of an average of the weights.
     """
 
     samples: int
@@ -43,6 +45,8 @@ class StepKind:
     shards_optimizer: bool = False
     gradient_bytes: int | None = None
     longest_rollout: int | None = None
+    error: ErrorKind = "squared"
+    keeps_average: bool = False
 
 
 def has_link(machine: Machine) -> bool:
@@ -242,6 +246,8 @@ def _optimizer(model: WeatherMixer, mesh: Mesh, kind: StepKind, machine: Machine
         "copy", owned, tensors=3, element_bytes=element_bytes, kernels=5 * len(parameters)
     )
     work.add_elements("optimizer", owned, tensors=7, element_bytes=element_bytes, kernels=4)
+    if kind.keeps_average:
+        work.add_elements("copy", owned, tensors=3, element_bytes=element_bytes, kernels=1)
     for axis in mesh.axes:
         work.add_exchange(_scalar_cost(axis), axis)
     return work.phase()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from weathermixer.config.training_settings import ErrorKind
 from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.layout import shard
 from weathermixer.jigsaw.pieces import local_parameters
@@ -25,6 +26,10 @@ from weathermixer.planning.block_tensors import (
 from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.product_tensors import Products, SavedMaps
+
+# Tensors of a state's size that are made of its errors to have what they cost, and its slopes.
+_COST_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 2, "huber": 3}
+_SLOPE_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 1, "huber": 0}
 
 
 @dataclass(frozen=True)
@@ -72,9 +77,13 @@ class StepTensors:
         rollout: int,
         sharded: bool,
         gradient_bytes: int | None,
+        error: ErrorKind,
+        keeps_average: bool,
     ) -> None:
         self._new, self._model = ledger.new, model
         self._samples, self._rollout, self._sharded = samples, rollout, sharded
+        self._error: ErrorKind = error
+        self._keeps_average = keeps_average
         self._wide = next(model.parameters()).element_size()
         self._narrow = model.arithmetic.itemsize if model.arithmetic else self._wide
         self._sizes = SampleSizes.of(model)
@@ -145,6 +154,7 @@ class StepTensors:
         return [
             (parameters * self._wide, "parameters"),
             (2 * owned * self._wide + 4 * count, "optimizer"),
+            (owned * self._wide if self._keeps_average else 0, "average"),
             (samples * self._wide, "samples"),
         ]
 
@@ -180,8 +190,8 @@ class StepTensors:
         forecast, head = self._head(fields)
         del fields
         error = new(self._state)
-        squares = [new(self._state), new(self._state)]
-        del squares
+        costs = [new(self._state) for _ in range(_COST_TENSORS[self._error])]
+        del costs
         return forecast, _SavedApplication(encoder, blocks, norm, decoder, head, [error])
 
     def _head(self, fields: Held) -> tuple[Held, tuple[SavedNorm, SavedNorm, SavedMaps] | None]:
@@ -252,9 +262,9 @@ class StepTensors:
         mean = new(state)
         weighted = new(state)
         del mean
-        powers = [new(state), new(state)]
+        made = [new(state) for _ in range(_SLOPE_TENSORS[self._error])]
         gradient = new(state)
-        del powers, weighted
+        del made, weighted
         error.clear()
         while later:
             later.pop()

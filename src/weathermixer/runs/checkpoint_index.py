@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,16 @@ def require_same_tensors(
             )
 
 
-def _groups(tensors: Mapping[str, Tensor | Shard]) -> set[str]:
-    return {name.partition(".")[0] for name in tensors}
+def stored_kinds(path: Path) -> set[str]:
+    """The kinds of tensors in the checkpoint in ``path``; UserError where it is damaged.
+
+    All ranks call this.
+    """
+    return _groups(read_index(path).state_dict_metadata)
+
+
+def _groups(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
 
 
 def unreadable(error: OSError, path: Path) -> UserError:

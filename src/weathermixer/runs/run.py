@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 import torch
 from torch import nn
@@ -37,11 +37,18 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
+from weathermixer.runs.checkpoint_index import stored_kinds
 from weathermixer.runs.shards import Shard
 
 _CONFIG = "config.yaml"
 _NORMALISATION = "normalisation.npz"
 _ORIGIN = "origin.json"
+
+AVERAGE = "average"
+"""What the names of the weights' averages begin with in a checkpoint."""
+
+Weights: TypeAlias = Literal["last", "average"]
+"""The weights of a checkpoint: as the last step left them, or their moving average."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +169,13 @@ class Run:
         config: Config | None = None,
         mesh: Mesh | None = None,
         checkpoint_path: Path | None = None,
+        weights: Weights = "last",
     ) -> WeatherMixer:
         """Load the network with a checkpoint's weights, in eval mode; a rank's part of it.
 
         ``config`` is the run's own by default, ``checkpoint_path`` that of the newest checkpoint.
-        Raises UserError where it does not fit.
+        Raises UserError where it does not fit, and where it has no average of the ``weights`` that
+        is asked for.
         """
         path = checkpoint_path or self.require_checkpoint()
         config = config or self.config
@@ -174,7 +183,8 @@ class Run:
         model = build_model(
             architecture, config.training, self.normalisation, mesh=mesh, draws_weights=False
         )
-        checkpoint.load(path, model_tensors(model))
+        kind = AVERAGE if weights_of(path, weights) == "average" else "model"
+        checkpoint.load(path, model_tensors(model, kind=kind))
         return model.eval()
 
 
@@ -204,13 +214,30 @@ def build_model(
     )
 
 
-def model_tensors(model: nn.Module, *replicas: Axis) -> dict[str, Shard]:
+def weights_of(checkpoint_path: Path, weights: Weights | None) -> Weights:
+    """Which weights to take from a checkpoint: by default the average, where there is one.
+
+    All ranks call this. Raises UserError where the average is asked for and there is none.
+    """
+    if weights == "last":
+        return weights
+    has_average = AVERAGE in stored_kinds(checkpoint_path)
+    if weights == "average" and not has_average:
+        raise UserError(
+            f"the checkpoint {checkpoint_path} has no average of the weights: take the last ones, "
+            "or train with training.average_decay"
+        )
+    return "average" if has_average else "last"
+
+
+def model_tensors(model: nn.Module, *replicas: Axis, kind: str = "model") -> dict[str, Shard]:
     """A network's parameters under the names that they have in a checkpoint.
 
-    ``replicas`` is the axis of its replicas, where they write one together.
+    ``replicas`` is the axis of its replicas, where they write one together; the ``kind`` AVERAGE
+    names the averages of the parameters.
     """
     return {
-        f"model.{name}": Shard(parameter, piece.block, (*replicas, *piece.shared_over))
+        f"{kind}.{name}": Shard(parameter, piece.block, (*replicas, *piece.shared_over))
         for name, parameter, piece in local_parameters(model)
     }
 

@@ -35,7 +35,7 @@ from weathermixer.scaling.cases import Case
 from weathermixer.scaling.least_bytes import LeastBytes
 from weathermixer.scaling.peers import cut_weights, replicate
 from weathermixer.training.loop import TrainingLoop
-from weathermixer.training.loss import loss_weights, rollout_loss
+from weathermixer.training.loss import error_function, huber_thresholds, loss_weights, rollout_loss
 from weathermixer.training.optimizer import build_optimizer, set_step
 
 
@@ -137,8 +137,10 @@ class PeerTraining:
         self._parameters = list(parameters.values())
         dtype, normalisation = self._arithmetic.states, samples.normalisation
         self._static = torch.from_numpy(normalisation.static).to(device, dtype)
-        weights = loss_weights(self._training.loss, normalisation)
+        weights = loss_weights(self._training, normalisation)
         self._weights = torch.from_numpy(weights).to(device, dtype)
+        thresholds = torch.from_numpy(huber_thresholds(self._training, normalisation))
+        self._error = error_function(self._training, thresholds.to(self._weights))
         reader = StateReader(
             samples.states,
             normalisation,
@@ -167,7 +169,9 @@ class PeerTraining:
         states = next(self._batches).states.to(self._device, non_blocking=True)
         set_step(self._optimizer, self._step, self._training)
         with self._arithmetic.in_force(), self._autocast():
-            loss, _ = rollout_loss(self._model, states, self._static, self._weights)
+            loss, _ = rollout_loss(
+                self._model, states, self._static, self._weights, error=self._error
+            )
         with self._arithmetic.in_force():
             loss.backward()
         norm = clip_grad_norm_(self._parameters, self._training.clip_norm)

@@ -35,7 +35,7 @@ from weathermixer.training.effort import StepMeter
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
-from weathermixer.training.loss import loss_weights, weighted_mse
+from weathermixer.training.loss import error_function, huber_thresholds, loss_weights
 from weathermixer.training.notices import Notices
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
@@ -92,20 +92,21 @@ class TrainingLoop:
             mesh=job.mesh,
             draws_weights=checkpoint is None,
         )
-        error = weighted_mse
         if self._training.compile:
             require_compiler(job.mesh.device)
             compile_between_products(model)
-            error = compiled(weighted_mse)
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
         self._arithmetic = Arithmetic.of(self._training.dtype)
         dtype = self._arithmetic.states
-        weights = loss_weights(self._training.loss, self._normalisation)
+        weights = torch.from_numpy(loss_weights(self._training, self._normalisation))
+        weights = weights.to(job.mesh.device, dtype)
+        thresholds = torch.from_numpy(huber_thresholds(self._training, self._normalisation))
+        self._error = error_function(self._training, thresholds.to(weights))
         self._objective = Objective(
             torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype),
-            torch.from_numpy(weights).to(job.mesh.device, dtype),
+            weights,
             job.part.share(run.normalisation) / job.mesh.layout.data,
-            error,
+            compiled(self._error) if self._training.compile else self._error,
         )
         needed = windows.states()
         needed[validation_samples] = True
@@ -265,6 +266,7 @@ class TrainingLoop:
     def validate(self) -> Validation:
         """Compute loss and errors on the validation samples; nothing of the training changes.
 
+        Where an average of the weights is kept, they are those of the average.
         Raises UserError, alike on all ranks, where there are no such samples, where any rank cannot
         read its part of them, and where the loss is NaN or infinite.
         """
@@ -276,12 +278,14 @@ class TrainingLoop:
         with (
             closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches,
             self._arithmetic.in_force(),
+            self.state.averaged_weights(),
         ):
             scores = validate(
                 self.state.model,
                 batches,
                 self._objective.static,
                 self._objective.weights,
+                self._error,
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,
@@ -305,7 +309,7 @@ class TrainingLoop:
     def load(self, checkpoint: Path) -> None:
         """Take over what was saved in ``checkpoint``, on any mesh; UserError if it does not fit."""
         self._end_reading()
-        self.state.load(checkpoint)
+        self.state.load(checkpoint, self.notices)
         self.checkpoint, self._saved_step = checkpoint, self.state.step
         # As the first rank sees it: the others need not look into the run.
         self.divergence = meshes.from_first_rank(self.divergence.read)

@@ -1,22 +1,28 @@
-"""What training minimises: a weighted mean square error of normalised states.
+"""What training minimises: a weighted mean over the errors of normalised states.
 
-Both losses are one weight per channel and latitude, ``(channel, latitude, 1)``, by which the
-squared error is multiplied before the mean is taken over everything.
+``training.loss`` and ``training.channel_weights`` weigh an error, ``training.error`` says what an
+error of a given size costs. All of it is one weight per channel and latitude, ``(channel, latitude,
+1)``, by which that cost is multiplied before the mean is taken over everything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from weathermixer.config import Training
 from weathermixer.data.channels import Channel, parse_channel
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.statistics import cell_area_weights
+
+ErrorFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The loss of one step, of a prediction, its target and the weights."""
 
 # arXiv 2507.05753, the factors by which an error is multiplied before it is squared.
 _PUBLISHED_FACTORS = {
@@ -34,23 +40,65 @@ _FACTOR_LEVELS_HPA = (50, 100, 150, 200, 250, 300, 400, 500)
 _LEVEL_FACTORS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
-def loss_weights(
-    kind: Literal["increment", "published"], normalisation: Normalisation
-) -> NDArray[np.float64]:
-    """Weights ``(channel, latitude, 1)`` of the squared error of a normalised state.
+def loss_weights(training: Training, normalisation: Normalisation) -> NDArray[np.float64]:
+    """Weights ``(channel, latitude, 1)`` of what the error of a normalised state costs.
 
-    ``increment``: ``area / (step_std / std)²``, so that each channel's error counts in units of
-    its change over a step, and each square metre alike. ``published``: ``(cos φ / mean cos φ ·
-    factor)²``.
+    With *p* = 1 for an absolute error, else 2, and ``channel_weights`` *w*, 1 where unset:
+
+    ``increment``: ``w · area / (step_std / std)^p``, so that each channel's error counts in units
+    of its change over a step, and each square metre alike. ``area``: ``w · area``, in units of a
+    channel's standard deviation. ``published``: ``w · (cos φ / mean cos φ · factor)^p``, since
+    there the error itself is multiplied.
     """
-    if kind == "increment":
-        area = cell_area_weights(normalisation.latitude) * len(normalisation.latitude)
-        weights = area / normalisation.increment_scale[:, None] ** 2
-    else:
-        cosine = np.cos(np.deg2rad(normalisation.latitude))
-        factors = [published_factor(parse_channel(name)) for name in normalisation.channels]
-        weights = np.square(cosine / cosine.mean() * np.array(factors)[:, None])
-    return weights[:, :, None]
+    power = 1 if training.error == "absolute" else 2
+    area = cell_area_weights(normalisation.latitude) * len(normalisation.latitude)
+    match training.loss:
+        case "increment":
+            weights = area / normalisation.increment_scale[:, None] ** power
+        case "area":
+            weights = np.tile(area, (len(normalisation.channels), 1))
+        case "published":
+            weights = _published_multipliers(normalisation) ** power
+    chosen = [training.channel_weight(name) for name in normalisation.channels]
+    return (weights * np.array(chosen)[:, None])[:, :, None]
+
+
+def error_function(training: Training, thresholds: Tensor) -> ErrorFunction:
+    """The loss of one step that ``training.error`` asks for.
+
+    ``thresholds`` are those of :func:`huber_thresholds`, which only that error looks at.
+    """
+    match training.error:
+        case "squared":
+            return weighted_mse
+        case "absolute":
+            return weighted_mae
+        case "huber":
+            return partial(weighted_huber, thresholds=thresholds)
+
+
+def huber_thresholds(training: Training, normalisation: Normalisation) -> NDArray[np.float64]:
+    """Thresholds ``(channel, latitude, 1)`` of the error of a normalised state.
+
+    ``huber_threshold`` is in units of the error that the weighting makes of it.
+    """
+    shape = (len(normalisation.channels), len(normalisation.latitude))
+    match training.loss:
+        case "increment":
+            units = np.broadcast_to(normalisation.increment_scale[:, None], shape)
+        case "area":
+            units = np.ones(shape)
+        case "published":
+            units = 1.0 / _published_multipliers(normalisation)
+    return (training.huber_threshold * units)[:, :, None]
+
+
+def _published_multipliers(normalisation: Normalisation) -> NDArray[np.float64]:
+    """By what the publication multiplies an error, ``(channel, latitude)``."""
+    cosine = np.cos(np.deg2rad(normalisation.latitude))
+    factors = [published_factor(parse_channel(name)) for name in normalisation.channels]
+    multipliers: NDArray[np.float64] = cosine / cosine.mean() * np.array(factors)[:, None]
+    return multipliers
 
 
 def published_factor(channel: Channel) -> float:
@@ -75,6 +123,28 @@ def weighted_mse(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     return (weights * error.square()).mean()
 
 
+def weighted_mae(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """The mean over everything of ``weights · |prediction − target|``, as :func:`weighted_mse`."""
+    error = prediction.to(weights.dtype) - target.to(weights.dtype)
+    return (weights * error.abs()).mean()
+
+
+def weighted_huber(
+    prediction: Tensor, target: Tensor, weights: Tensor, thresholds: Tensor
+) -> Tensor:
+    """The mean over everything of ``weights · ρ(prediction − target)``, as :func:`weighted_mse`.
+
+    With thresholds *δ* ``(channel, latitude, 1)``, ``ρ(e)`` is ``e²`` where ``|e| ≤ δ`` and
+    ``δ (2 |e| − δ)`` beyond: twice the function of Huber (1964,
+    https://doi.org/10.1214/aoms/1177703732), so that small errors count as squared ones.
+    """
+    error = prediction.to(weights.dtype) - target.to(weights.dtype)
+    # With c = clamp(e, −δ, δ), ρ(e) = 2 c (e − c / 2), and its slope is 2 c: that of c taken for a
+    # constant, so that nothing else is kept for the backward pass.
+    clamped = error.detach().clamp(-thresholds, thresholds)
+    return (2.0 * weights * (clamped * error.sub(clamped, alpha=0.5))).mean()
+
+
 def rollout_loss(
     model: nn.Module,
     states: Tensor,
@@ -82,7 +152,7 @@ def rollout_loss(
     weights: Tensor,
     *,
     share: float = 1.0,
-    error: Callable[[Tensor, Tensor, Tensor], Tensor] = weighted_mse,
+    error: ErrorFunction = weighted_mse,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast step by step, each from the one before, and average the steps' losses.
 

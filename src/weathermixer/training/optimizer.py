@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from weathermixer.config import Training
 from weathermixer.training.schedule import learning_rate
 
-_EDGES = ("encoder.", "decoder.", "head.")
 _AVERAGES = ("exp_avg", "exp_avg_sq")
 
 
@@ -23,19 +22,19 @@ def build_optimizer(
     of every parameter to its gradient. Each group carries ``scale``, its share of the learning
     rate.
     """
-    edge_scale = (training.edge_learning_rate or training.learning_rate) / training.learning_rate
     decay_all = training.optimizer == "adam"
-    members: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
+        scale = training.highest_rate(name) / training.learning_rate
         decayed = decay_all or parameter.ndim >= 2
-        members.setdefault((name.startswith(_EDGES), decayed), []).append(parameter)
+        members.setdefault((scale, decayed), []).append(parameter)
     groups = [
         {
             "params": parameters,
             "weight_decay": training.weight_decay if decayed else 0.0,
-            "scale": edge_scale if edge else 1.0,
+            "scale": scale,
         }
-        for (edge, decayed), parameters in members.items()
+        for (scale, decayed), parameters in members.items()
     ]
     kind = torch.optim.Adam if decay_all else torch.optim.AdamW
     optimizer = kind(groups, lr=0.0, betas=training.betas, fused=True)

@@ -23,6 +23,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, check_cuts, cuts
 from weathermixer.model.mixer import WeatherMixer
+from weathermixer.training.loss import error_function
 from weathermixer.training.optimizer import optimizer_tensors
 from weathermixer.training.state import TrainingState
 from weathermixer.training.step import Objective, take_step
@@ -79,11 +80,15 @@ def rehearse(
         averages = optimizer_tensors(owned, state.optimizer)
         steps = [each["step"] for each in state.optimizer.state.values()]
         recorder.label("optimizer", (*averages.values(), *steps))
+        if state.average is not None:
+            recorder.label("average", state.average.tensors.values())
         shape = (training.instance_batch, rollout + 1, channels, latitudes, longitudes)
         states = torch.empty(shape, dtype=arithmetic.states)
+        weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
         objective = Objective(
             torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
-            torch.empty(channels, latitudes, 1, dtype=arithmetic.states),
+            weights,
+            error=error_function(training, torch.empty_like(weights)),
         )
         recorder.label("samples", (states, objective.static, objective.weights))
         for _ in range(2):  # after the first, weights of a sharded optimizer are on their way

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.training.host_copy import HostCopy
-from weathermixer.training.loss import rollout_loss, weighted_mse
+from weathermixer.training.loss import ErrorFunction, rollout_loss, weighted_mse
 from weathermixer.training.optimizer import set_step, step_unless
 from weathermixer.training.state import TrainingState
 
@@ -34,7 +33,7 @@ class Objective:
     static: Tensor
     weights: Tensor
     share: float = 1.0
-    error: Callable[[Tensor, Tensor, Tensor], Tensor] = weighted_mse
+    error: ErrorFunction = weighted_mse
 
 
 @dataclass(frozen=True)
@@ -117,6 +116,8 @@ def take_step(
         loss_value, norm_value, stop_count = summary.wait()
     outcome = Outcome(loss_value, norm_value, stop_count, forecast)
     if outcome.is_taken:
+        if state.average is not None:
+            state.average.update()
         state.replicas.finish_step()
         state.step += 1
         state.samples += len(states) * mesh.layout.data

@@ -19,7 +19,7 @@ from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.mesh import Mesh, gather_objects
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.cuts import Part
-from weathermixer.training.loss import rollout_loss
+from weathermixer.training.loss import ErrorFunction, rollout_loss
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,15 @@ def validate(
     batches: Iterable[Batch],
     static: Tensor,
     weights: Tensor,
+    error_function: ErrorFunction,
     normalisation: Normalisation,
     part: Part,
     mesh: Mesh,
 ) -> Validation:
     """Compute loss and errors of a network in eval mode; it is left in the mode that it was in.
 
-    ``static (static_channel, latitude, longitude)``; ``weights`` as ``rollout_loss`` takes them.
+    ``static (static_channel, latitude, longitude)``; ``weights`` and
+    ``error_function`` as ``rollout_loss`` takes them.
     These and the batches hold this rank's ``part`` of what ``normalisation`` describes; replicas
     have batches of their own, as many on each rank of an instance. The result is that of all
     samples, on every rank.
@@ -84,7 +86,9 @@ def validate(
         with kept_weights(model):
             for batch in reading:
                 states = batch.states.to(static.device, non_blocking=True)
-                mean_loss, forecast = rollout_loss(model, states, static, weights, share=share)
+                mean_loss, forecast = rollout_loss(
+                    model, states, static, weights, share=share, error=error_function
+                )
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways
                 error += square_error(forecast[-1], states[:, -1])

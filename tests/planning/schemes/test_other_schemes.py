@@ -142,6 +142,18 @@ def test_gradients_of_a_rollout_are_summed_once_and_weights_gathered_for_each_us
     assert step.bytes_sent == pytest.approx(4 * 7 / 8 * sent)
 
 
+@pytest.mark.parametrize(("name", "share"), [("ddp", 1), ("fsdp", 8)])
+def test_an_average_of_the_weights_is_held_as_they_are(name: str, share: int) -> None:
+    a = architecture(48, 16, 24, 3)
+    kinds = [StepKind(samples=1), StepKind(samples=1, keeps_average=True)]
+    plain, averaged = (find_scheme(name).describe(a, Layout(data=8), kind, NODES) for kind in kinds)
+    network = PlainNetwork(a, kinds[0])
+    weights = 3 * network.block_weights() + network.edge_weights()
+    assert averaged.memory_bytes - plain.memory_bytes == pytest.approx(4 * weights / share, abs=8)
+    with pytest.raises(UserError, match="average_decay"):
+        find_scheme("published").describe(a, Layout(), kinds[1], NODES)
+
+
 def test_megatron_gathers_again_in_what_is_recomputed() -> None:
     a = architecture(48, 16, 24, 3)
     kinds = [StepKind(samples=1, rollout=2, recompute=again) for again in (False, True)]

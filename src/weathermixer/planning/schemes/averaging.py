@@ -63,7 +63,9 @@ class Averaging:
         has_buckets = self.replicas > 1
         return WeightMemory(
             weights=num_bytes,
-            averages=2.0 * num_bytes / (self.replicas if self._is_sharded else 1),
+            averages=self.network.num_averages
+            * num_bytes
+            / (self.replicas if self._is_sharded else 1),
             buckets=num_bytes if has_buckets else 0.0,
             kept_share=0.0 if has_buckets else 1.0,
         )

@@ -128,7 +128,7 @@ def fsdp_memory(network: PlainNetwork, *, edges: int, num_blocks: int, ranks: in
     own = (num_blocks * block_bytes + edge_bytes) / ranks
     return WeightMemory(
         weights=own,
-        averages=2.0 * own,
+        averages=network.num_averages * own,
         gathered_block=block_bytes if ranks > 1 else 0.0,
         gathered_edges=edge_bytes if ranks > 1 else 0.0,
         kept_share=1.0 / ranks,

@@ -118,13 +118,14 @@ def require_mesh(condition: bool, what: str) -> None:
 
 
 def require_plain_step(scheme: str, kind: StepKind) -> None:
-    """Raise UserError where a step has a rollout, or a setting that saves memory or bytes."""
+    """Raise UserError where a step has a rollout, or a setting that a plain step does not have."""
     longest = kind.longest_rollout or kind.rollout
-    if longest > 1 or kind.recompute or kind.shards_optimizer or kind.gradient_bytes:
+    saves = kind.recompute or kind.shards_optimizer or kind.gradient_bytes
+    if longest > 1 or saves or kind.keeps_average:
         raise UserError(
-            f"the scheme {scheme} has training.rollout 1 alone, and neither training.recompute nor "
-            "parallel.shard_optimizer nor parallel.gradient_dtype: leave these out, or plan with "
-            "another --scheme"
+            f"the scheme {scheme} has training.rollout 1 alone, and neither training.recompute, "
+            "training.average_decay, parallel.shard_optimizer nor parallel.gradient_dtype: leave "
+            "these out, or plan with another --scheme"
         )
 
 

@@ -160,16 +160,23 @@ class PlainNetwork:
         )
 
     def update(self, weights: float) -> Phase:
-        """The gradient's norm, its clipping, and Adam in one kernel."""
+        """The gradient's norm, its clipping, Adam in one kernel, and an average of the weights."""
         work = Elements(self.weight_bytes)
+        average = [work.work(weights, 3.0, kernels=1)] if self.kind.keeps_average else []
         return self._phase(
             "optimizer",
             [],
             [
                 work.work(weights, 3.0, kernels=20),
                 work.work(weights, FUSED_ADAM_PASSES, "optimizer", kernels=4),
+                *average,
             ],
         )
+
+    @property
+    def num_averages(self) -> float:
+        """How many averages are kept of each weight, of Adam's and of the weights themselves."""
+        return 3.0 if self.kind.keeps_average else 2.0
 
     def bytes_read(self) -> float:
         """Bytes that a rank reads for a step: of each sample a state and those after it."""

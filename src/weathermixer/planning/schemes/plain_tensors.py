@@ -17,7 +17,8 @@ from weathermixer.planning.schemes.plain_network import PlainNetwork
 class WeightMemory:
     """Bytes that a scheme holds of weights beside the activations.
 
-    ``weights``, the optimizer's ``averages`` and ``buckets`` of gradients are there all the time.
+    ``weights``, ``averages``, the optimizer's and one of weights, and ``buckets`` of gradients are
+    there all the time.
     ``gathered_block`` and ``gathered_edges`` come from other ranks to be used, of a block and of
     encoder and head. Of the gradient of a weight, of which autograd adds up all uses first,
     ``kept_share`` stays: all of it, this rank's part, or nothing where it goes into a bucket.
