@@ -115,11 +115,12 @@ def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
 
 def _rollout_is_reached(config: Config, notes: Notes) -> None:
     training = config.training
-    if isinstance(training.rollout, dict):
-        for start in training.rollout:
+    for name in ("rollout", "latent_rollout"):
+        schedule = getattr(training, name)
+        for start in schedule if isinstance(schedule, dict) else ():
             if start >= training.steps:
                 notes.warn(
-                    "training.rollout",
+                    f"training.{name}",
                     f"its entry from step {start} is never reached in {training.steps} steps",
                     "remove the entry, or train for longer",
                 )
@@ -289,7 +290,8 @@ def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     values = len(channels) * architecture.grid[0] * len(columns)
     state = values * Arithmetic.of(config.training.dtype).states.itemsize
     training = config.training
-    return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
+    most_states = 1 + max(lengths.rollout for lengths in training.stages.values())
+    return buffer_bytes(training.instance_batch * most_states * state, state)
 
 
 def _layout(config: Config) -> Layout:

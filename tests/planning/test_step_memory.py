@@ -21,6 +21,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import describe
 from weathermixer.planning.ledger import Ledger
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import StepMemory, fits, step_memory
 from weathermixer.training.rehearsal import rehearse
 
@@ -58,18 +59,11 @@ def predicted(
     model = describe(
         architecture,
         Mesh.describe(layout, has_link=has_link),
-        samples=training.instance_batch,
+        samples=training.samples_at_once,
         arithmetic=arithmetic.products,
-        recompute=bool(training.recompute),
     )
-    return step_memory(
-        model.to(arithmetic.states),
-        samples=training.instance_batch,
-        rollout=training.longest_rollout,
-        sharded=parallel.shard_optimizer,
-        gradient_bytes=2 if parallel.gradient_dtype else None,
-        on_accelerator=on_accelerator,
-    )
+    kind = StepKind.of(training, parallel)
+    return step_memory(model.to(arithmetic.states), kind, on_accelerator=on_accelerator)
 
 
 def disagreement(

@@ -57,11 +57,7 @@ class Section(BaseModel):
         kind = cls.model_fields[info.field_name].annotation
         if (value is None and NoneType not in get_args(kind)) or value == "":
             raise refusal("has no value", "give it one, or remove it to have the default")
-        if (
-            kind not in (bool, bool | None)
-            and not isinstance(value, BaseModel)
-            and not is_section(kind)
-        ):
+        if kind is not bool and not isinstance(value, BaseModel) and not is_section(kind):
             refuse_truth_values(value)
         return value
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from weathermixer.config import Config, read_config
+from weathermixer.config import Config, Recompute, read_config
 from weathermixer.console import size_text
 from weathermixer.data.opening import open_states
 from weathermixer.data.states import States
@@ -105,15 +105,15 @@ def configured_states(config: Config) -> States:
 class MeshChoice:
     """How a training or a forecast is run, its predicted seconds of a step, and why, in a line.
 
-    ``threads`` are those of each rank, None where ranks compute on accelerators; with ``recompute``
-    blocks are computed again in the backward pass.
+    ``threads`` are those of each rank, None where ranks compute on accelerators; ``recompute`` is
+    what is computed again in the backward pass.
     """
 
     layout: Layout
     seconds: float
     reason: str
     threads: int | None = None
-    recompute: bool = False
+    recompute: Recompute = "none"
     warning: str | None = None
 
 
@@ -169,26 +169,31 @@ def _training_choice(planner: Planner, possible: Sequence[Layout], held: float) 
     candidate = found[best]
     warning = None
     if not candidate.fits:
-        remedy = "more ranks" if candidate.recompute else "more ranks or training.recompute"
+        remedy = "more ranks or a smaller training.micro_batch"
+        if candidate.recompute == "none":
+            remedy = f"training.recompute, {remedy}"
         warning = (
             f"a rank is predicted to hold {size_text(candidate.step.memory_bytes)} of "
             f"{size_text(held)}, more than the {100 * SAFE_SHARE:.0f}% that are known to be safe: "
             f"should memory run out, use {remedy}"
         )
-    recomputes = candidate.recompute and planner.config.training.recompute is None
-    reason = _reason(best, times, planner, recomputes=recomputes)
+    is_chosen = planner.config.training.recompute is None
+    reason = _reason(best, times, planner, candidate.recompute if is_chosen else "none")
     return MeshChoice(best, times[best], reason, planner.threads, candidate.recompute, warning)
 
 
 def _reason(
-    best: Layout, times: Mapping[Layout, float], planner: Planner, *, recomputes: bool = False
+    best: Layout,
+    times: Mapping[Layout, float],
+    planner: Planner,
+    recompute: Recompute = "none",
 ) -> str:
     """In a line, the mesh, what else was chosen, and what the next best mesh would take."""
     text = f"mesh {layout_text(best)} (data x domain x tensor)"
     if planner.threads is not None:
         text += f", {planner.threads} {'thread' if planner.threads == 1 else 'threads'} a rank"
-    if recomputes:
-        text += ", blocks recomputed since they would not fit"
+    if recompute != "none":
+        text += f", {recompute} recomputed since they would not fit"
     text += f", predicted {times[best]:.3g} s a step"
     others = sorted((seconds, layout_text(layout)) for layout, seconds in times.items())
     if len(others) > 1:

@@ -36,10 +36,11 @@ from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
 from weathermixer.training.loss import loss_weights, weighted_mse
 from weathermixer.training.notices import Notices
+from weathermixer.training.passes import Objective
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
 from weathermixer.training.state import TrainingState
-from weathermixer.training.step import Objective, take_step
+from weathermixer.training.step import take_step
 from weathermixer.training.validation import Validation, validate
 
 
@@ -205,7 +206,7 @@ class TrainingLoop:
                 layout=self._mesh.layout,
                 steps=range(self.state.step, training.steps),
                 samples=self.state.samples,
-                rollout_at=training.rollout_at,
+                leads_at=training.leads_at,
             )
             self._batches = read_ahead(self._reader, plan, device=self._mesh.device)
         return next(self._batches)
@@ -229,7 +230,7 @@ class TrainingLoop:
             stopping=self.stop_request.received is not None,
         )
         if not outcome.is_taken:
-            raise self._diverged(outcome.loss, batch, states, outcome.forecast)
+            raise self._diverged(outcome.loss, batch, states, outcome.magnitudes)
         stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
             state.step,
@@ -249,7 +250,7 @@ class TrainingLoop:
         """
         if not len(self.validation_samples):
             raise UserError("the validation period holds no sample that can be read")
-        size, data = self._training.instance_batch, self._mesh.data
+        size, data = self._training.samples_at_once, self._mesh.data
         firsts = range(data.index * size, len(self.validation_samples), data.size * size)
         plan = (self.validation_samples[first : first + size] for first in firsts)
         with (
@@ -264,6 +265,7 @@ class TrainingLoop:
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,
+                latent=self._training.longest.latent,
             )
         self.history.add_validation(self.state.step, scores)
         return scores
@@ -303,16 +305,17 @@ class TrainingLoop:
             self._batches = None
 
     def _diverged(
-        self, loss: float, batch: Batch, states: Tensor, forecast: list[Tensor]
+        self, loss: float, batch: Batch, states: Tensor, magnitudes: list[Tensor]
     ) -> UserError:
         cause = find_cause(
             loss,
             self.state.model,
             states,
-            forecast,
+            magnitudes,
             channels=self._normalisation.channels,
             initial_times=self.job.states.times[batch.indices[:, 0]],
-            step_hours=self.job.config.data.step_hours,
+            step_hours=self.job.config.data.step_hours
+            * self._training.lengths_at(self.state.step).latent,
         )
         causes, step = meshes.gather_objects(cause), self.state.step + 1
         return not_finite_error(loss, causes, step=step, checkpoint=self.checkpoint)
