@@ -73,6 +73,11 @@ def starts_of(schedule: int | str | Mapping[int, int | str]) -> set[int]:
     return {0, *schedule} if isinstance(schedule, Mapping) else {0}
 
 
+def shortest_at(schedule: int | str | Mapping[int, int | str], step: int) -> int:
+    """The least that a schedule allows at an optimizer step."""
+    return _bounds(_entry(schedule, step))[0]
+
+
 def longest_at(schedule: int | str | Mapping[int, int | str], step: int) -> int:
     """The most that a schedule allows at an optimizer step."""
     return _bounds(_entry(schedule, step))[1]

@@ -22,6 +22,7 @@ from weathermixer.config.lengths import (
     LengthSchedule,
     drawn_at,
     longest_at,
+    shortest_at,
     starts_of,
     validated_schedule,
 )
@@ -185,6 +186,15 @@ class Training(Section):
     def longest(self) -> Lengths:
         """The farthest that a sample is forecast at any optimizer step."""
         return max(self.stages.values(), key=lambda lengths: (lengths.steps, lengths.rollout))
+
+    @property
+    def shortest_advance(self) -> int:
+        """The fewest steps by which the training teaches an application to advance at its end.
+
+        That is what a forecast advances by: of fewer applications of the blocks, the decoder has
+        learned nothing.
+        """
+        return shortest_at(self.latent_rollout, self.steps - 1)
 
     @property
     def samples_at_once(self) -> int:

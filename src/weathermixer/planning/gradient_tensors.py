@@ -54,7 +54,8 @@ class Gradients:
         if gradient.num_bytes != own:  # made in the type of the product
             gradient = self._new(own, "gradients")
         count = self._counts[layer] = self._counts.get(layer, 0) + 1
-        if layer not in self._apart:
+        is_of_autograd = not self.has_replicas and layer.product.weight_axis.size == 1
+        if is_of_autograd or layer not in self._apart:
             before = self._totals.pop(layer, None)
             if before is not None:
                 gradient = self._new(own, "gradients")

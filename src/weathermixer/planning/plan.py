@@ -244,7 +244,10 @@ class Planner:
 
     def forward_seconds(self, layout: Layout) -> float:
         """Seconds of a forward pass of one sample on a mesh, as a forecast takes one."""
-        kind = replace(self.kind(recompute="none"), samples=1, micro_batch=1, rollout=1)
+        advance = self.config.training.shortest_advance
+        kind = replace(
+            self.kind(recompute="none"), samples=1, micro_batch=1, rollout=1, latent=advance
+        )
         model = describe_rank(self.architecture, layout, kind, self.machine)
         timer = StepTimer(self.machine, layout.world_size, self.threads)
         forward, *_ = step_phases(model, layout, kind, self.machine)
