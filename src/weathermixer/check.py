@@ -126,6 +126,17 @@ def _rollout_is_reached(config: Config, notes: Notes) -> None:
                 )
 
 
+def _stages_are_recomputed(config: Config, notes: Notes) -> None:
+    training = config.training
+    if training.recompute == "stages" and training.longest_rollout == 1:
+        notes.warn(
+            "training.recompute",
+            "stages are the applications of the network in a rollout, and training.rollout has one "
+            "alone, so nothing is computed again",
+            "set it to blocks, or to null for what fits",
+        )
+
+
 def _cycle_ends(config: Config, notes: Notes) -> None:
     training = config.training
     left = training.steps - training.warmup_steps
@@ -236,6 +247,7 @@ def _chunks_fit_the_mesh(
 
 SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _rollout_is_reached,
+    _stages_are_recomputed,
     _cycle_ends,
     _no_rate_is_above_the_highest,
     _levels_are_used,
@@ -290,8 +302,7 @@ def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     values = len(channels) * architecture.grid[0] * len(columns)
     state = values * Arithmetic.of(config.training.dtype).states.itemsize
     training = config.training
-    most_states = 1 + max(lengths.rollout for lengths in training.stages.values())
-    return buffer_bytes(training.instance_batch * most_states * state, state)
+    return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
 
 
 def _layout(config: Config) -> Layout:

@@ -31,7 +31,8 @@ QUIET = Console(quiet=True)
 
 def _config(waves: Path, **sections: Any) -> Config:
     training = {
-        "steps": 16, "rollout": {0: 1, 9: 2}, "validate_every": 5, "cycle_steps": 6,
+        "steps": 16, "rollout": {0: 1, 9: "1-2"}, "latent_rollout": "1-2", "micro_batch": 1,
+        "recompute": "stages", "validate_every": 5, "cycle_steps": 6,
         **sections.pop("training", {}),
     }  # fmt: skip
     return wave_config(

@@ -188,6 +188,11 @@ class Training(Section):
         return max(self.stages.values(), key=lambda lengths: (lengths.steps, lengths.rollout))
 
     @property
+    def longest_rollout(self) -> int:
+        """The most times that the network is applied to a sample at any optimizer step."""
+        return max(lengths.rollout for lengths in self.stages.values())
+
+    @property
     def shortest_advance(self) -> int:
         """The fewest steps by which the training teaches an application to advance at its end.
 

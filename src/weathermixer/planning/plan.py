@@ -217,7 +217,7 @@ class Planner:
 
     def _ways_to_recompute(self) -> tuple[Recompute, ...]:
         """What may be computed again to save memory: of one application, nothing by stage."""
-        has_stages = any(each.rollout > 1 for each in self.config.training.stages.values())
+        has_stages = self.config.training.longest_rollout > 1
         return ("blocks", "stages") if has_stages and self.scheme == "jigsaw" else ("blocks",)
 
     def _candidate(self, layout: Layout, *, recompute: Recompute) -> Candidate:
