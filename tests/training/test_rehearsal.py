@@ -56,10 +56,11 @@ MESHES = [
 ]
 TRAININGS = [
     {"rollout": 2, "recompute": True},
-    {"instance_batch": 3, "micro_batch": 2, "rollout": 2, "latent_rollout": 2,
-     "recompute": "stages"},
     *exhaustive({}, {"dtype": "float64", "instance_batch": 2}, {"rollout": 3}),
-    *exhaustive({"rollout": 2, "latent_rollout": 3, "recompute": True}),
+    *exhaustive(
+        {"rollout": 2, "latent_rollout": 3, "recompute": True},
+        {"instance_batch": 3, "micro_batch": 2, "rollout": 2, "recompute": "stages"},
+    ),
 ]  # fmt: skip
 SCALARS = 3  # loss, square of the gradient's norm, and whether to stop: in float64
 

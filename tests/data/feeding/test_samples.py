@@ -215,7 +215,7 @@ def test_an_epoch_of_a_million_samples_is_planned_in_constant_memory() -> None:
         layout=Layout(),
         steps=range(count // batch),
         samples=0,
-        rollout_at=lambda step: 1,
+        leads_at=lambda step: slice(2),
     )
     visits = np.zeros(count, dtype=np.int64)
     visits[next(plan)[:, 0]] += 1  # the order of the epoch is drawn here
