@@ -15,9 +15,11 @@ from weathermixer.jigsaw.mesh import Mesh, connect
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build, describe
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import step_memory
+from weathermixer.training.passes import Objective
 from weathermixer.training.state import TrainingState
-from weathermixer.training.step import Objective, take_step
+from weathermixer.training.step import take_step
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,10 @@ def _predicted(case: Case, layout: Layout) -> int:
     model = describe(
         case.architecture,
         Mesh.describe(layout),
-        samples=case.training.instance_batch,
+        samples=case.training.samples_at_once,
         arithmetic=arithmetic.products,
-        recompute=bool(case.training.recompute),
     ).to(arithmetic.states)
-    memory = step_memory(
-        model,
-        samples=case.training.instance_batch,
-        rollout=case.training.longest_rollout,
-        sharded=case.parallel.shard_optimizer,
-        gradient_bytes=2 if case.parallel.gradient_dtype else None,
-    )
+    memory = step_memory(model, StepKind.of(case.training, case.parallel))
     return memory.peak - memory.read_ahead  # nothing is read here
 
 
@@ -92,17 +87,17 @@ def _take_steps(case: Case, mesh: Mesh, rank: Rank) -> int:
         mesh,
         seed=0,
         increment_scale=torch.ones(channels),
-        samples=training.instance_batch,
+        samples=training.samples_at_once,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
-        recompute=bool(training.recompute),
+        recompute=training.recompute == "blocks",
     )
     state = TrainingState.initial(model, mesh, training, case.parallel)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=arithmetic.states, device=rank.device)
 
-    samples = (training.instance_batch, training.longest_rollout + 1)
+    samples = (training.instance_batch, training.longest.rollout + 1)
     states = draw(*samples, channels, latitudes, longitudes)
     share = 1.0 / mesh.layout.world_size
     weights = torch.ones(channels, latitudes, 1, dtype=arithmetic.states, device=rank.device)

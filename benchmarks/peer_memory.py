@@ -24,7 +24,7 @@ from weathermixer.planning.schemes.averaging import Averaging
 from weathermixer.planning.schemes.data_parallel import fsdp_memory
 from weathermixer.planning.schemes.plain_network import PlainNetwork
 from weathermixer.planning.schemes.plain_tensors import PlainTensors, SavedMixing
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 
 SCHEMES = {"serial": 1, "ddp": 2, "fsdp2": 2, "megatron": 2}
 """The schemes of ``compare.py`` that are planned for, and their ranks here."""
@@ -69,7 +69,7 @@ def main() -> None:
 
 def predicted_bytes(scheme: str, sizes: BlockSizes, ranks: int) -> int:
     """What a rank holds of a stack of blocks, as it is planned of them in a whole network."""
-    kind = StepKind(samples=1, recompute=sizes.recompute)
+    kind = StepKind(samples=1, recompute="blocks" if sizes.recompute else "none")
     network = PlainNetwork(jigsaw.architecture(sizes), kind, ranks if scheme == "megatron" else 1)
     if scheme == "fsdp2":
         weights = fsdp_memory(network, edges=0, num_blocks=sizes.blocks, ranks=ranks)

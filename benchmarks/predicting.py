@@ -15,8 +15,8 @@ from weathermixer.planning.jigsaw_step import describe_jigsaw
 from weathermixer.planning.machine import Machine, ProductType
 from weathermixer.planning.machine_files import find_machine
 from weathermixer.planning.schemes import find_scheme
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import SAFE_SHARE
-from weathermixer.planning.step_phases import StepKind
 from weathermixer.planning.step_time import StepTime, StepTimer
 
 AUTHORS = "a100-40gb-fitted"

@@ -31,7 +31,7 @@ from weathermixer.planning.machine import Machine, ProductType
 from weathermixer.planning.machine_files import find_machine, write_machine
 from weathermixer.planning.schemes import find_scheme
 from weathermixer.planning.schemes.description import StepDescription
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import StepTimer
 
 BASE = "a100-40gb"

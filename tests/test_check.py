@@ -12,10 +12,14 @@ from support.waves import write_waves
 from support.weatherbench import as_dataset, write_archive
 from weathermixer import check as checking
 from weathermixer.check import check
+from weathermixer.config import read_config
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
-from weathermixer.planning.choosing import MACHINE_VARIABLE
+from weathermixer.jigsaw.layout import Layout
+from weathermixer.planning.choosing import MACHINE_VARIABLE, make_planner
 from weathermixer.planning.machine_files import find_machine, write_machine
+from weathermixer.planning.step_memory import SAFE_SHARE
+from weathermixer.training.trainer import train
 
 
 @pytest.fixture
@@ -126,6 +130,8 @@ def test_what_comes_of_a_preset_is_said_to_come_of_it(configuration: Path) -> No
             "training.channel_weights",
             "lists 'temperature_500', which",
         ),
+        (["--training.latent_rollout={0: 1, 5000: 1-2}"], "training.latent_rollout", "2000 steps"),
+        (["--training.recompute=stages"], "training.recompute", "nothing is computed again"),
         (
             ["--data.variables=2m_temperature", "--data.levels=500"],
             "data.levels",
@@ -207,3 +213,20 @@ def test_what_does_not_fit_into_memory_is_found_on_the_machine_that_is_named(
     (problem,) = check(configuration).problems
     assert problem.severity == "error" and "fits on no mesh of 1 ranks" in problem.what
     assert "use more ranks" in problem.what
+
+
+def test_what_only_a_late_rollout_has_no_memory_for_is_found_before_the_training(
+    configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = make_planner(configuration, ["--training.recompute=none"]).candidate(Layout())
+    machine = find_machine("h100").model_copy(
+        update={"memory_bytes": 1.1 * now.step.memory_bytes / SAFE_SHARE}
+    )
+    write_machine(machine, tmp_path / "machine.yaml")
+    monkeypatch.setenv(MACHINE_VARIABLE, str(tmp_path / "machine.yaml"))
+    assert not check(configuration, ["--training.rollout=1"]).problems
+    late = ["--training.rollout={0: 1, 1900: 1-6}", "--training.recompute=none"]
+    (problem,) = check(configuration, late).problems
+    assert problem.severity == "error" and "fits on no mesh of 1 ranks" in problem.what
+    with pytest.raises(UserError, match="fits on no mesh of 1 ranks"):
+        train(read_config(configuration, late), tmp_path / "run")

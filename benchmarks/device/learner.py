@@ -15,8 +15,9 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.compiling import compile_between_products, compiled
 from weathermixer.model.cuts import Part, build
 from weathermixer.training.loss import weighted_mse
+from weathermixer.training.passes import Objective
 from weathermixer.training.state import TrainingState
-from weathermixer.training.step import Objective, Outcome, compute_gradients, take_step
+from weathermixer.training.step import Outcome, compute_gradients, take_step
 
 QUARTER_DEGREE = (720, 1440)
 # What a small network has of the published one: everything, in fewer numbers.
@@ -71,7 +72,7 @@ class Learner:
             increment_scale=torch.ones(len(channels)),
             dtype=arithmetic.states,
             arithmetic=arithmetic.products,
-            recompute=bool(training.recompute),
+            recompute=training.recompute == "blocks",
         )
         error = weighted_mse
         if training.compile:

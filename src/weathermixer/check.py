@@ -116,14 +116,26 @@ def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
 
 def _rollout_is_reached(config: Config, notes: Notes) -> None:
     training = config.training
-    if isinstance(training.rollout, dict):
-        for start in training.rollout:
+    for name in ("rollout", "latent_rollout"):
+        schedule = getattr(training, name)
+        for start in schedule if isinstance(schedule, dict) else ():
             if start >= training.steps:
                 notes.warn(
-                    "training.rollout",
+                    f"training.{name}",
                     f"its entry from step {start} is never reached in {training.steps} steps",
                     "remove the entry, or train for longer",
                 )
+
+
+def _stages_are_recomputed(config: Config, notes: Notes) -> None:
+    training = config.training
+    if training.recompute == "stages" and training.longest_rollout == 1:
+        notes.warn(
+            "training.recompute",
+            "stages are the applications of the network in a rollout, and training.rollout has one "
+            "alone, so nothing is computed again",
+            "set it to blocks, or to null for what fits",
+        )
 
 
 def _cycle_ends(config: Config, notes: Notes) -> None:
@@ -284,6 +296,7 @@ def _chunks_fit_the_mesh(
 
 SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _rollout_is_reached,
+    _stages_are_recomputed,
     _cycle_ends,
     _no_rate_is_above_the_highest,
     _rates_are_of_parameters,

@@ -111,6 +111,8 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
     counts = st.integers(1, 10**6)
     rates = st.floats(1e-12, 1e3)
     fractions = st.floats(0.0, 1.0, exclude_max=True)
+    lengths = st.integers(1, 100) | st.integers(1, 50).map(lambda first: f"{first}-{2 * first}")
+    schedules = lengths | st.dictionaries(counts, lengths).map(lambda later: {0: 1, **later})
     periods = st.tuples(st.dates(), st.dates()).map(sorted).map(lambda d: f"{d[0]}/{d[1]}")
     return {
         "preset": st.sampled_from(PRESETS),
@@ -138,11 +140,12 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.steps": counts,
         "training.seed": st.integers(0, 2**64 - 1),
         "training.dtype": st.sampled_from(["float64", "float32", "tf32", "bfloat16"]),
-        "training.recompute": st.none() | st.booleans(),
+        "training.recompute": st.none() | st.sampled_from(["none", "blocks", "stages"]),
         "training.compile": st.booleans(),
         "training.instance_batch": counts,
-        "training.rollout": st.integers(1, 100)
-        | st.dictionaries(counts, st.integers(1, 100)).map(lambda later: {0: 1, **later}),
+        "training.micro_batch": st.none() | st.just(1),
+        "training.rollout": schedules,
+        "training.latent_rollout": schedules,
         "training.loss": st.sampled_from(["increment", "area", "published"]),
         "training.error": st.sampled_from(["squared", "absolute", "huber"]),
         "training.huber_threshold": rates,

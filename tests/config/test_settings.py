@@ -47,7 +47,7 @@ def test_overrides_on_the_command_line_win_over_the_file(minimal: Path) -> None:
     )
     assert config.training.steps == 300
     assert config.model.patch == (2, 8)
-    assert [config.training.rollout_at(step) for step in (0, 199, 200, 299)] == [1, 1, 2, 2]
+    assert [config.training.lengths_at(step).rollout for step in (0, 199, 200, 299)] == [1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_the_rollout_length_is_that_of_the_last_entry_reached(
     for start in sorted(later):
         if start <= step:
             expected = later[start]
-    assert training.rollout_at(step) == expected
-    assert training.longest_rollout == max([1, *later.values()])
+    assert training.lengths_at(step) == (expected, 1)
+    assert training.longest.rollout == max([1, *later.values()])
 
 
 def test_every_setting_says_what_it_means() -> None:
@@ -181,7 +181,7 @@ def test_true_and_false_are_not_taken_for_one_and_zero(minimal: Path, override: 
 
 @pytest.mark.parametrize("word", ["yes", "on", "true", "True"])
 def test_a_switch_understands_the_usual_words(minimal: Path, word: str) -> None:
-    assert read_config(minimal, [f"--training.recompute={word}"]).training.recompute is True
+    assert read_config(minimal, [f"--training.compile={word}"]).training.compile is True
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,15 @@ def _values(path: Path) -> xr.Dataset:
     return xr.open_zarr(path).load()
 
 
+@pytest.mark.parametrize("latent", [1, 2])
 def test_it_is_the_model_applied_to_normalised_states_and_restored(
-    waves: Path, tmp_path: Path
+    waves: Path, tmp_path: Path, latent: int
 ) -> None:
     """In float64, step by step, one initial time at a time, with the oracle's own arithmetic."""
-    run_path = write_run(tmp_path / "run", waves, scale=0.05, dtype="float64")
+    training = {"dtype": "float64", "latent_rollout": f"{latent}-3"}
+    run_path = write_run(tmp_path / "run", waves, scale=0.05, training=training)
     result = forecast(run_path, waves, "2001-01-03T06,2001-01-05", 4, tmp_path / "f.zarr")
-    assert result.lead_hours == (6.0, 12.0, 18.0, 24.0)
+    assert result.lead_hours == {1: (6.0, 12.0, 18.0, 24.0), 2: (12.0, 24.0)}[latent]
     dataset = _values(tmp_path / "f.zarr")
 
     run, store = Run.open(run_path), Store.open(waves)
@@ -45,14 +47,27 @@ def test_it_is_the_model_applied_to_normalised_states_and_restored(
     static = torch.from_numpy(n.static).double()
     for time, start in enumerate(("2001-01-03T06", "2001-01-05T00")):
         state = store.read(store.index_of(np.datetime64(start))).astype(np.float64)
-        for lead in range(4):
+        for lead in range(4 // latent):
             standard = (state - n.mean[:, None, None]) / n.std[:, None, None]
             with torch.no_grad():
-                later = model(torch.from_numpy(standard)[None], static)[0].numpy()
+                later = model(torch.from_numpy(standard)[None], static, applications=latent)
+                later = later[0].numpy()
             state = later * n.std[:, None, None] + n.mean[:, None, None]
             got = dataset.isel(time=time, prediction_timedelta=lead)
             np.testing.assert_allclose(got["temperature"].sel(level=850), state[0], rtol=1e-6)
             np.testing.assert_allclose(got["2m_temperature"], state[1], rtol=1e-6)
+
+
+def test_a_forecast_of_a_latent_rollout_is_made_of_whole_ones(
+    waves: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_path = write_run(tmp_path / "run", waves, scale=0.05, training={"latent_rollout": 2})
+    with pytest.raises(UserError, match=r"--steps 3 is impossible.*by 2 steps at a time"):
+        forecast(run_path, waves, "2001-01-03", 3, tmp_path / "f.zarr")
+    override = "--training.latent_rollout=3"
+    result = forecast(run_path, waves, "2001-01-03", 3, tmp_path / "f.zarr", overrides=[override])
+    assert result.lead_hours == (18.0,)
+    assert "by 3 steps at a time, and the run was trained with" in capsys.readouterr().err
 
 
 def test_a_hole_at_the_last_initial_time_is_known_before_anything_is_written(

@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run in float64 and its store: two channels, and four columns of patches."""
     folder = tmp_path_factory.mktemp("float64")
     waves = write_waves(folder / "waves.zarr")
-    return write_run(folder / "run", waves, scale=0.05, dtype="float64"), waves
+    return write_run(folder / "run", waves, scale=0.05, training={"dtype": "float64"}), waves
 
 
 def roll_out(mesh: Mesh, run: Path, store: Path) -> tuple[Part, NDArray[np.float64]]:

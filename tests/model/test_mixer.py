@@ -23,6 +23,7 @@ from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.cuts import build
 from weathermixer.model.mixer import Increment, WeatherMixer, count_parameters
 from weathermixer.planning.step_cost import step_cost
+from weathermixer.planning.step_kind import StepKind
 
 Prediction = Literal["increment", "state"]
 SCALE = torch.linspace(0.1, 0.5, SMALL.prognostic, dtype=torch.float64)
@@ -190,7 +191,7 @@ def test_multiply_adds_of_a_step_are_those_that_torch_counts(prediction: Predict
     state, static = sample(architecture, batch=3)
     with FlopCounterMode(display=False) as counter:
         model(state, static).sum().backward()
-    assert counter.get_total_flops() == 2 * step_cost(model, samples=3).multiply_adds
+    assert counter.get_total_flops() == 2 * step_cost(model, StepKind(samples=3)).multiply_adds
 
 
 def test_a_patch_that_does_not_divide_the_grid_is_refused_with_the_arithmetic() -> None:

@@ -26,6 +26,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import Part, cuts
 from weathermixer.model.mixer import WeatherMixer, count_parameters
 from weathermixer.planning.step_cost import step_cost
+from weathermixer.planning.step_kind import StepKind
 
 LATITUDES, LONGITUDES = 720, 1440
 NETWORK = PUBLISHED["model"]
@@ -68,7 +69,7 @@ def counted_step(layout: Layout, sharded: bool, has_link: bool) -> tuple[Counter
         total_over(mesh.axes, torch.stack([loss.detach().double(), square, square]))
         optimizer.step()
         replicas.finish_step()
-        predicted = step_cost(model, samples=1) + replicas_cost(
+        predicted = step_cost(model, StepKind(samples=1)) + replicas_cost(
             model, parameter_bytes=4, gradient_bytes=4, sharded=sharded
         )
         return mesh.counter.copy(), predicted

@@ -16,9 +16,10 @@ from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.model.architecture import architecture_of
 from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.machine_files import find_machine, write_machine
-from weathermixer.planning.plan import Planner, all_layouts, usual_rollout
+from weathermixer.planning.plan import Planner, all_layouts
 from weathermixer.planning.plan_text import render_plan
 from weathermixer.planning.scaling_chart import draw_scaling
+from weathermixer.planning.step_kind import usual_lengths
 from weathermixer.planning.step_memory import SAFE_SHARE
 
 FIELDS = {
@@ -105,7 +106,8 @@ def test_a_model_that_fits_nowhere_is_refused_with_what_would_make_it_fit() -> N
     assert "does not fit" in render_plan(planned)
     # Blocks are recomputed already: that is left open.
     with pytest.raises(
-        ValueError, match=r"fits on no mesh of 2 ranks of tiny.*use more ranks, parallel.shard_opt"
+        ValueError,
+        match=r"fits on no mesh of 2 ranks of tiny.*use more ranks, a smaller training\.micro",
     ):
         planned.require_fit()
 
@@ -118,9 +120,13 @@ def test_ranks_of_which_no_mesh_can_be_made_are_refused() -> None:
 
 
 def test_the_rollout_that_most_steps_have_is_planned_for() -> None:
-    assert usual_rollout(Training(steps=3000, rollout={0: 1, 2400: 2})) == 1
-    assert usual_rollout(Training(steps=3000, rollout={0: 1, 400: 3, 5000: 4})) == 3
-    assert usual_rollout(Training(rollout=2)) == 2
+    for training, expected in (
+        (Training(steps=3000, rollout={0: 1, 2400: 2}), (1, 1)),
+        (Training(steps=3000, rollout={0: 1, 400: 3, 5000: 4}), (3, 1)),
+        (Training(rollout="2-3", latent_rollout=2), (3, 2)),
+        (Training(steps=9, rollout={0: 1, 4: 2}, latent_rollout={0: 3, 2: "1-4"}), (2, 4)),
+    ):
+        assert usual_lengths(training) == expected
 
 
 def test_a_chart_of_scaling_is_drawn(tmp_path: Path) -> None:
@@ -232,17 +238,17 @@ def test_blocks_are_recomputed_where_a_training_would_not_fit_otherwise(
         )
         .candidate(Layout())
         .step.memory_bytes
-        for recompute in (False, True)
+        for recompute in ("none", "blocks")
     }
-    assert memory[True] < memory[False]
-    enough = (memory[True] + memory[False]) / 2 / SAFE_SHARE
-    for held, recomputes in ((enough, True), (2 * enough, False)):
+    assert memory["blocks"] < memory["none"]
+    enough = (memory["blocks"] + memory["none"]) / 2 / SAFE_SHARE
+    for held, recomputed in ((enough, "blocks"), (2 * enough, "none")):
         machine = find_machine("a100-40gb").model_copy(update={"memory_bytes": held})
         write_machine(machine, tmp_path / "machine.yaml")
         monkeypatch.setenv(MACHINE_VARIABLE, str(tmp_path / "machine.yaml"))
         choice = choose_mesh(base.config, base.architecture, world_size=1)
-        assert choice.recompute == recomputes
-        assert ("recomputed" in choice.reason) == recomputes
+        assert choice.recompute == recomputed
+        assert ("blocks recomputed" in choice.reason) == (recomputed == "blocks")
 
 
 def test_ranks_have_the_threads_with_which_a_step_is_fastest(

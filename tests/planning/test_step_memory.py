@@ -13,14 +13,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from support.networks import mesh_name
 from support.selection import exhaustive
-from weathermixer.config import Parallel, Training
+from weathermixer.config import Parallel, Recompute, Training
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import describe
 from weathermixer.planning.ledger import Ledger
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import StepMemory, fits, step_memory
 from weathermixer.training.rehearsal import rehearse
 
@@ -58,20 +60,11 @@ def predicted(
     model = describe(
         architecture,
         Mesh.describe(layout, has_link=has_link),
-        samples=training.instance_batch,
+        samples=training.samples_at_once,
         arithmetic=arithmetic.products,
-        recompute=bool(training.recompute),
     )
-    return step_memory(
-        model.to(arithmetic.states),
-        samples=training.instance_batch,
-        rollout=training.longest_rollout,
-        sharded=parallel.shard_optimizer,
-        gradient_bytes=2 if parallel.gradient_dtype else None,
-        error=training.error,
-        keeps_average=training.average_decay is not None,
-        on_accelerator=on_accelerator,
-    )
+    kind = StepKind.of(training, parallel)
+    return step_memory(model.to(arithmetic.states), kind, on_accelerator=on_accelerator)
 
 
 def disagreement(
@@ -98,9 +91,7 @@ MESHES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "layout", MESHES, ids=lambda each: f"{each.data}x{each.domain}x{each.tensor}"
-)
+@pytest.mark.parametrize("layout", MESHES, ids=mesh_name)
 @pytest.mark.parametrize(
     "options",
     [
@@ -122,6 +113,28 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     assert abs(disagreement(NETWORK, layout, training, parallel)) < AGREEMENT
 
 
+@pytest.mark.parametrize("layout", [Layout(data=2), *exhaustive(*MESHES)], ids=mesh_name)
+def test_the_formula_follows_a_step_in_several_passes(layout: Layout) -> None:
+    training = Training(
+        instance_batch=3, micro_batch=2, rollout=2, latent_rollout=2, recompute="stages"
+    )
+    assert abs(disagreement(NETWORK, layout, training, Parallel(data=layout.data))) < AGREEMENT
+
+
+def test_by_stage_each_application_of_a_rollout_holds_one_state_more() -> None:
+    network, state = replace(NETWORK, blocks=1), 4 * 23 * 48 * 104
+    held, planned = [], []
+    for rollout in (2, 4):
+        training = Training(instance_batch=1, rollout=rollout, recompute="stages")
+        rehearsed = rehearse(network, Layout(), training, Parallel(), has_link=False)
+        # Beside the one that the sample itself has more, to compare with.
+        held.append(rehearsed.peak_bytes - rehearsed.peak_parts["samples"])
+        memory = predicted(network, Layout(), training, Parallel())
+        planned.append(memory.peak - memory.read_ahead - memory.samples)
+    assert held[1] - held[0] == pytest.approx(2 * state, rel=0.01)
+    assert planned[1] - planned[0] == pytest.approx(2 * state, rel=0.01)
+
+
 @pytest.mark.exhaustive
 @settings(
     max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -137,8 +150,10 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
         st.integers(0, 26),
     ),
     dtype=st.sampled_from(["float32", "bfloat16", "float64", "tf32"]),
-    recompute=st.booleans(),
+    recompute=st.sampled_from(["none", "blocks", "stages"]),
     rollout=st.sampled_from([1, 2]),
+    latent=st.sampled_from([1, 2]),
+    micro_batch=st.sampled_from([1, 2]),
     sharded=st.booleans(),
     has_link=st.booleans(),
     prediction=st.sampled_from(["increment", "state"]),
@@ -146,14 +161,23 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
 def test_it_is_on_any_mesh_in_any_arithmetic(
     layout: Layout,
     dtype: Literal["float64", "float32", "tf32", "bfloat16"],
-    recompute: bool,
+    recompute: Recompute,
     rollout: int,
+    latent: int,
+    micro_batch: int,
     sharded: bool,
     has_link: bool,
     prediction: Literal["increment", "state"],
 ) -> None:
     architecture = replace(NETWORK, prediction=prediction)
-    training = Training(instance_batch=1, dtype=dtype, recompute=recompute, rollout=rollout)
+    training = Training(
+        instance_batch=2,
+        micro_batch=micro_batch,
+        dtype=dtype,
+        recompute=recompute,
+        rollout=rollout,
+        latent_rollout=latent,
+    )
     parallel = Parallel(data=layout.data, shard_optimizer=sharded)
     assert abs(disagreement(architecture, layout, training, parallel, has_link=has_link)) < ANYWHERE
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.architectures import SMALL
 from support.selection import exhaustive
+from weathermixer.config import Recompute
 from weathermixer.jigsaw.fake import fake_mesh
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
@@ -22,7 +23,8 @@ from weathermixer.model.cuts import Part, build
 from weathermixer.planning.layer_work import share_within_node
 from weathermixer.planning.machine_files import find_machine
 from weathermixer.planning.step_cost import step_cost
-from weathermixer.planning.step_phases import StepKind, describe_rank, sent, step_phases
+from weathermixer.planning.step_kind import StepKind
+from weathermixer.planning.step_phases import describe_rank, sent, step_phases
 
 NODES = find_machine("a100-40gb")
 ONE_HOST = NODES.model_copy(
@@ -103,7 +105,9 @@ def test_products_have_the_shapes_that_the_network_multiplies(
     tensor=st.integers(1, 4),
     at=st.integers(0, 47),
     rollout=st.integers(1, 3),
-    recompute=st.booleans(),
+    recompute=st.sampled_from(["none", "blocks", "stages"]),
+    latent=st.integers(1, 2),
+    micro_batch=st.sampled_from([None, 1, 2, 3]),
     sharded=st.booleans(),
     dtype=st.sampled_from(["float32", "bfloat16", "float64"]),
 )
@@ -113,16 +117,18 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     tensor: int,
     at: int,
     rollout: int,
-    recompute: bool,
+    recompute: Recompute,
+    latent: int,
+    micro_batch: int | None,
     sharded: bool,
     dtype: Any,
 ) -> None:
     layout = Layout(data=data, domain=domain, tensor=tensor)
     layout = layout.at(at % layout.world_size)
-    kind = StepKind(2, dtype, rollout, recompute, sharded)
+    kind = StepKind(3, dtype, rollout, recompute, sharded, latent=latent, micro_batch=micro_batch)
     model = describe_rank(SMALL, layout, kind, NODES)
     phases = step_phases(model, layout, kind, NODES)
-    expected = step_cost(model, samples=2, rollout=rollout) + sent(model, layout, kind)
+    expected = step_cost(model, kind) + sent(model, layout, kind)
     products = [product for phase in phases for product in phase.products]
     exchanges = [exchange for phase in phases for exchange in phase.exchanges]
     made = sum(product.operations for product in products)

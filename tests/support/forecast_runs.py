@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,11 +25,11 @@ def write_run(
     waves: Path,
     *,
     scale: float,
-    dtype: str = "float32",
+    training: Mapping[str, Any] | None = None,
     patch: tuple[int, int] = (4, 4),
 ) -> Path:
     """Save a run with normally distributed weights of this standard deviation."""
-    config = wave_config(waves, training={"dtype": dtype}, model={"patch": patch})
+    config = wave_config(waves, training=dict(training or {}), model={"patch": patch})
     store = Store.open(waves)
     channels = names(channels_of(config.data.variables, config.data.levels))
     normalisation = Normalisation.from_store(

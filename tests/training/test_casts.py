@@ -38,11 +38,11 @@ class _Casts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def casts_of_a_step(mesh: Mesh, waves: Path, out: Path, recompute: bool) -> Counter[str]:
+def casts_of_a_step(mesh: Mesh, waves: Path, out: Path, training: dict[str, Any]) -> Counter[str]:
     layout = mesh.layout
     config = wave_config(
         waves,
-        training={"rollout": ROLLOUT, "dtype": "bfloat16", "recompute": recompute},
+        training={"rollout": ROLLOUT, "dtype": "bfloat16", **training},
         parallel={"domain": layout.domain, "tensor": layout.tensor},
     )
     with TrainingLoop.begin(config, out) as loop:
@@ -57,15 +57,23 @@ def casts_of_a_step(mesh: Mesh, waves: Path, out: Path, recompute: bool) -> Coun
     return Counter({name: casts.count[name] for name in weights})
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"recompute": "none"},
+        {"recompute": "blocks"},
+        {"recompute": "stages", "latent_rollout": 2, "instance_batch": 3, "micro_batch": 1},
+    ],
+    ids=str,
+)
 def test_a_weight_is_cast_once_a_step_and_in_blocks_computed_again_once_a_pass(
-    waves: Path, tmp_path: Path, pool: Pool, recompute: bool
+    waves: Path, tmp_path: Path, pool: Pool, training: dict[str, Any]
 ) -> None:
     for rank, counted in enumerate(
-        pool.run(casts_of_a_step, Layout(domain=2), waves, tmp_path / "run", recompute)
+        pool.run(casts_of_a_step, Layout(domain=2), waves, tmp_path / "run", training)
     ):
         assert len(counted) == 2 * 4 + 2, rank
         for name, count in counted.items():
-            of_block = 2 * ROLLOUT if recompute else 1
+            of_block = 2 * ROLLOUT if training["recompute"] == "blocks" else 1
             expected = {"encoder": 0, "decoder": 1, "blocks": of_block}[name.partition(".")[0]]
             assert count == expected, name

@@ -28,7 +28,7 @@ def _cause(
         loss,
         model,
         states,
-        forecast,
+        [state.abs().amax((-2, -1)) for state in forecast],
         channels=CHANNELS,
         initial_times=TIMES,
         step_hours=6.0,

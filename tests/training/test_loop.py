@@ -48,12 +48,13 @@ def test_a_training_takes_the_threads_and_recomputation_that_were_chosen(
     waves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = torch.get_num_threads()
-    choice = MeshChoice(Layout(), 1.0, "so", threads=before + 1, recompute=True)
+    choice = MeshChoice(Layout(), 1.0, "so", threads=before + 1, recompute="blocks")
     monkeypatch.setattr(job, "choose_mesh", lambda *_, **__: choice)
     try:
         with TrainingLoop.begin(config_of(waves), tmp_path / "run") as loop:
             assert torch.get_num_threads() == before + 1
-            assert loop.state.model.recompute and loop.job.config.training.recompute
+            assert loop.state.model.recompute
+            assert loop.job.config.training.recompute == "blocks"
             assert loop.step().number == 1
     finally:
         torch.set_num_threads(before)

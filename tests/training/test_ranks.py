@@ -344,6 +344,6 @@ def _times_read(config: Config, layout: Layout) -> set[int]:
         layout=layout,
         steps=range(training.steps),
         samples=0,
-        rollout_at=training.rollout_at,
+        leads_at=training.leads_at,
     )
     return set(np.concatenate([indices.ravel() for indices in plan]).tolist())

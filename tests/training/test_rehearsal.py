@@ -29,10 +29,12 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build, describe
 from weathermixer.planning.step_cost import step_cost
-from weathermixer.planning.step_phases import StepKind, sent
+from weathermixer.planning.step_kind import StepKind
+from weathermixer.planning.step_phases import sent
+from weathermixer.training.passes import Objective
 from weathermixer.training.rehearsal import Rehearsal, rehearse
 from weathermixer.training.state import TrainingState
-from weathermixer.training.step import Objective, take_step
+from weathermixer.training.step import take_step
 
 # No size is a multiple of 2 or 3 in what is cut.
 NETWORK = Architecture(
@@ -55,7 +57,11 @@ MESHES = [
 TRAININGS = [
     {"rollout": 2, "recompute": True},
     *exhaustive({}, {"dtype": "float64", "instance_batch": 2}, {"rollout": 3}),
-]
+    *exhaustive(
+        {"rollout": 2, "latent_rollout": 3, "recompute": True},
+        {"instance_batch": 3, "micro_batch": 2, "rollout": 2, "recompute": "stages"},
+    ),
+]  # fmt: skip
 SCALARS = 3  # loss, square of the gradient's norm, and whether to stop: in float64
 
 
@@ -70,13 +76,13 @@ def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
         mesh,
         seed=0,
         increment_scale=torch.ones(channels),
-        samples=training.instance_batch,
+        samples=training.samples_at_once,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
-        recompute=bool(training.recompute),
+        recompute=training.recompute == "blocks",
     )
     state = TrainingState.initial(model, mesh, training, parallel)
-    samples = (training.instance_batch, training.longest_rollout + 1)
+    samples = (training.instance_batch, training.longest.rollout + 1)
     states = torch.ones(*samples, channels, NETWORK.grid[0], longitudes, dtype=arithmetic.states)
     objective = Objective(
         torch.ones(static, NETWORK.grid[0], longitudes, dtype=arithmetic.states),
@@ -96,19 +102,11 @@ def planned(layout: Layout, training: Training, parallel: Parallel) -> Cost:
     model = describe(
         NETWORK,
         Mesh.describe(layout),
-        samples=training.instance_batch,
+        samples=training.samples_at_once,
         arithmetic=arithmetic.products,
-        recompute=bool(training.recompute),
     ).to(arithmetic.states)
-    kind = StepKind(
-        samples=training.instance_batch,
-        dtype=training.dtype,
-        rollout=training.longest_rollout,
-        recompute=bool(training.recompute),
-        shards_optimizer=parallel.shard_optimizer,
-    )
-    passes = step_cost(model, samples=kind.samples, rollout=kind.rollout)
-    return passes + sent(model, layout, kind)
+    kind = StepKind.of(training, parallel, lengths=training.longest)
+    return step_cost(model, kind) + sent(model, layout, kind)
 
 
 def counts(counted: Counter | Cost) -> tuple[int, int, int, int]:

@@ -30,11 +30,12 @@ from support.meshed import (
 from support.networks import mesh_name
 from support.ranks import Pool
 from support.waves import write_waves
-from weathermixer.config import Config
+from weathermixer.config import Config, Parallel
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
 from weathermixer.planning.step_cost import step_cost
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.runs.run import Run, build_model
 
 ONE = Layout()
@@ -358,7 +359,7 @@ def test_what_is_sent_and_computed_is_what_the_cost_model_says(
             architecture, training, normalisation, mesh=Mesh.describe(layout.at(rank))
         )
         costs = [
-            step_cost(model, samples=training.instance_batch, rollout=training.rollout_at(step))
+            step_cost(model, StepKind.of(training, Parallel(), lengths=training.lengths_at(step)))
             for step in range(5)
         ]
         sent = sum(cost.bytes_sent + _sent_besides(layout.at(rank), model) for cost in costs)

@@ -29,8 +29,10 @@ NORMALISATION = Normalisation(
 class _Damping(torch.nn.Module):
     """Multiplies a state by 0.9, and by nothing at all while training."""
 
-    def forward(self, state: torch.Tensor, static: torch.Tensor) -> torch.Tensor:
-        return state * (1.0 if self.training else 0.9)
+    def forward(
+        self, state: torch.Tensor, static: torch.Tensor, *, applications: int
+    ) -> torch.Tensor:
+        return state * (1.0 if self.training else 0.9**applications)
 
 
 def test_scores_are_area_means_over_all_samples_whatever_the_batches() -> None:

@@ -117,7 +117,12 @@ def train(
 @click.option(
     "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
 )
-@click.option("--steps", type=click.IntRange(1), required=True, help="Steps to forecast.")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    required=True,
+    help="Steps to forecast, of data.step_hours each.",
+)
 @click.option("--out", type=PATH, required=True, help="Zarr store to write.")
 @click.option(
     "--weights",

@@ -2,6 +2,7 @@
 
 from weathermixer.config.dates import Period, parse_period, period_of
 from weathermixer.config.kinds import Reader
+from weathermixer.config.lengths import Lengths
 from weathermixer.config.problems import Problem
 from weathermixer.config.reading import parse_config, read_config, write_config
 from weathermixer.config.sections import (
@@ -13,7 +14,7 @@ from weathermixer.config.sections import (
     Section,
 )
 from weathermixer.config.settings import Config, settings
-from weathermixer.config.training_settings import Training
+from weathermixer.config.training_settings import Recompute, Training
 from weathermixer.config.variables import LEVELS_HPA, STATIC_NAMES, VARIABLE_NAMES
 
 __all__ = [
@@ -23,12 +24,14 @@ __all__ = [
     "Checkpoint",
     "Config",
     "Data",
+    "Lengths",
     "Logging",
     "Model",
     "Parallel",
     "Period",
     "Problem",
     "Reader",
+    "Recompute",
     "Section",
     "Training",
     "parse_config",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
+    TypeAdapter,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -18,11 +20,19 @@ from weathermixer.config.kinds import (
     AsList,
     Count,
     Fraction,
-    Length,
     Number,
     Seed,
     refusal,
     require_known,
+)
+from weathermixer.config.lengths import (
+    Lengths,
+    LengthSchedule,
+    drawn_at,
+    longest_at,
+    shortest_at,
+    starts_of,
+    validated_schedule,
 )
 from weathermixer.config.presets import fitting_schedule
 from weathermixer.config.sections import Section
@@ -30,6 +40,10 @@ from weathermixer.config.variables import PRESSURE_LEVEL_NAMES, VARIABLE_NAMES
 
 LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
 ErrorKind: TypeAlias = Literal["squared", "absolute", "huber"]
+
+Recompute = Literal["none", "blocks", "stages"]
+
+_SWITCH = TypeAdapter[bool](bool)
 
 
 class Training(Section):
@@ -42,10 +56,12 @@ class Training(Section):
         description="arithmetic; with bfloat16, weights, encoder and state stay in float32, with "
         "tf32 everything but the factors of products, on GPUs",
     )
-    recompute: bool | None = Field(
+    recompute: Recompute | None = Field(
         None,
-        description="compute a block's activations again in the backward pass instead of keeping "
-        "them: less memory, a third more operations; null: where they would not fit",
+        description="what is computed again in the backward pass instead of being kept, to save "
+        "memory: none; blocks, each mixer block (true), for a third more operations; or stages, "
+        "each application of the network in a rollout, of which all but the last are; null: what "
+        "takes the least time of what fits",
     )
     compile: bool = Field(
         False,
@@ -53,10 +69,22 @@ class Training(Section):
         "on GPUs Triton; same results but for rounding",
     )
     instance_batch: Count = Field(4, description="samples per model instance and step")
-    rollout: Length | dict[Number, Length] = Field(
+    micro_batch: Count | None = Field(
+        None,
+        description="samples of those that go through the network at a time, their gradients added "
+        "up, to save memory; all at once where unset",
+    )
+    rollout: LengthSchedule = Field(
         1,
-        description="steps forecast in each sample, each from the one before; "
-        "or a table {from optimizer step: length}",
+        description="times that the network is applied to each sample, each to what the one before "
+        "made; a range such as 1-4, from which each optimizer step draws; "
+        "or a table {from optimizer step: length or range}",
+    )
+    latent_rollout: LengthSchedule = Field(
+        1,
+        description="times that the blocks are applied between encoder and decoder, each advancing "
+        "by a step, so that an application of the network advances by so many; length, range or "
+        "table, as training.rollout",
     )
     loss: Literal["increment", "area", "published"] = Field(
         "increment",
@@ -161,25 +189,35 @@ class Training(Section):
         changed = {name: value for name, value in fitted.items() if value != defaults[name]}
         return {**changed, **values}
 
-    @field_validator("rollout", mode="wrap")
+    @field_validator("rollout", "latent_rollout", mode="wrap")
     @classmethod
-    def _is_a_table_of_steps(
-        cls, value: Any, validate: Callable[[Any], int | dict[int, int]]
-    ) -> int | dict[int, int]:
-        if isinstance(value, Mapping):
-            for key, length in value.items():
-                if length is None and ":" in str(key):
-                    raise refusal(
-                        f"has no space after the colon of {str(key)!r}",
-                        "write a table as {0: 1, 400: 2}",
-                    )
-        result = validate(value)
-        if isinstance(result, dict):
-            if len(result) < len(value):
-                raise refusal("lists a step twice", "remove the repeated entry")
-            if 0 not in result:
-                raise ValueError("a table of rollout lengths must say the length from step 0")
-        return result
+    def _is_a_schedule(
+        cls, value: Any, validate: Callable[[Any], LengthSchedule]
+    ) -> LengthSchedule:
+        schedule: LengthSchedule = validated_schedule(value, validate)
+        return schedule
+
+    @field_validator("recompute", mode="before")
+    @classmethod
+    def _a_switch_is_one_of_blocks(cls, value: Any) -> Any:
+        # A whole number is none, as elsewhere; words are what they are for other switches.
+        if not isinstance(value, bool | str) or value in get_args(Recompute):
+            return value
+        try:
+            return "blocks" if _SWITCH.validate_python(value) else "none"
+        except ValidationError:
+            return value
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _is_part_of_a_batch(cls, value: int | None, info: ValidationInfo) -> int | None:
+        batch = info.data.get("instance_batch")
+        if value is not None and batch is not None and value > batch:
+            raise refusal(
+                f"({value}) is above training.instance_batch ({batch}), of which it is a part",
+                "lower it, or leave it out to take all samples at once",
+            )
+        return value
 
     @field_validator("channel_weights")
     @classmethod
@@ -217,16 +255,49 @@ class Training(Section):
         of_variable = self.channel_weights.get(variable, 1.0)
         return self.channel_weights.get(channel, of_variable)
 
-    def rollout_at(self, step: int) -> int:
-        """The number of steps forecast in each sample at an optimizer step, counted from 0."""
-        if isinstance(self.rollout, int):
-            return self.rollout
-        return self.rollout[max(start for start in self.rollout if start <= step)]
+    def lengths_at(self, step: int) -> Lengths:
+        """How far samples are forecast at an optimizer step, counted from 0; as it is drawn."""
+        return Lengths(
+            drawn_at(self.rollout, step, seed=self.seed, name="rollout"),
+            drawn_at(self.latent_rollout, step, seed=self.seed, name="latent_rollout"),
+        )
+
+    def leads_at(self, step: int) -> slice:
+        """Which states of a window are read for an optimizer step, counted from 0."""
+        return self.lengths_at(step).leads
+
+    @property
+    def stages(self) -> dict[int, Lengths]:
+        """The longest that samples are forecast, from each optimizer step that changes it."""
+        starts = starts_of(self.rollout) | starts_of(self.latent_rollout)
+        return {
+            start: Lengths(longest_at(self.rollout, start), longest_at(self.latent_rollout, start))
+            for start in sorted(starts)
+        }
+
+    @property
+    def longest(self) -> Lengths:
+        """The farthest that a sample is forecast at any optimizer step."""
+        return max(self.stages.values(), key=lambda lengths: (lengths.steps, lengths.rollout))
 
     @property
     def longest_rollout(self) -> int:
-        """The largest number of steps forecast in a sample at any optimizer step."""
-        return self.rollout if isinstance(self.rollout, int) else max(self.rollout.values())
+        """The most times that the network is applied to a sample at any optimizer step."""
+        return max(lengths.rollout for lengths in self.stages.values())
+
+    @property
+    def shortest_advance(self) -> int:
+        """The fewest steps by which the training teaches an application to advance at its end.
+
+        That is what a forecast advances by: of fewer applications of the blocks, the decoder has
+        learned nothing.
+        """
+        return shortest_at(self.latent_rollout, self.steps - 1)
+
+    @property
+    def samples_at_once(self) -> int:
+        """Samples of a model instance that go through the network together."""
+        return min(self.micro_batch or self.instance_batch, self.instance_batch)
 
 
 def _is_channel_on_a_level(name: str) -> bool:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor
 
 import weathermixer
+from weathermixer.config import Config
 from weathermixer.console import Progress, say, waiting_for
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.grid import Grid
@@ -26,7 +28,7 @@ from weathermixer.errors import UserError
 from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.initial_times import parse_initial_times
 from weathermixer.forecast.memory import return_freed_memory, share_one_arena
-from weathermixer.forecast.rollout import rollout
+from weathermixer.forecast.rollout import Step, rollout
 from weathermixer.forecast.writer import ForecastWriter, refuse_existing
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
@@ -40,6 +42,7 @@ _LARGEST_BATCH = 8
 _BATCH_BYTES = 64 * 1024 * 1024
 _ADJUSTABLE = (
     "training.dtype",
+    "training.latent_rollout",
     "data.reader",
     "parallel.data",
     "parallel.domain",
@@ -81,12 +84,14 @@ def forecast(
     """Forecast ``steps`` steps from each initial time and write them to the Zarr ``out``.
 
     ``init`` is as :func:`parse_initial_times` reads it; ``store``, anything that ``data.store`` may
-    name, holds the states at these times, and at least the run's channels on the run's grid.
-    Interrupted, the same call goes on with the initial times that are missing, and ends with the
-    same values. ``weights`` are by default the average, where the checkpoint has one, else the last
-    ones. ``overrides`` may change the arithmetic, ``training.dtype``, the library that
-    reads, ``data.reader``, and the mesh, ``parallel.*``. Each rank that was started calls this, and
-    holds, computes, reads and writes its own part of every state and no more.
+    name, holds the states at these times, and at least the run's channels on the run's grid. A
+    forecast advances by as many steps at a time as training taught it to at the least, of which
+    ``steps`` are a multiple. Interrupted, the same call goes on with the initial times that are
+    missing, and ends with the same values. ``weights`` are by default the average, where the
+    checkpoint has one, else the last ones. ``overrides`` may change the arithmetic,
+    ``training.dtype``, the steps at a time, ``training.latent_rollout``, the library that reads,
+    ``data.reader``, and the mesh, ``parallel.*``. Each rank that was started calls this, and holds,
+    computes, reads and writes its own part of every state and no more.
 
     Raises UserError for anything of this that does not hold, for an ``out`` that exists, for a disk
     that is full, and for a forecast that becomes NaN or infinite.
@@ -102,6 +107,8 @@ def forecast(
     weights = weights_of(checkpoint, weights)
     # What training had of a mesh does not bind a forecast.
     config = opened.config_with(overrides, base_overrides=_ANY_MESH)
+    advance = _steps_of_an_application(opened.config, config, steps)
+    applications = steps // advance
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)
     source = open_states_on(store, config.data, grid)
@@ -121,7 +128,7 @@ def forecast(
         say(job.choice.reason)
     mesh, part = job.mesh, job.part
     step_hours = opened.config.data.step_hours
-    lead_hours = step_hours * np.arange(1, steps + 1)
+    lead_hours = step_hours * advance * np.arange(1, applications + 1)
     description = ForecastDescription(
         channels=normalisation.channels,
         initial_times=initial_times,
@@ -150,34 +157,65 @@ def forecast(
         finished = meshes.from_first_rank(lambda: _begin(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     model = opened.load_model(config, mesh, checkpoint, weights)
-    own, total = part.of(normalisation), len(indices) * steps
+    network = partial(model, applications=advance)
+    own, total = part.of(normalisation), len(indices) * applications
     own_channels = source.channel_indices(own.channels)
 
     def read(number: int) -> NDArray[np.float32]:
         return source.read(indices[number], own_channels, part.longitudes)
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
+    like = next(model.parameters())
     with kept_weights(model), Arithmetic.of(config.training.dtype).in_force():
         for number, batch in enumerate(batches):
             if number % mesh.data.size != mesh.data.index:
                 continue
             if not all(finished[position] for position in batch):
-                forecasts = _forecast_batch(model, own, map(read, batch), description, batch)
+                forecasts = _forecast_batch(
+                    network, like, own, map(read, batch), description, batch
+                )
                 for taken in writer.write(batch, forecasts):
                     if progress is not None:
-                        progress(batch.start * steps + taken * len(batch), total)
+                        progress(batch.start * applications + taken * len(batch), total)
                 # Each rank of the instance has written its part when all have come here.
                 total_over((mesh.domain, mesh.tensor), torch.zeros(1, device=mesh.device))
                 if mesh.domain.index == mesh.tensor.index == 0:
                     writer.mark_finished(batch)
             elif progress is not None:
-                progress(batch.stop * steps, total)
+                progress(batch.stop * applications, total)
     with waiting_for("the other ranks to finish their forecasts"):
         meshes.wait_for_all()
     meshes.from_first_rank(writer.finish)
     return ForecastResult(
         out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
     )
+
+
+def _steps_of_an_application(trained: Config, config: Config, steps: int) -> int:
+    """The steps that an application of the network advances by, which all steps are made up of.
+
+    Raises UserError where they are not.
+    """
+    advance = config.training.shortest_advance
+    if steps % advance:
+        raise UserError(
+            f"--steps {steps} is impossible: with training.latent_rollout={advance} a forecast "
+            f"advances by {advance} steps at a time; give a multiple, or set it to another length"
+        )
+    if meshes.is_first_rank():
+        taught = trained.training.latent_rollout
+        if advance != trained.training.shortest_advance:
+            say(
+                f"the forecast advances by {advance} steps at a time, and the run was trained with "
+                f"training.latent_rollout={taught}"
+            )
+        elif advance > 1:
+            hours = trained.data.step_hours
+            say(
+                f"as the run was trained, a forecast advances by {advance} steps at a time: its "
+                f"lead times are {advance * hours:g} h apart"
+            )
+    return advance
 
 
 def _begin(out: Path, description: ForecastDescription) -> list[bool]:
@@ -209,7 +247,8 @@ def _batches(count: int, description: ForecastDescription) -> Iterator[range]:
 
 
 def _forecast_batch(
-    model: nn.Module,
+    network: Step,
+    like: Tensor,
     normalisation: Normalisation,
     initial_states: Iterable[NDArray[np.float32]],
     description: ForecastDescription,
@@ -218,12 +257,12 @@ def _forecast_batch(
     """Forecast states ``(batch, channel, latitude, longitude)`` in SI units, by lead time.
 
     ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``; of all states,
-    channels and longitudes are those of this rank's part. Nothing here refers to a state longer
-    than it is needed: at 0.25° each is a good part of a rank's memory.
+    channels and longitudes are those of this rank's part. The network takes them in the type and
+    place of ``like``. Nothing here refers to a state longer than it is needed: at 0.25° each is a
+    good part of a rank's memory.
 
     Raises UserError at the first state that is NaN or infinite anywhere.
     """
-    like = next(model.parameters())
     static = torch.from_numpy(normalisation.static).to(like)
     # In the model's type before normalising, as in training.
     precision = np.float64 if like.dtype == torch.float64 else np.float32
@@ -232,7 +271,7 @@ def _forecast_batch(
         for state in initial_states
     )
     steps = rollout(
-        model, torch.stack(list(normalised)).to(like), static, len(description.lead_times)
+        network, torch.stack(list(normalised)).to(like), static, len(description.lead_times)
     )
     return_freed_memory()
     for step, state in enumerate(steps):

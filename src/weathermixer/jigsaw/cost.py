@@ -217,14 +217,17 @@ def layers_cost(
     element_bytes: int,
     passes: int = 1,
     recompute: bool = False,
+    forwards: int = 0,
+    fetches: bool = True,
     without_input_gradient: Sequence[nn.Module] = (),
 ) -> Cost:
     """The cost of all layers of ``model`` in a forward and a backward pass.
 
     Several ``passes`` are those within :func:`~weathermixer.jigsaw.weights.kept_weights`, which
     gather the weights once. With ``recompute``, what a pass made is let go of, and made and
-    gathered again in the backward pass. The layers in ``without_input_gradient`` take data in the
-    first pass.
+    gathered again in the backward pass. ``forwards`` are as many forward passes more, of which
+    nothing is kept. Off, ``fetches`` tells that the weights are here already. The layers in
+    ``without_input_gradient`` take data in the first pass.
     """
     statistic_bytes = max(4, element_bytes)
     total = Cost()
@@ -241,10 +244,10 @@ def layers_cost(
                 if recompute:
                     total += cost.fetch * 2 + cost.forward
                 elif number == 0:
-                    total += cost.fetch
+                    total += cost.fetch * fetches + cost.forward * forwards
         elif isinstance(module, LayerNorm | RMSNorm):
             statistics = norm_cost(module, samples=samples, statistic_bytes=statistic_bytes)
-            total += statistics * ((3 if recompute else 2) * passes)
+            total += statistics * ((3 if recompute else 2) * passes + forwards)
     return total
 
 

@@ -144,8 +144,12 @@ def _scale_and_zero(x: Tensor, positions: Tensor, scale: float) -> Tensor:
     return y
 
 
-def set_dropout_key(model: nn.Module, seed: int, step: int) -> None:
-    """Fix what dropout zeroes in the next passes: the same for the same seed and step."""
+def set_dropout_key(model: nn.Module, seed: int, step: int, part: int = 0) -> None:
+    """Fix what dropout zeroes in the next passes: the same for the same seed, step and part of it.
+
+    Parts of a step are samples that pass through the model after each other.
+    """
+    numbers = (seed, step, part) if part else (seed, step)
     for name, module in model.named_modules():
         if isinstance(module, Dropout):
-            module.key = derive_key(seed, step, name)
+            module.key = derive_key(*numbers, name)

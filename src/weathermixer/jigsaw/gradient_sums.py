@@ -67,6 +67,16 @@ class Part:
     outstanding: int = 0
     is_wanted: bool = False
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a gradient, and nothing of it is computed or travels still."""
+        return self.total is not None and not self.outstanding
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the gradient is known and wanted."""
+        return self.is_known and self.is_wanted
+
     def add(self, gradient: Tensor) -> None:
         """Add to what is known."""
         gradient = gradient.to(self.parameter.dtype)

@@ -11,6 +11,8 @@ it, so that parameters that began with the same bits keep them.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,10 +113,12 @@ class BackwardPass:
     """What one backward pass has on its way.
 
     Sums over the replicas begin in the order in which the pass came to the weights, as soon as they
-    are known: an order that does not depend on who wants which gradient.
+    are known: an order that does not depend on who wants which gradient. A pass that ``holds`` its
+    gradients sums none over ranks that hold a parameter alike.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, holds: bool = False) -> None:
+        self._holds = holds
         self._parts: dict[Source | nn.Parameter, Part] = {}
         self._to_sum: deque[Part] = deque()
         self._sums = ReplicaSums()
@@ -131,18 +135,24 @@ class BackwardPass:
     def add(self, source: Source, gradient: Tensor) -> None:
         """Add to the gradient of a parameter."""
         self._part(source).add(gradient)
-        self._begin_sums()
+        self._advance(source)
 
     def complete(self, source: Source) -> None:
         """Take note that the pass has been through all that uses a node, and wants its gradient."""
         self._part(source).is_wanted = True
-        self._begin_sums()
+        self._advance(source)
 
     def end(self) -> None:
         """Give its gradient to every parameter that the pass was asked for."""
         with torch.no_grad():
             BACKLOG.finish()
+            if not self._holds:
+                self._take_what_was_held()
             self._begin_sums(of_unwanted=True)
+            if self._holds:
+                for part in self._parts.values():
+                    _hold(part)
+                return
             sum_shared(part for part in self._parts.values() if part.total is not None)
             self._sums.finish()
             for part in self._parts.values():
@@ -162,16 +172,80 @@ class BackwardPass:
                 self._to_sum.append(part)
         return self._parts[key]
 
+    def _advance(self, source: Source) -> None:
+        """Begin the sums that can begin now, and deliver a gradient that needs none."""
+        self._begin_sums()
+        part = self._part(source)
+        if part.destination.is_here and part.is_complete:
+            # Of later uses and passes nobody has to keep it apart.
+            with torch.no_grad():
+                part.deliver()
+            part.total = None
+
+    def _take_what_was_held(self) -> None:
+        """Add what earlier passes held, also where this one did not come to the parameter."""
+        for parameter in [*_held]:
+            known = [part for part in self._parts.values() if part.parameter is parameter]
+            if not known:
+                source = Source(parameter, _held[parameter].destination)
+                known = [self._part(source)]
+                known[0].is_wanted = True
+            _add_held(known[0])
+
     def _begin_sums(self, *, of_unwanted: bool = False) -> None:
         while self._to_sum:
             part = self._to_sum[0]
-            if part.total is None or part.outstanding or not (part.is_wanted or of_unwanted):
+            if not (part.is_complete or (of_unwanted and part.is_known)):
                 return
             self._to_sum.popleft()
-            self._sums.add(part)
+            if self._holds:
+                _hold(part)
+            else:
+                _add_held(part)
+                self._sums.add(part)
 
 
 _passes: dict[int, BackwardPass] = {}
+_held: dict[nn.Parameter, Part] = {}
+_holds = False
+
+
+@contextmanager
+def held_gradients() -> Iterator[None]:
+    """Within, backward passes keep gradients that several ranks make parts of, and exchange none.
+
+    The next pass outside adds them to its own, and sums these over the ranks. However many passes
+    make a gradient, it so travels once between replicas. Until then ``.grad`` lacks it, and the
+    rank holds its part in the type of the parameter. Every rank enters and leaves the scope at the
+    same place of the program; where it is left with an error, what was held is forgotten.
+    """
+    global _holds
+    before, _holds = _holds, True
+    try:
+        yield
+    except BaseException:
+        _held.clear()
+        raise
+    finally:
+        _holds = before
+
+
+def _hold(part: Part) -> None:
+    """Keep a gradient, if anybody asked for it, for the pass that sums it."""
+    if part.total is None or not part.is_wanted:
+        return
+    if part.parameter in _held:
+        _held[part.parameter].add(part.total)
+    else:
+        _held[part.parameter] = Part(part.parameter, part.destination, part.total)
+    part.total = None
+
+
+def _add_held(part: Part) -> None:
+    """Add what earlier passes held of a gradient."""
+    held = _held.pop(part.parameter, None)
+    if held is not None and held.total is not None:
+        part.add(held.total)
 
 
 def in_backward() -> bool:
@@ -183,7 +257,7 @@ def current_pass() -> BackwardPass:
     """The backward pass that this is called in."""
     number = torch._C._current_graph_task_id()
     if number not in _passes:
-        _passes[number] = BackwardPass()
+        _passes[number] = BackwardPass(holds=_holds)
         torch.autograd.Variable._execution_engine.queue_callback(partial(_end, number))
     return _passes[number]
 
@@ -195,6 +269,7 @@ def let_go_of_broken_passes() -> None:
     """
     if _passes:
         BACKLOG.finish()
+        _held.clear()
     while _passes:
         _, broken = _passes.popitem()
         broken.let_go()

@@ -46,12 +46,11 @@ class BlockTensors:
         new: Callable[[int], Held],
         products: Products,
         *,
-        samples: int,
         wide_bytes: int,
         narrow_bytes: int,
         wide_norms: Collection[nn.Module],
     ) -> None:
-        self._new, self._products, self._samples = new, products, samples
+        self._new, self._products = new, products
         self._wide, self._narrow, self._wide_norms = wide_bytes, narrow_bytes, wide_norms
 
     def block(
@@ -75,7 +74,7 @@ class BlockTensors:
 
     def norm(self, norm: LayerNorm, x: Held) -> tuple[Held, SavedNorm]:
         """Apply a norm: what it makes, and what is saved."""
-        rows, ranks = norm.cut.rows * self._samples, norm.cut.axis.size
+        rows, ranks = norm.cut.rows * self._products.samples, norm.cut.axis.size
         itemsize = self._itemsize(norm)
         wide = max(4, itemsize)
         widened = [self._new(x.num_bytes * wide // itemsize)] if wide != itemsize else []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from weathermixer.config import Config, read_config
+from weathermixer.config import Config, Recompute, read_config
 from weathermixer.console import size_text
 from weathermixer.data.opening import open_states
 from weathermixer.data.states import States
@@ -105,16 +105,16 @@ def configured_states(config: Config) -> States:
 class MeshChoice:
     """How a training or a forecast is run, its predicted seconds of a step, and why, in a line.
 
-    ``threads`` are those of each rank, None where ranks compute on accelerators; with ``recompute``
-    blocks are computed again in the backward pass. ``peak`` is the most operations per second that
-    a rank of the machine can do in the arithmetic, where that is known.
+    ``threads`` are those of each rank, None where ranks compute on accelerators; ``recompute`` is
+    what is computed again in the backward pass. ``peak`` is the most operations per second that a
+    rank of the machine can do in the arithmetic, where that is known.
     """
 
     layout: Layout
     seconds: float
     reason: str
     threads: int | None = None
-    recompute: bool = False
+    recompute: Recompute = "none"
     warning: str | None = None
     peak: float | None = None
 
@@ -171,14 +171,16 @@ def _training_choice(planner: Planner, possible: Sequence[Layout], held: float) 
     candidate = found[best]
     warning = None
     if not candidate.fits:
-        remedy = "more ranks" if candidate.recompute else "more ranks or training.recompute"
+        remedy = "more ranks or a smaller training.micro_batch"
+        if candidate.recompute == "none":
+            remedy = f"training.recompute, {remedy}"
         warning = (
             f"a rank is predicted to hold {size_text(candidate.step.memory_bytes)} of "
             f"{size_text(held)}, more than the {100 * SAFE_SHARE:.0f}% that are known to be safe: "
             f"should memory run out, use {remedy}"
         )
-    recomputes = candidate.recompute and planner.config.training.recompute is None
-    reason = _reason(best, times, planner, recomputes=recomputes)
+    is_chosen = planner.config.training.recompute is None
+    reason = _reason(best, times, planner, candidate.recompute if is_chosen else "none")
     computing = planner.machine.computing_of(ranks=best.world_size, threads=planner.threads)
     return MeshChoice(
         best,
@@ -192,14 +194,17 @@ def _training_choice(planner: Planner, possible: Sequence[Layout], held: float) 
 
 
 def _reason(
-    best: Layout, times: Mapping[Layout, float], planner: Planner, *, recomputes: bool = False
+    best: Layout,
+    times: Mapping[Layout, float],
+    planner: Planner,
+    recompute: Recompute = "none",
 ) -> str:
     """In a line, the mesh, what else was chosen, and what the next best mesh would take."""
     text = f"mesh {layout_text(best)} (data x domain x tensor)"
     if planner.threads is not None:
         text += f", {planner.threads} {'thread' if planner.threads == 1 else 'threads'} a rank"
-    if recomputes:
-        text += ", blocks recomputed since they would not fit"
+    if recompute != "none":
+        text += f", {recompute} recomputed since they would not fit"
     text += f", predicted {times[best]:.3g} s a step"
     others = sorted((seconds, layout_text(layout)) for layout, seconds in times.items())
     if len(others) > 1:

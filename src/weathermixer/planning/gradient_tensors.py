@@ -5,7 +5,7 @@ The counterpart of ``jigsaw.gradients`` and ``gradient_sums``.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from weathermixer.jigsaw.buckets import BUCKET_BYTES, MOST_UNDERWAY
 from weathermixer.jigsaw.layers import Linear
@@ -16,8 +16,8 @@ from weathermixer.planning.ledger import Held, Ledger
 class Gradients:
     """The gradients of weights, as each becomes known; summed over replicas where there are any.
 
-    A weight is used ``uses`` times in the pass. Of one in ``apart`` each use has a gradient of its
-    own; of others, the uses are added up on the rank.
+    A weight is used so many times in a pass as ``uses`` says. Of one in ``apart`` each use has a
+    gradient of its own; of others, the uses are added up on the rank. So are passes that hold them.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Gradients:
         gradient_bytes: int,
         sharded: bool,
         replicas: int,
-        uses: int,
+        uses: Callable[[Linear], int],
         apart: Collection[Linear],
     ) -> None:
         self._new = ledger.new
@@ -37,6 +37,8 @@ class Gradients:
         self._uses, self._apart = uses, apart
         self._totals: dict[Linear, Held] = {}
         self._counts: dict[Linear, int] = {}
+        self._kept: dict[Linear, Held] = {}  # of earlier uses, where they need no sum
+        self._holds = False
         self._held: list[Held] = []
         self._bucket: list[tuple[Linear, Held]] = []
         self._underway: list[list[Held]] = []
@@ -52,35 +54,36 @@ class Gradients:
         if gradient.num_bytes != own:  # made in the type of the product
             gradient = self._new(own, "gradients")
         count = self._counts[layer] = self._counts.get(layer, 0) + 1
-        if layer not in self._apart:
+        is_of_autograd = not self.has_replicas and layer.product.weight_axis.size == 1
+        if is_of_autograd or layer not in self._apart:
             before = self._totals.pop(layer, None)
             if before is not None:
                 gradient = self._new(own, "gradients")
             del before
-            if count < self._uses:
+            if count < self._uses(layer):
                 self._totals[layer] = gradient
                 return
-        if not self.has_replicas:
-            self._keep(layer, gradient)
+        before = self._kept.pop(layer, None)
+        if before is not None:
+            gradient = self._new(own, "gradients")
+        del before
+        if self._holds or not self.has_replicas:
+            self._kept[layer] = gradient
             return
         self._bucket.append((layer, gradient))
         if sum(held.num_bytes for _, held in self._bucket) >= BUCKET_BYTES:
             self._begin()
 
+    def begin_pass(self, *, holds: bool) -> None:
+        """Begin a pass, which ``holds`` gradients for a later one to sum over the replicas."""
+        self._counts.clear()
+        self._holds = holds
+
     def finish(self) -> None:
-        """Sum what is left."""
+        """Sum what is left, as the end of a pass does."""
         if self._bucket:
             self._begin()
         self._underway.clear()
-
-    def _keep(self, layer: Linear, gradient: Held) -> None:
-        if layer.product.weight_axis.size > 1:  # added up when the pass ends
-            self._held.append(gradient)
-            return
-        before = self._totals.pop(layer, None)
-        if before is not None:
-            gradient = self._new(gradient.num_bytes, "gradients")
-        self._totals[layer] = gradient
 
     def _begin(self) -> None:
         """Lay the gradients of a bucket into lines, and send them; earlier ones go on."""

@@ -14,8 +14,9 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import Part
 from weathermixer.planning.machine import Machine
 from weathermixer.planning.step_cost import step_cost
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import step_memory
-from weathermixer.planning.step_phases import StepKind, describe_rank, sent, step_phases
+from weathermixer.planning.step_phases import describe_rank, sent, step_phases
 from weathermixer.planning.step_time import Phase, StepTime, StepTimer
 
 _STORED_BYTES = 4  # of a value in a store
@@ -80,22 +81,9 @@ def describe_jigsaw(
     on_accelerator = not machine.shares_processors
     for corner in layout.corners():
         model = describe_rank(architecture, corner, kind, machine)
-        costs.append(
-            step_cost(model, samples=kind.samples, rollout=kind.rollout) + sent(model, corner, kind)
-        )
+        costs.append(step_cost(model, kind) + sent(model, corner, kind))
         phases.append(tuple(step_phases(model, corner, kind, machine)))
-        memory.append(
-            step_memory(
-                model,
-                samples=kind.samples,
-                rollout=kind.longest_rollout or kind.rollout,
-                sharded=kind.shards_optimizer,
-                gradient_bytes=kind.gradient_bytes,
-                error=kind.error,
-                keeps_average=kind.keeps_average,
-                on_accelerator=on_accelerator,
-            ).peak
-        )
+        memory.append(step_memory(model, kind, on_accelerator=on_accelerator).peak)
         read.append(kind.samples * (kind.rollout + 1) * _state_bytes(architecture, corner))
     return JigsawStep(tuple(phases), busiest(costs), max(read), max(memory))
 

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from weathermixer.config import Config, Training
+from weathermixer.config import Config, Recompute
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
 from weathermixer.model.architecture import Architecture
 from weathermixer.planning.jigsaw_step import describe_jigsaw
 from weathermixer.planning.machine import Machine
 from weathermixer.planning.schemes import OTHER_SCHEMES
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import SAFE_SHARE, fits
-from weathermixer.planning.step_phases import StepKind, describe_rank, step_phases
+from weathermixer.planning.step_phases import describe_rank, step_phases
 from weathermixer.planning.step_time import StepTime, StepTimer
 
 
@@ -57,7 +58,8 @@ class Candidate:
     """A mesh, and a step on it. ``efficiency`` is relative to the fewest ranks that are enough.
 
     ``joules`` are those of all ranks in a step, where the machine's power is known; ``recompute``
-    tells whether blocks are computed again in the backward pass.
+    is what is computed again in the backward pass, as ``training.recompute`` has it, and
+    ``samples_at_once`` are those of an instance that go through the network together.
     """
 
     layout: Layout
@@ -67,7 +69,8 @@ class Candidate:
     peak_fraction: float
     fits: bool
     joules: float | None
-    recompute: bool
+    recompute: Recompute
+    samples_at_once: int = 1
     efficiency: float | None = None
 
     @property
@@ -87,6 +90,7 @@ class Candidate:
             "flops_per_rank": round(self.step.operations),
             "seconds_per_step": self.time.total,
             "samples_per_step": self.samples,
+            "samples_at_once": self.samples_at_once,
             "seconds": {
                 "compute": self.time.compute,
                 "exchange_exposed": self.time.exchange_exposed,
@@ -126,8 +130,10 @@ class Plan:
         least = min(self.candidates, key=lambda candidate: candidate.step.memory_bytes)
         held = self.machine.memory_of(ranks=self.gpus)
         remedies = "parallel.shard_optimizer with replicas,"
-        if not least.recompute:
+        if least.recompute == "none":
             remedies = f"training.recompute, {remedies}"
+        if least.samples_at_once > 1:
+            remedies = f"a smaller training.micro_batch, {remedies}"
         raise UserError(
             f"the model fits on no mesh of {self.gpus} ranks of {self.machine.name}: the least, "
             f"{layout_text(least.layout)}, holds {least.step.memory_bytes / 1e9:.3g} GB, above "
@@ -196,15 +202,25 @@ class Planner:
     def candidate(self, layout: Layout) -> Candidate:
         """A step on one mesh, without its efficiency; LayoutError where there can be none.
 
-        Where the training leaves it open, blocks are recomputed where it would not fit otherwise.
+        Where the training leaves it open, what is recomputed is what takes the least time of all
+        that fits, and nothing where it fits without.
         """
         wanted = self.config.training.recompute
-        candidate = self._candidate(layout, recompute=bool(wanted))
-        if wanted is None and not candidate.fits:
-            return self._candidate(layout, recompute=True)
-        return candidate
+        candidate = self._candidate(layout, recompute=wanted or "none")
+        if wanted is not None or candidate.fits:
+            return candidate
+        others = [self._candidate(layout, recompute=each) for each in self._ways_to_recompute()]
+        fitting = [each for each in others if each.fits]
+        if fitting:
+            return min(fitting, key=lambda each: each.time.total)
+        return min(others, key=lambda each: each.step.memory_bytes)
 
-    def _candidate(self, layout: Layout, *, recompute: bool) -> Candidate:
+    def _ways_to_recompute(self) -> tuple[Recompute, ...]:
+        """What may be computed again to save memory: of one application, nothing by stage."""
+        has_stages = self.config.training.longest_rollout > 1
+        return ("blocks", "stages") if has_stages and self.scheme == "jigsaw" else ("blocks",)
+
+    def _candidate(self, layout: Layout, *, recompute: Recompute) -> Candidate:
         training, ranks = self.config.training, layout.world_size
         kind = self.kind(recompute=recompute)
         step = SCHEMES[self.scheme](self.architecture, layout, kind, self.machine)
@@ -223,30 +239,23 @@ class Planner:
             fits=fits(step.memory_bytes, self.machine.memory_of(ranks=ranks)),
             joules=joules,
             recompute=recompute,
+            samples_at_once=training.samples_at_once,
         )
 
     def forward_seconds(self, layout: Layout) -> float:
         """Seconds of a forward pass of one sample on a mesh, as a forecast takes one."""
-        kind = replace(self.kind(recompute=False), samples=1, rollout=1)
+        advance = self.config.training.shortest_advance
+        kind = replace(
+            self.kind(recompute="none"), samples=1, micro_batch=1, rollout=1, latent=advance
+        )
         model = describe_rank(self.architecture, layout, kind, self.machine)
         timer = StepTimer(self.machine, layout.world_size, self.threads)
         forward, *_ = step_phases(model, layout, kind, self.machine)
         return timer.phase(forward).total
 
-    def kind(self, *, recompute: bool) -> StepKind:
-        """The step that most of the training's steps are, with blocks recomputed or kept."""
-        training, parallel = self.config.training, self.config.parallel
-        return StepKind(
-            samples=training.instance_batch,
-            dtype=training.dtype,
-            rollout=usual_rollout(training),
-            recompute=recompute,
-            shards_optimizer=parallel.shard_optimizer,
-            gradient_bytes=2 if parallel.gradient_dtype else None,
-            longest_rollout=training.longest_rollout,
-            error=training.error,
-            keeps_average=training.average_decay is not None,
-        )
+    def kind(self, *, recompute: Recompute) -> StepKind:
+        """The step that most of the training's steps are, with some of it recomputed."""
+        return StepKind.of(self.config.training, self.config.parallel, recompute=recompute)
 
     def _base(self, found: Iterable[Candidate], gpus: int) -> float | None:
         """Rank-seconds for a sample on the fewest ranks that hold one instance."""
@@ -281,17 +290,6 @@ def all_layouts(ranks: int) -> list[Layout]:
         if ranks % data == 0
         for layout in layouts(ranks // data, data=data)
     ]
-
-
-def usual_rollout(training: Training) -> int:
-    """The rollout of most of a training's steps."""
-    if isinstance(training.rollout, int):
-        return training.rollout
-    starts = sorted(start for start in training.rollout if start < training.steps)
-    lengths = dict.fromkeys(starts, 0)
-    for start, stop in zip(starts, [*starts[1:], training.steps], strict=True):
-        lengths[start] = stop - start
-    return training.rollout[max(lengths, key=lambda start: lengths[start])]
 
 
 def layout_json(layout: Layout) -> dict[str, int]:

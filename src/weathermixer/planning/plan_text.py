@@ -54,7 +54,8 @@ def render_plan(plan: Plan) -> str:
         "mesh: data x domain x tensor; figures per rank and step",
     ]
     if plan.best is not None:
-        recomputed = ", with blocks recomputed" if plan.best.recompute else ""
+        what = plan.best.recompute
+        recomputed = "" if what == "none" else f", with {what} recomputed"
         lines.append(f"best: {layout_text(plan.best.layout)}{recomputed}")
     lines += [
         f"  {layout_text(candidate.layout)}: {reason_against(candidate, plan)}"

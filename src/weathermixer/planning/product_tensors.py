@@ -51,7 +51,7 @@ class Products:
     ) -> None:
         """``element_bytes`` are those of the type that a layer computes in."""
         self._new = ledger.new
-        self._samples, self._weight_bytes = samples, weight_bytes
+        self.samples, self._weight_bytes = samples, weight_bytes  # those in hand, which may change
         self._has_link = layers[0].product.along.has_link
         self.weights = GatheredWeights(
             ledger, layers, weight_bytes=weight_bytes, element_bytes=element_bytes, apart=apart
@@ -188,7 +188,7 @@ class Products:
         size = gathered.axis.size
         message: list[Held] = []
         if size > 1:
-            own = gathered.own_features * gathered.own_rows * self._samples * element_bytes
+            own = gathered.own_features * gathered.own_rows * self.samples * element_bytes
             if factor.others is None:
                 factor.others = self._gathered(gathered, element_bytes)
             if gathered.features_first and pieces > 1 and not gathered.by_rows:
@@ -216,23 +216,23 @@ class Products:
         total = sum(features * rows for features, rows in sizes)
         if not side.by_rows:
             total -= side.own_features * side.own_rows
-        return self._new(total * self._samples * element_bytes, "exchange")
+        return self._new(total * self.samples * element_bytes, "exchange")
 
     def _blocks(self, side: Side, element_bytes: int, pieces: int) -> list[int]:
         """Bytes of what a piece of a partial product has for each rank; none where it is whole."""
         if side.axis.size == 1:
             return []
         return [
-            features * rows * self._samples * element_bytes // pieces
+            features * rows * self.samples * element_bytes // pieces
             for features, rows in zip(side.features, side.rows, strict=True)
         ]
 
     def _own_bytes(self, side: Side, element_bytes: int) -> int:
-        return side.own_features * side.own_rows * self._samples * element_bytes
+        return side.own_features * side.own_rows * self.samples * element_bytes
 
     def _num_pieces(self, layers: Sequence[Linear], element_bytes: int) -> int:
         products = [layer.product for layer in layers]
-        return num_pieces(products, samples=self._samples, element_bytes=element_bytes)
+        return num_pieces(products, samples=self.samples, element_bytes=element_bytes)
 
     def _passes_by_pieces(self, layer: Linear, element_bytes: int, pieces: int) -> bool:
         is_alone = layer.product.weight_axis.size == 1

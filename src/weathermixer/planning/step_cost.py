@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from weathermixer.config import Parallel
 from weathermixer.jigsaw.cost import Cost, layers_cost, shared_cost
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
@@ -9,35 +11,42 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import check_cuts
 from weathermixer.model.mixer import WeatherMixer
+from weathermixer.planning.step_kind import StepKind
 
 
-def step_cost(model: WeatherMixer, *, samples: int, rollout: int = 1) -> Cost:
-    """Cost of the forward and backward pass on the rank that ``model`` was built for.
+def step_cost(model: WeatherMixer, kind: StepKind) -> Cost:
+    """Cost of the forward and backward passes on the rank that ``model`` was built for.
 
-    The model may lie on any device, such as ``meta``. Counted are ``rollout`` applications of the
-    whole network to ``samples`` samples. What replicas send each other of weights and their
-    gradients comes on top (``jigsaw.cost.replicas_cost``).
+    The model may lie on any device, such as ``meta``. What replicas send each other of weights and
+    their gradients comes on top (``jigsaw.cost.replicas_cost``).
     """
+    first, *later = kind.passing
+    passes = _passes_cost(model, kind, first)
+    for samples in dict.fromkeys(later):
+        passes += _passes_cost(model, kind, samples, fetches=False) * later.count(samples)
+    return passes + shared_cost(model, parameter_bytes=next(model.parameters()).element_size())
+
+
+def _passes_cost(
+    model: WeatherMixer, kind: StepKind, samples: int, *, fetches: bool = True
+) -> Cost:
+    """Cost of passing so many samples through the network and back."""
     weight_bytes = next(model.parameters()).element_size()
-    wide = layers_cost(
-        model.encoder,
-        samples=samples,
-        element_bytes=weight_bytes,
-        passes=rollout,
-        without_input_gradient=[model.encoder],
-    ) + layers_cost(model.head, samples=samples, element_bytes=weight_bytes, passes=rollout)
-    narrow = [
-        layers_cost(
-            part,
-            samples=samples,
-            element_bytes=model.arithmetic.itemsize if model.arithmetic else weight_bytes,
-            passes=rollout,
-            recompute=recompute,
-        )
-        for part, recompute in ((model.blocks, model.recompute), (model.decoder, False))
-    ]
-    shared = shared_cost(model, parameter_bytes=weight_bytes)
-    return sum(narrow, wide + shared)
+    cost = partial(layers_cost, samples=samples, fetches=fetches)
+    of_edges = partial(cost, passes=kind.rollout, forwards=kind.forwards_again)
+    narrow_bytes = model.arithmetic.itemsize if model.arithmetic else weight_bytes
+    encoder = of_edges(
+        model.encoder, element_bytes=weight_bytes, without_input_gradient=[model.encoder]
+    )
+    blocks = cost(
+        model.blocks,
+        element_bytes=narrow_bytes,
+        passes=kind.rollout * kind.latent,
+        forwards=kind.forwards_again * kind.latent,
+        recompute=kind.recompute == "blocks",
+    )
+    decoder = of_edges(model.decoder, element_bytes=narrow_bytes)
+    return encoder + blocks + decoder + of_edges(model.head, element_bytes=weight_bytes)
 
 
 def possible_layouts(

@@ -8,12 +8,12 @@ while it runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
-from weathermixer.config.training_settings import ErrorKind
 from weathermixer.data.feeding.read_ahead import buffer_bytes
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ledger import Ledger
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_tensors import SampleSizes, StepTensors
 
 # What a plan may take of a device's memory. Tensors are predicted within 5% of what a step holds
@@ -55,43 +55,27 @@ def fits(num_bytes: float, device_bytes: float) -> bool:
     return num_bytes <= SAFE_SHARE * device_bytes
 
 
-def step_memory(
-    model: WeatherMixer,
-    *,
-    samples: int,
-    rollout: int = 1,
-    sharded: bool = False,
-    gradient_bytes: int | None = None,
-    error: ErrorKind = "squared",
-    keeps_average: bool = False,
-    on_accelerator: bool = False,
-) -> StepMemory:
+def step_memory(model: WeatherMixer, kind: StepKind, *, on_accelerator: bool = False) -> StepMemory:
     """The memory of a training step on the rank that ``model`` was built for, as ``describe`` does.
 
-    The model may lie on any device, such as ``meta``, in the type of the training's weights; its
-    ``arithmetic`` and ``recompute`` count. ``samples`` are those of an instance and step,
-    ``rollout`` the longest that the training has. With ``sharded``, each replica's optimizer has
-    its own rows; ``gradient_bytes`` is the size of what gradients travel in between replicas, by
-    default that of the weights; ``error`` is the ``training.error``, and ``keeps_average``
-    tells of an average of the weights. ``on_accelerator`` tells what
-    is read ahead from what the device holds. The rank with the most is among the corners of the
-    mesh (``Layout.corners``).
+    It is that of the lengths, among the ``farthest`` of the ``kind``, that take the most. The model
+    may lie on any device, such as ``meta``, in the type of the training's weights; its
+    ``arithmetic`` counts. ``on_accelerator`` tells what is read ahead from what the device holds.
+    The rank with the most is among the corners of the mesh (``Layout.corners``).
     """
+    kinds = [
+        replace(kind, rollout=lengths.rollout, latent=lengths.latent) for lengths in kind.farthest
+    ]
+    held = [_memory_of(model, each, on_accelerator=on_accelerator) for each in kinds or [kind]]
+    return max(held, key=lambda memory: memory.peak)
+
+
+def _memory_of(model: WeatherMixer, kind: StepKind, *, on_accelerator: bool) -> StepMemory:
     ledger = Ledger()
-    tensors = StepTensors(
-        ledger,
-        model,
-        samples=samples,
-        rollout=rollout,
-        sharded=sharded,
-        gradient_bytes=gradient_bytes,
-        error=error,
-        keeps_average=keeps_average,
-    )
-    tensors.walk()
+    StepTensors(ledger, model, kind).walk()
     weight_bytes = next(model.parameters()).element_size()
     state = SampleSizes.of(model).state * weight_bytes
-    batch = samples * (rollout + 1) * state
+    batch = kind.samples * (kind.rollout + 1) * state
     ahead = buffer_bytes(batch, state) - batch  # the batch in hand is one of the samples
     parts = {field.name: ledger.at_peak.get(field.name, 0) for field in fields(StepMemory)}
     if on_accelerator:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 
-from weathermixer.config.training_settings import ErrorKind
 from weathermixer.jigsaw.cost import Cost, replicas_cost, shared_cost
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Axis, Mesh
@@ -22,31 +21,10 @@ from weathermixer.planning.layer_work import (
     lines_through_node,
 )
 from weathermixer.planning.machine import Machine, ProductType
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import Phase, PlannedExchange
 
 _SCALARS = 3  # summed over the mesh in each step: loss, square of the norm, whether to stop
-
-
-@dataclass(frozen=True)
-class StepKind:
-    """What a step depends on, besides the network and the mesh.
-
-    ``samples`` are those of a model instance, ``rollout`` the applications to each; ``dtype`` is a
-    ``training.dtype``. With ``shards_optimizer`` replicas divide the optimizer, and
-    ``gradient_bytes`` are those of a gradient's element between them. Memory is for the
-    ``longest_rollout``, by default that of the step, and with a loss of such an ``error``;
-    ``keeps_average`` tells of an average of the weights.
-    """
-
-    samples: int
-    dtype: ProductType = "float32"
-    rollout: int = 1
-    recompute: bool = False
-    shards_optimizer: bool = False
-    gradient_bytes: int | None = None
-    longest_rollout: int | None = None
-    error: ErrorKind = "squared"
-    keeps_average: bool = False
 
 
 def has_link(machine: Machine) -> bool:
@@ -67,9 +45,9 @@ def describe_rank(
     model = describe(
         architecture,
         mesh,
-        samples=kind.samples,
+        samples=kind.passing[0],
         arithmetic=narrow,
-        recompute=kind.recompute,
+        recompute=kind.recompute == "blocks",
     )
     return model.to(arithmetic.states)
 
@@ -92,29 +70,67 @@ def step_phases(
 ) -> list[Phase]:
     """A training step on the rank that ``model`` was described for, by :func:`describe_rank`."""
     mesh = Mesh.describe(layout, has_link=has_link(machine))
+    states = Arithmetic.of(kind.dtype).states.itemsize
+    phases: list[Phase] = []
+    like: dict[tuple[int, bool], tuple[Phase, Phase]] = {}
+    last = len(kind.passing) - 1
+    for number, samples in enumerate(kind.passing):
+        if 0 < number < last and (samples, True) in like:
+            phases += like[samples, True]
+            continue
+        wide = _network_passes(model, mesh, kind, machine, samples, fetches=number == 0)
+        if number:  # added to what the samples before have left
+            held = sum(layer.weight.numel() for layer in linears(model))
+            wide.backward.add_elements("copy", held, tensors=3, element_bytes=states)
+        if number == last:
+            _add_shared(wide.backward, model, mesh, states)
+            _add_gradient_sums(wide.backward, model, mesh, kind, machine)
+        if number == 0 and kind.shards_optimizer:
+            _add_weight_arrivals(wide.forward, model, mesh, kind, machine)
+        made = wide.forward.phase(), wide.backward.phase()
+        if 0 < number < last:
+            like[samples, True] = made
+        phases += made
+    phases.append(_optimizer(model, mesh, kind, machine))
+    return [phase for phase in phases if phase.products or phase.elementwise]
+
+
+def _network_passes(
+    model: WeatherMixer,
+    mesh: Mesh,
+    kind: StepKind,
+    machine: Machine,
+    samples: int,
+    *,
+    fetches: bool,
+) -> LayerWork:
+    """What so many samples are, forwards and back; they ``fetch`` weights that move, if first."""
     arithmetic = Arithmetic.of(kind.dtype)
     states, products = arithmetic.states.itemsize, arithmetic.products.itemsize
     wide_type: ProductType = "float32" if kind.dtype == "bfloat16" else kind.dtype
-    wide = _passes(machine, kind.samples, wide_type, states, states)
-    blocks = replace(wide, dtype=kind.dtype, element_bytes=products)
-    again = _passes(machine, kind.samples, kind.dtype, products, states)
-    for application in range(kind.rollout):
-        is_first = application == 0
-        _add_edges(wide, blocks, model, mesh, is_first=is_first)
-        for mixing in model.blocks.modules():
-            if isinstance(mixing, Mixing):
-                _add_mixing(blocks, mixing, fetches=is_first or kind.recompute)
-                if kind.recompute:
-                    _add_mixing(again, mixing)
-        _add_loss(wide, model.architecture, mesh)
-    if kind.recompute:
-        wide.backward.products += again.forward.products
-        wide.backward.elementwise += again.forward.elementwise
-        wide.backward.exchanges += again.forward.exchanges
-    _add_shared(wide.backward, model, mesh, states)
-    _add_replicas(wide, model, mesh, kind, machine)
-    phases = [wide.forward.phase(), wide.backward.phase(), _optimizer(model, mesh, kind, machine)]
-    return [phase for phase in phases if phase.products or phase.elementwise]
+    wide = _passes(machine, samples, wide_type, states, states)
+    again = _passes(machine, samples, wide_type, states, states)
+    by_block = kind.recompute == "blocks"
+    for application in range(kind.rollout + kind.forwards_again):
+        is_first, is_again = fetches and application == 0, application >= kind.rollout
+        into = again if is_again else wide
+        blocks = replace(into, dtype=kind.dtype, element_bytes=products)
+        _add_edges(into, blocks, model, mesh, fetches=is_first, has_input_gradient=application > 0)
+        for number in range(kind.latent):
+            for mixing in model.blocks.modules():
+                if isinstance(mixing, Mixing):
+                    _add_mixing(blocks, mixing, fetches=by_block or (is_first and number == 0))
+                    if by_block:
+                        _add_mixing(
+                            replace(again, dtype=kind.dtype, element_bytes=products), mixing
+                        )
+        if not is_again:
+            _add_loss(wide, model.architecture, mesh)
+    # Of what is computed again, the forward pass alone.
+    wide.backward.products += again.forward.products
+    wide.backward.elementwise += again.forward.elementwise
+    wide.backward.exchanges += again.forward.exchanges
+    return wide
 
 
 def sent(model: WeatherMixer, layout: Layout, kind: StepKind) -> Cost:
@@ -130,8 +146,8 @@ def _replicas_cost(model: WeatherMixer, kind: StepKind) -> Cost:
         parameter_bytes=states,
         gradient_bytes=kind.gradient_bytes or states,
         sharded=kind.shards_optimizer,
-        passes=kind.rollout,
-        without_kept_weights=[model.blocks] if kind.recompute else [],
+        passes=kind.rollout * kind.latent,
+        without_kept_weights=[model.blocks] if kind.recompute == "blocks" else [],
     )
 
 
@@ -160,7 +176,13 @@ def _add_mixing(work: LayerWork, mixing: Mixing, *, fetches: bool = True) -> Non
 
 
 def _add_edges(
-    wide: LayerWork, blocks: LayerWork, model: WeatherMixer, mesh: Mesh, *, is_first: bool
+    wide: LayerWork,
+    blocks: LayerWork,
+    model: WeatherMixer,
+    mesh: Mesh,
+    *,
+    fetches: bool,
+    has_input_gradient: bool,
 ) -> None:
     """Add encoder, decoder and head of one application."""
     part = Part.on(mesh, model.architecture)
@@ -169,21 +191,21 @@ def _add_edges(
     static = (part.static.stop - part.static.start) * points * wide.samples
     encoder, decoder = model.encoder, model.decoder
     # State and static fields are joined, and cut into patches.
-    back = 0 if is_first else 1
+    back = 1 if has_input_gradient else 0
     wide.copies(prognostic + static, forward=1, backward=back)
     wide.copies(prognostic + static, forward=1, backward=back, kind="transpose")
-    wide.linear(encoder, input_gradient=not is_first, fetches=is_first)
+    wide.linear(encoder, input_gradient=has_input_gradient, fetches=fetches)
     latent = blocks.norm(decoder.norm)
     blocks.copies(latent, forward=2, backward=3)
-    blocks.linear(decoder.linear, fetches=is_first)
+    blocks.linear(decoder.linear, fetches=fetches)
     wide.copies(prognostic, forward=1, backward=1, kind="transpose")
     if isinstance(model.head, Blend):
         wide.norm(model.head.decoded_norm)
         wide.copies(prognostic, forward=4, backward=4)
         wide.norm(model.head.norm)
-        wide.linear(model.head.linear, fetches=is_first)
+        wide.linear(model.head.linear, fetches=fetches)
     else:
-        wide.copies(prognostic, forward=2, backward=1 if is_first else 2)
+        wide.copies(prognostic, forward=2, backward=2 if has_input_gradient else 1)
 
 
 def _add_loss(work: LayerWork, architecture: Architecture, mesh: Mesh) -> None:
@@ -203,25 +225,32 @@ def _add_shared(work: PassWork, model: nn.Module, mesh: Mesh, weight_bytes: int)
     work.add_exchange(cost, widest)
 
 
-def _add_replicas(
-    work: LayerWork, model: WeatherMixer, mesh: Mesh, kind: StepKind, machine: Machine
+def _add_gradient_sums(
+    work: PassWork, model: WeatherMixer, mesh: Mesh, kind: StepKind, machine: Machine
 ) -> None:
-    """Add what replicas exchange of weights and gradients.
+    """Add what replicas exchange of gradients, which travels beside the last backward pass.
 
-    Half of it, the sums, travels beside the backward pass; so does the other, the gradients that
-    come back, or else the weights, beside the next forward pass.
+    That is half of what they exchange; or all, where they need the sums whole.
     """
-    states = Arithmetic.of(kind.dtype).states.itemsize
     cost = _replicas_cost(model, kind)
     if not cost.calls:
         return
-    for target in (work.backward, work.forward if kind.shards_optimizer else work.backward):
-        target.exchanges.append(_half(cost, mesh, machine))
+    work.exchanges += [_half(cost, mesh, machine)] * (1 if kind.shards_optimizer else 2)
     held = sum(layer.weight.numel() for layer in linears(model))
     # Into buckets and out of them; and between, each replica sums up its share of the rows.
-    work.backward.add_elements(
-        "copy", held, tensors=4 + 3, element_bytes=states, kernels=4 * len(linears(model))
+    element_bytes = Arithmetic.of(kind.dtype).states.itemsize
+    work.add_elements(
+        "copy", held, tensors=4 + 3, element_bytes=element_bytes, kernels=4 * len(linears(model))
     )
+
+
+def _add_weight_arrivals(
+    work: PassWork, model: WeatherMixer, mesh: Mesh, kind: StepKind, machine: Machine
+) -> None:
+    """Add the other half: weights that come from the replicas beside the first forward pass."""
+    cost = _replicas_cost(model, kind)
+    if cost.calls:
+        work.exchanges.append(_half(cost, mesh, machine))
 
 
 def _half(cost: Cost, mesh: Mesh, machine: Machine) -> PlannedExchange:

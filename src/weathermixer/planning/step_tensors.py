@@ -26,6 +26,7 @@ from weathermixer.planning.block_tensors import (
 from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.product_tensors import Products, SavedMaps
+from weathermixer.planning.step_kind import StepKind
 
 # Tensors of a state's size that are made of its errors to have what they cost, and its slopes.
 _COST_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 2, "huber": 3}
@@ -68,37 +69,24 @@ class _SavedApplication:
 class StepTensors:
     """A training step on the rank that a model was built for; :meth:`walk` takes it."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        model: WeatherMixer,
-        *,
-        samples: int,
-        rollout: int,
-        sharded: bool,
-        gradient_bytes: int | None,
-        error: ErrorKind,
-        keeps_average: bool,
-    ) -> None:
-        self._new, self._model = ledger.new, model
-        self._samples, self._rollout, self._sharded = samples, rollout, sharded
-        self._error: ErrorKind = error
-        self._keeps_average = keeps_average
+    def __init__(self, ledger: Ledger, model: WeatherMixer, kind: StepKind) -> None:
+        self._new, self._model, self._kind = ledger.new, model, kind
+        self._by_block = kind.recompute == "blocks"
+        self._samples = kind.passing[0]  # that go through the network now
         self._wide = next(model.parameters()).element_size()
         self._narrow = model.arithmetic.itemsize if model.arithmetic else self._wide
         self._sizes = SampleSizes.of(model)
-        self._state = self._sizes.state * samples * self._wide
         layers = [each for each in model.modules() if isinstance(each, Linear)]
-        apart = {each for each in model.blocks.modules() if isinstance(each, Linear)}
-        apart = apart if model.recompute else set()
+        in_blocks = {each for each in model.blocks.modules() if isinstance(each, Linear)}
+        apart = in_blocks if self._by_block else set()
         data = layers[0].pieces["weight"].destination.rows_over
         self._gradients = Gradients(
             ledger,
             weight_bytes=self._wide,
-            gradient_bytes=gradient_bytes or self._wide,
-            sharded=sharded and data is not None,
+            gradient_bytes=kind.gradient_bytes or self._wide,
+            sharded=kind.shards_optimizer and data is not None,
             replicas=data.size if data is not None else 1,
-            uses=rollout,
+            uses=lambda layer: self._applications * (kind.latent if layer in in_blocks else 1),
             apart=apart,
         )
         is_wide = {model.encoder, *model.head.children()}
@@ -106,7 +94,7 @@ class StepTensors:
             ledger,
             layers,
             self._gradients,
-            samples=samples,
+            samples=self._samples,
             weight_bytes=self._wide,
             element_bytes=lambda layer: self._wide if layer in is_wide else self._narrow,
             apart=apart,
@@ -114,49 +102,81 @@ class StepTensors:
         self._blocks = BlockTensors(
             ledger.new,
             self._products,
-            samples=samples,
             wide_bytes=self._wide,
             narrow_bytes=self._narrow,
             wide_norms=set(model.head.children()),
         )
 
     def walk(self) -> None:
-        """Take the step."""
+        """Take the step; of samples that pass like those before them, some stand for all."""
         resident = [self._new(num_bytes, part) for num_bytes, part in self._resident()]
-        saved: list[_SavedApplication] = []
-        forecast: list[Held] = []
-        for _ in range(self._rollout):
-            state, of_application = self._forward()
-            forecast.append(state)
-            saved.append(of_application)
-            del of_application
-        self._products.weights.forget()
-        gradient: list[Held] = []
-        while saved:
-            gradient = self._backward(saved.pop(), gradient, is_first=len(saved) == 0)
-        self._products.deferred.finish()
-        self._gradients.finish()
-        del resident, forecast
+        # The first find no gradients, the next do, and the last let go of weights.
+        first, *later = self._kind.passing
+        passing = [first, *later[:1], *later[1:][-1:]]
+        for number, samples in enumerate(passing):
+            self._samples = self._products.samples = samples
+            self._pass(is_last_batch=number == len(passing) - 1)
+        del resident
+
+    def _pass(self, *, is_last_batch: bool) -> None:
+        """Pass the samples in hand through the network and back, by stage or all at once."""
+        rollout, length = self._kind.rollout, self._applications
+        # Of what earlier stages make, nothing is kept but the states that later ones start from.
+        starts = [self._new(self._state) for _ in range(rollout - length)]
+        later: list[Held] = []
+        for first in reversed(range(0, rollout, length)):
+            is_last = is_last_batch and first == 0
+            self._gradients.begin_pass(holds=not is_last)
+            saved: list[_SavedApplication] = []
+            forecast: list[Held] = []
+            for _ in range(length):
+                state, of_application = self._forward()
+                forecast.append(state)
+                saved.append(of_application)
+                del state, of_application
+            if is_last:
+                self._products.weights.forget()
+            # The root of the pass, and what comes to it from later stages, are held until it ends.
+            roots = [*forecast[-1:], *later] if later else []
+            forecast.clear()
+            gradient = [*later]
+            while saved:
+                gradient = self._backward(saved.pop(), gradient, is_first=first + len(saved) == 0)
+            self._products.deferred.finish()
+            self._gradients.finish()
+            later = [self._new(self._state)] if gradient else []
+            del gradient, roots
+            del starts[-1:]
 
     def _resident(self) -> list[tuple[int, str]]:
         """What there is before the step and after it."""
         parameters = owned = count = 0
         for _, parameter, piece in local_parameters(self._model):
             data, rows = piece.destination.rows_over, parameter.shape[0]
-            if self._sharded and data is not None:
+            if self._kind.shards_optimizer and data is not None:
                 rows = len(shard(rows, data.size, data.index))
             parameters, count = parameters + parameter.numel(), count + 1
             owned += rows * math.prod(parameter.shape[1:])
         parameters += sum(buffer.numel() for buffer in self._model.buffers())
         sizes = self._sizes
         samples = sizes.static + sizes.channels * self._model.architecture.grid[0]
-        samples += self._samples * (self._rollout + 1) * sizes.state
+        samples += self._kind.samples * (self._kind.rollout + 1) * sizes.state
         return [
             (parameters * self._wide, "parameters"),
             (2 * owned * self._wide + 4 * count, "optimizer"),
-            (owned * self._wide if self._keeps_average else 0, "average"),
+            (owned * self._wide if self._kind.keeps_average else 0, "average"),
             (samples * self._wide, "samples"),
         ]
+
+    @property
+    def _applications(self) -> int:
+        """Applications of the network in a pass."""
+        return 1 if self._kind.recompute == "stages" else self._kind.rollout
+
+    @property
+    def _state(self) -> int:
+        """Bytes of the states in hand at one time."""
+        return self._sizes.state * self._samples * self._wide
 
     # -- forward -----------------------------------------------------------------------------------
 
@@ -172,10 +192,10 @@ class StepTensors:
             x = new(self._narrowed(x.num_bytes))
         encoded = x
         blocks: list[list[SavedMixing] | Held] = []
-        for block in model.blocks:
+        for block in [*model.blocks] * self._kind.latent:
             given = x
             x, of_block = self._blocks.block(mixings(block), x)
-            blocks.append(given if model.recompute else of_block)
+            blocks.append(given if self._by_block else of_block)
             del given, of_block
         normed, norm = self._blocks.norm(norm_of(model.decoder.norm), x)
         both = new(2 * x.num_bytes)
@@ -190,7 +210,7 @@ class StepTensors:
         forecast, head = self._head(fields)
         del fields
         error = new(self._state)
-        costs = [new(self._state) for _ in range(_COST_TENSORS[self._error])]
+        costs = [new(self._state) for _ in range(_COST_TENSORS[self._kind.error])]
         del costs
         return forecast, _SavedApplication(encoder, blocks, norm, decoder, head, [error])
 
@@ -233,7 +253,7 @@ class StepTensors:
         del values
         assert both is not None
         dx = self._blocks.norm_back(norm_of(model.decoder.norm), both.num_bytes // 2, saved.norm)
-        for block in reversed(model.blocks):
+        for block in [*reversed(model.blocks)] * self._kind.latent:
             of_block = saved.blocks.pop()
             if isinstance(of_block, Held):
                 self._products.weights.is_again = True
@@ -262,7 +282,7 @@ class StepTensors:
         mean = new(state)
         weighted = new(state)
         del mean
-        made = [new(state) for _ in range(_SLOPE_TENSORS[self._error])]
+        made = [new(state) for _ in range(_SLOPE_TENSORS[self._kind.error])]
         gradient = new(state)
         del made, weighted
         error.clear()

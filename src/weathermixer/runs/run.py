@@ -207,10 +207,10 @@ def build_model(
         mesh,
         seed=training.seed if draws_weights else None,
         increment_scale=torch.from_numpy(normalisation.increment_scale[own.channels]),
-        samples=training.instance_batch,
+        samples=training.samples_at_once,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
-        recompute=bool(training.recompute),
+        recompute=training.recompute == "blocks",
     )
 
 

@@ -19,8 +19,9 @@ from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.cuts import describe
 from weathermixer.planning.jigsaw_step import JigsawStep
 from weathermixer.planning.machine import Machine
-from weathermixer.planning.plan import Candidate, Plan, Planner, layout_text, usual_rollout
+from weathermixer.planning.plan import Candidate, Plan, Planner, layout_text
 from weathermixer.planning.step_cost import possible_layouts, step_cost
+from weathermixer.planning.step_kind import StepKind, usual_lengths
 from weathermixer.planning.step_time import StepTimer
 
 Kind = Literal["strong", "weak", "roofline"]
@@ -230,12 +231,14 @@ class Experiment:
     ) -> Case:
         candidate = self._planned(config, layout, contender)
         step, samples = candidate.step, config.training.instance_batch * layout.data
+        usual = usual_lengths(config.training)
         moved = step.bytes_moved if isinstance(step, JigsawStep) else None
         settings = _with(
             config,
             parallel={"data": layout.data, "domain": layout.domain, "tensor": layout.tensor},
             training={
-                "rollout": usual_rollout(config.training),
+                "rollout": usual.rollout,
+                "latent_rollout": usual.latent,
                 "recompute": candidate.recompute,
                 "steps": max(config.training.steps, _FEWEST_STEPS),
             },
@@ -269,8 +272,9 @@ class Experiment:
     def _operations(self, config: Config, samples: int) -> float:
         """Operations of a step for so many samples, without what is computed again."""
         model = describe(self._architecture(config), Mesh.describe())
-        rollout = usual_rollout(config.training)
-        return 2.0 * step_cost(model, samples=samples, rollout=rollout).multiply_adds
+        kind = StepKind.of(config.training, config.parallel, recompute="none")
+        whole = replace(kind, samples=samples, micro_batch=samples)
+        return 2.0 * step_cost(model, whole).multiply_adds
 
     def _channels_for(self, times: int) -> int:
         """Latent channels with which a step has about so many times the operations."""

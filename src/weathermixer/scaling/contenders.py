@@ -98,7 +98,7 @@ class JigsawTraining:
             ranks_on_machine=this_rank().local_world_size,
             choice=MeshChoice(case.layout, case.planned_seconds, "as it is measured"),
         )
-        no_validation = np.empty((0, config.training.longest_rollout + 1), dtype=np.int64)
+        no_validation = np.empty((0, config.training.longest.rollout + 1), dtype=np.int64)
         self._counter = mesh.counter
         self._loop = TrainingLoop(job, samples.run, samples.windows, no_validation)
 
@@ -155,7 +155,7 @@ class PeerTraining:
             layout=case.layout.at(place),
             steps=range(self._training.steps),
             samples=0,
-            rollout_at=self._training.rollout_at,
+            leads_at=self._training.leads_at,
         )
         self._batches = read_ahead(reader, plan, device=device)
         self._step = 0
@@ -204,7 +204,7 @@ def _build(
     whole = build_model(architecture, case.config.training, samples.normalisation)
     model = WeatherMixer(
         architecture,
-        recompute=bool(case.config.training.recompute),
+        recompute=case.config.training.recompute == "blocks",
         device=torch.device("meta"),
     )
     model = model.to(next(whole.parameters()).dtype)

@@ -135,34 +135,35 @@ def _statistics(data: Data, store: States, workers: Workers) -> Statistics:
 
 
 def training_windows(data: Data, training: Training, store: States) -> Windows:
-    """All samples to learn from, each as long as the longest rollout.
+    """All samples to learn from, each as long as the farthest forecast.
 
     Raises UserError where the training period holds none.
     """
     return require_windows(
         store,
         data.step_hours,
-        training.longest_rollout,
+        training.longest.steps,
         training_period(data, store),
         key="data.train",
     )
 
 
 def validation_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
-    """The samples of a validation, as time indices ``(sample, longest rollout + 1)``.
+    """The samples of a validation, as time indices ``(sample, rollout + 1)``.
 
-    A validation period that was asked for must hold some (UserError); the one by default may not.
+    They are forecast as far as any sample of the training. A validation period that was asked for
+    must hold some (UserError); the one by default may not.
     """
     period = validation_period(data, store)
-    hours, length = data.step_hours, training.longest_rollout
+    hours, longest = data.step_hours, training.longest
     if period is None:
-        return np.empty((0, length + 1), dtype=np.int64)
+        return np.empty((0, longest.rollout + 1), dtype=np.int64)
     samples = (
-        windows(store.times, hours, length, period)
+        windows(store.times, hours, longest.steps, period)
         if data.validation is None
-        else require_windows(store, hours, length, period, key="data.validation")
+        else require_windows(store, hours, longest.steps, period, key="data.validation")
     )
-    return evenly_spaced(samples, training.validation_samples)
+    return evenly_spaced(samples, training.validation_samples)[:, longest.leads]
 
 
 def check_step(data: Data, store: States) -> None:

@@ -73,13 +73,13 @@ class Divergence:
     def spike(self, step: int, loss: float) -> str | None:
         """What is wrong with a loss of ``step``, counted from 1; None, and noted, where nothing is.
 
-        Where the rollout of a step is another than that of the one before, losses are not to be
-        compared, and the window begins anew.
+        Where the rollout's schedule goes on to another entry, losses are not to be compared with
+        those before, and the window begins anew.
         """
         factor, window = self.training.spike_factor, self.training.spike_window
         if factor is None:
             return None
-        if step > 1 and self.training.rollout_at(step - 1) != self.training.rollout_at(step - 2):
+        if step - 1 in self.training.stages:
             self._recent.clear()
         if len(self._recent) >= window:
             median = statistics.median(self._recent)

@@ -35,7 +35,7 @@ def find_cause(
     loss: float,
     model: nn.Module,
     states: Tensor,
-    forecast: Sequence[Tensor],
+    magnitudes: Sequence[Tensor],
     *,
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
@@ -44,14 +44,16 @@ def find_cause(
     """Explain, as far as this rank can, a loss, or else a gradient, that is NaN or infinite.
 
     Looks for the first bad value in its part of the samples' states ``(batch, rollout + 1, channel,
-    latitude, longitude)``, then in the forecast states, then in the gradients of ``model``.
+    latitude, longitude)``, then in the forecast states, of which it is given the largest
+    ``magnitudes (batch, channel)``, then in the gradients of ``model``. The states are
+    ``step_hours`` apart.
     """
     named = ", ".join(str(time) for time in initial_times[:_NAMED_SAMPLES])
     more = ", ..." if len(initial_times) > _NAMED_SAMPLES else ""
     cause = (
         _bad_parameter(model)
         if math.isfinite(loss)
-        else _bad_channel(states, forecast, channels, initial_times, step_hours)
+        else _bad_channel(states, magnitudes, channels, initial_times, step_hours)
     )
     return Cause(*cause, samples=named + more)
 
@@ -83,25 +85,24 @@ def not_finite_error(
 
 def _bad_channel(
     states: Tensor,
-    forecast: Sequence[Tensor],
+    magnitudes: Sequence[Tensor],
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
     step_hours: float,
 ) -> tuple[int, float, str]:
-    given = [(state, "given for") for state in states.unbind(1)]
-    made = [(state, "forecast for") for state in forecast]
+    given = [(torch.isfinite(state).all(-1).all(-1), "given for") for state in states.unbind(1)]
+    made = [(torch.isfinite(largest), "forecast for") for largest in magnitudes]
     for leads, group in ((range(len(given)), given), (range(1, len(made) + 1), made)):
-        for lead, (state, how) in zip(leads, group, strict=True):
-            bad = ~torch.isfinite(state).all(-1).all(-1)
-            if bad.any():
-                sample, channel = bad.nonzero()[0].tolist()
+        for lead, (is_finite, how) in zip(leads, group, strict=True):
+            if not is_finite.all():
+                sample, channel = (~is_finite).nonzero()[0].tolist()
                 return (
                     0,
                     lead if group is given else len(given) + lead,
                     f"first in {channels[channel]} as {how} {lead * step_hours:g} h after "
                     f"{initial_times[sample]}",
                 )
-    worst = torch.stack([state.detach().abs().amax((0, 2, 3)) for state in forecast]).amax(0)
+    worst = torch.stack([largest.amax(0) for largest in magnitudes]).amax(0)
     largest = int(worst.argmax())
     return (1, -float(worst[largest]), f"its square overflows, and {channels[largest]} is largest")
 

@@ -37,10 +37,11 @@ from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
 from weathermixer.training.loss import error_function, huber_thresholds, loss_weights
 from weathermixer.training.notices import Notices
+from weathermixer.training.passes import Objective
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
 from weathermixer.training.state import TrainingState
-from weathermixer.training.step import Objective, take_step
+from weathermixer.training.step import take_step
 from weathermixer.training.validation import Validation, validate
 
 
@@ -208,7 +209,7 @@ class TrainingLoop:
                 layout=self._mesh.layout,
                 steps=range(self.state.step, training.steps),
                 samples=self.state.samples,
-                rollout_at=training.rollout_at,
+                leads_at=training.leads_at,
                 skipped=self.divergence.skipped,
             )
             self._batches = read_ahead(self._reader, plan, device=self._mesh.device)
@@ -246,7 +247,7 @@ class TrainingLoop:
             stopping=self.stop_request.received is not None,
         )
         if not outcome.is_taken:
-            raise self._not_finite(outcome.loss, batch, states, outcome.forecast, stop)
+            raise self._not_finite(outcome.loss, batch, states, outcome.magnitudes, stop)
         state.samples = stop
         self.divergence.require_no_spike(
             state.step, outcome.loss, stop=stop, checkpoint=self.checkpoint
@@ -272,7 +273,7 @@ class TrainingLoop:
         """
         if not len(self.validation_samples):
             raise UserError("the validation period holds no sample that can be read")
-        size, data = self._training.instance_batch, self._mesh.data
+        size, data = self._training.samples_at_once, self._mesh.data
         firsts = range(data.index * size, len(self.validation_samples), data.size * size)
         plan = (self.validation_samples[first : first + size] for first in firsts)
         with (
@@ -289,6 +290,7 @@ class TrainingLoop:
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,
+                latent=self._training.longest.latent,
             )
         self.history.add_validation(self.state.step, scores)
         return scores
@@ -347,16 +349,17 @@ class TrainingLoop:
         self.notices.say(said)
 
     def _not_finite(
-        self, loss: float, batch: Batch, states: Tensor, forecast: list[Tensor], stop: int
+        self, loss: float, batch: Batch, states: Tensor, magnitudes: list[Tensor], stop: int
     ) -> Diverged:
         cause = find_cause(
             loss,
             self.state.model,
             states,
-            forecast,
+            magnitudes,
             channels=self._normalisation.channels,
             initial_times=self.job.states.times[batch.indices[:, 0]],
-            step_hours=self.job.config.data.step_hours,
+            step_hours=self.job.config.data.step_hours
+            * self._training.lengths_at(self.state.step).latent,
         )
         causes, step = meshes.gather_objects(cause), self.state.step + 1
         return not_finite_error(loss, causes, step=step, stop=stop, checkpoint=self.checkpoint)

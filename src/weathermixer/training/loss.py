@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from weathermixer.config import Training
 from weathermixer.data.channels import Channel, parse_channel
@@ -146,22 +146,24 @@ def weighted_huber(
 
 
 def rollout_loss(
-    model: nn.Module,
+    model: Callable[[Tensor, Tensor], Tensor],
     states: Tensor,
     static: Tensor,
     weights: Tensor,
     *,
     share: float = 1.0,
     error: ErrorFunction = weighted_mse,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast step by step, each from the one before, and average the steps' losses.
 
     ``states (batch, rollout + 1, channel, latitude, longitude)``, the first of them the initial
-    one; gradients flow through all steps. Where these are a rank's part of the states, ``share`` of
-    all values, the result is its part of the mean, which the ranks' parts add up to. ``error`` is
-    the loss of one step. Also returns the forecast states, step by step.
+    one unless there is another to ``start`` from; gradients flow through all steps. Where these
+    are a rank's part of the states, ``share`` of all values, the result is its part of the mean,
+    which the ranks' parts add up to. ``error`` is the loss of one step. Also returns the forecast
+    states, step by step.
     """
-    forecast = [states[:, 0]]
+    forecast = [states[:, 0] if start is None else start]
     losses = []
     for target in states.unbind(1)[1:]:
         forecast.append(model(forecast[-1], static))

@@ -15,9 +15,9 @@ from weathermixer.planning.plan import (
     Planner,
     layout_json,
     layout_text,
-    usual_rollout,
 )
 from weathermixer.planning.simulation.steps import SimulatedStep
+from weathermixer.planning.step_kind import usual_lengths
 from weathermixer.planning.step_phases import has_link
 from weathermixer.planning.step_time import StepTimer
 from weathermixer.training.rehearsal import Rehearsal, rehearse
@@ -68,7 +68,7 @@ def rehearse_plan(planner: Planner, plan: Plan) -> PlanRehearsal:
             f"--dry-run runs this program's code, which the scheme {plan.scheme} is not"
         )
     candidate = plan.best or plan.candidates[0]
-    layout, rollout = candidate.layout, usual_rollout(planner.config.training)
+    layout, lengths = candidate.layout, usual_lengths(planner.config.training)
     training = planner.config.training.model_copy(update={"recompute": candidate.recompute})
 
     @cache
@@ -78,7 +78,7 @@ def rehearse_plan(planner: Planner, plan: Plan) -> PlanRehearsal:
             rank,
             training,
             planner.config.parallel,
-            rollout=rollout,
+            lengths=lengths,
             has_link=has_link(planner.machine),
         )
 

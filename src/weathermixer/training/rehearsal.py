@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from weathermixer.config import Parallel, Training
+from weathermixer.config import Lengths, Parallel, Training
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.cutting import parallelize
 from weathermixer.jigsaw.dry_run import recording
@@ -25,8 +25,9 @@ from weathermixer.model.cuts import Part, check_cuts, cuts
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.training.loss import error_function
 from weathermixer.training.optimizer import optimizer_tensors
+from weathermixer.training.passes import Objective
 from weathermixer.training.state import TrainingState
-from weathermixer.training.step import Objective, take_step
+from weathermixer.training.step import take_step
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,19 @@ def rehearse(
     training: Training,
     parallel: Parallel,
     *,
-    rollout: int | None = None,
+    lengths: Lengths | None = None,
     has_link: bool = True,
 ) -> Rehearsal:
     """Run a training step as the rank that ``layout`` names, after another that came before.
 
     Held are the rank's tensors of the step: neither what is read ahead nor a next batch.
-    ``rollout`` is the number of states forecast, by default the most that the training has. Raises
-    LayoutError where the mesh leaves some rank nothing to do.
+    ``lengths`` say how far samples are forecast, by default as far as the training ever does.
+    Raises LayoutError where the mesh leaves some rank nothing to do.
     """
-    rollout = rollout or training.longest_rollout
+    lengths = lengths or training.longest
+    training = training.model_copy(
+        update={"rollout": lengths.rollout, "latent_rollout": lengths.latent}
+    )
     arithmetic = Arithmetic.of(training.dtype)
     with (
         FakeTensorMode(),
@@ -82,7 +86,7 @@ def rehearse(
         recorder.label("optimizer", (*averages.values(), *steps))
         if state.average is not None:
             recorder.label("average", state.average.tensors.values())
-        shape = (training.instance_batch, rollout + 1, channels, latitudes, longitudes)
+        shape = (training.instance_batch, lengths.rollout + 1, channels, latitudes, longitudes)
         states = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
         objective = Objective(
@@ -107,11 +111,13 @@ def _build(
     torch.set_default_dtype(arithmetic.states)
     try:
         model = WeatherMixer(
-            architecture, arithmetic=arithmetic.products, recompute=bool(training.recompute)
+            architecture,
+            arithmetic=arithmetic.products,
+            recompute=training.recompute == "blocks",
         )
     finally:
         torch.set_default_dtype(before)
-    return parallelize(model, mesh, cuts(architecture, mesh, samples=training.instance_batch))
+    return parallelize(model, mesh, cuts(architecture, mesh, samples=training.samples_at_once))
 
 
 def _size(part: slice) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,41 +14,28 @@ from weathermixer.config import Training
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.jigsaw.dropout import set_dropout_key
 from weathermixer.jigsaw.exchange import total_over
+from weathermixer.jigsaw.gradients import held_gradients
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.training.host_copy import HostCopy
-from weathermixer.training.loss import ErrorFunction, rollout_loss, weighted_mse
 from weathermixer.training.optimizer import set_step, step_unless
+from weathermixer.training.passes import Objective, RolloutPasses
 from weathermixer.training.state import TrainingState
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What a rank's forecasts need and are compared by.
-
-    ``static (static_channel, latitude, longitude)`` and ``weights`` are this rank's parts, the
-    latter as ``error``, the loss of one step, takes them; ``share`` is the fraction that its part
-    is of the values of all ranks.
-    """
-
-    static: Tensor
-    weights: Tensor
-    share: float = 1.0
-    error: ErrorFunction = weighted_mse
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Loss and gradient norm of all ranks in a step; where either is not finite, none was taken.
 
-    ``stops`` counts the ranks that are to stop; ``forecast`` holds this rank's forecast states.
+    ``stops`` counts the ranks that are to stop; ``magnitudes (batch, channel)`` are the largest of
+    each of this rank's forecast states.
     """
 
     loss: float
     grad_norm: float
     stops: float
-    forecast: list[Tensor]
+    magnitudes: list[Tensor]
 
     @property
     def is_taken(self) -> bool:
@@ -56,25 +45,47 @@ class Outcome:
 def compute_gradients(
     state: TrainingState, training: Training, states: Tensor, objective: Objective
 ) -> tuple[Tensor, list[Tensor]]:
-    """Forecast and add to all gradients; this rank's part of the loss, and its forecast states.
+    """Forecast and add to all gradients; this rank's part of the loss, and largest magnitudes.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)``.
+    ``states (batch, rollout + 1, channel, latitude, longitude)``, of which as many samples pass
+    through the network at once as the training says. The magnitudes ``(batch, channel)`` are those
+    of each forecast state; where one of its values is NaN, so is the magnitude.
     """
-    set_dropout_key(state.model, training.seed, state.step)
-    apart = [state.model.blocks] if training.recompute else []
-    with Arithmetic.of(training.dtype).in_force():
-        with kept_weights(state.model, apart_from=apart), ACTIVITY.named("forward"):
-            loss, forecast = rollout_loss(
-                state.model,
-                states,
-                objective.static,
-                objective.weights,
-                share=objective.share,
-                error=objective.error,
-            )
-        with ACTIVITY.named("backward"):
-            torch.autograd.backward(loss)
-    return loss.detach(), forecast
+    model, recompute = state.model, training.recompute
+    network = partial(model, applications=training.lengths_at(state.step).latent)
+    batches = states.split(training.samples_at_once)
+    losses: list[Tensor] = []
+    magnitudes: list[list[Tensor]] = []
+    with Arithmetic.of(training.dtype).in_force(), ExitStack() as keeping:
+        # Gathered and cast once for all passes; the last one lets go of each weight on its way.
+        apart = [model.blocks] if recompute == "blocks" else []
+        keeping.enter_context(kept_weights(model, apart_from=apart))
+        for number, batch in enumerate(batches):
+            set_dropout_key(model, training.seed, state.step, number)
+            own = replace(objective, share=objective.share * (len(batch) / len(states)))
+            passes = RolloutPasses(network, own, batch, by_stage=recompute == "stages")
+            is_last = number == len(batches) - 1
+            loss, of_batch = passes.run(partial(_backward, keeping if is_last else None))
+            losses.append(loss)
+            magnitudes.append(of_batch)
+    total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    return total, [torch.cat(parts) for parts in zip(*magnitudes, strict=True)]
+
+
+def _backward(
+    keeping: ExitStack | None,
+    roots: list[Tensor],
+    gradients: list[Tensor | None],
+    *,
+    is_last: bool,
+) -> None:
+    """Add to all gradients; the last pass of the last samples brings those of ranks together."""
+    held: AbstractContextManager[None] = held_gradients()
+    if keeping is not None and is_last:
+        keeping.close()
+        held = nullcontext()
+    with ACTIVITY.named("backward"), held:
+        torch.autograd.backward(roots, gradients)
 
 
 def take_step(
@@ -93,7 +104,7 @@ def take_step(
     Where these are not finite, weights and optimizer are left alone, and gradients as they are.
     """
     set_step(state.optimizer, state.step, training)
-    loss, forecast = compute_gradients(state, training, states, objective)
+    loss, magnitudes = compute_gradients(state, training, states, objective)
     # One exchange for all that is summed over the whole mesh.
     sums = torch.stack(
         [
@@ -114,7 +125,7 @@ def take_step(
         step_unless(is_bad, state.optimizer)
     with ACTIVITY.waiting_alone_for("its device"), ACTIVITY.named("wait for loss and norm"):
         loss_value, norm_value, stop_count = summary.wait()
-    outcome = Outcome(loss_value, norm_value, stop_count, forecast)
+    outcome = Outcome(loss_value, norm_value, stop_count, magnitudes)
     if outcome.is_taken:
         if state.average is not None:
             state.average.update()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -55,13 +56,16 @@ def validate(
     normalisation: Normalisation,
     part: Part,
     mesh: Mesh,
+    *,
+    latent: int = 1,
 ) -> Validation:
     """Compute loss and errors of a network in eval mode; it is left in the mode that it was in.
 
     ``static (static_channel, latitude, longitude)``; ``weights`` and
     ``error_function`` as ``rollout_loss`` takes them.
     These and the batches hold this rank's ``part`` of what ``normalisation`` describes; replicas
-    have batches of their own, as many on each rank of an instance. The result is that of all
+    have batches of their own, as many on each rank of an instance. An application of the network
+    advances by ``latent`` steps, which the states of a batch are apart. The result is that of all
     samples, on every rank.
 
     Raises UserError, alike on every rank, where any rank cannot read a batch, and where the loss is
@@ -80,6 +84,7 @@ def validate(
     sums = torch.zeros(2 * channels + 3, dtype=torch.float64, device=static.device)
     error, persistence = sums[:channels][part.channels], sums[channels:-3][part.channels]
     reading = _InstanceBatches(batches, mesh, static.device)
+    network = partial(model, applications=latent)
     was_training = model.training
     model.eval()
     try:
@@ -87,7 +92,7 @@ def validate(
             for batch in reading:
                 states = batch.states.to(static.device, non_blocking=True)
                 mean_loss, forecast = rollout_loss(
-                    model, states, static, weights, share=share, error=error_function
+                    network, states, static, weights, share=share, error=error_function
                 )
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways

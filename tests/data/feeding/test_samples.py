@@ -127,8 +127,8 @@ def test_a_plan_continues_where_it_was_left_and_follows_the_rollout() -> None:
     times = START + np.arange(33) * HOUR
     found = windows(times, 1, 3, (times[0], times[-1]))
 
-    def lengths(step: int) -> int:
-        return 1 if step < 5 else 3
+    def leads(step: int) -> slice:
+        return slice(0, 2) if step < 5 else slice(0, 4)
 
     def plan(start: int) -> list[list[list[int]]]:
         steps = training_plan(
@@ -138,7 +138,7 @@ def test_a_plan_continues_where_it_was_left_and_follows_the_rollout() -> None:
             layout=Layout(),
             steps=range(start, 9),
             samples=4 * start,
-            rollout_at=lengths,
+            leads_at=leads,
         )
         return [indices.tolist() for indices in steps]
 
@@ -196,7 +196,7 @@ def test_a_plan_is_that_of_all_samples_and_orders_written_out(
                 layout=Layout(data=data, tensor=2, rank=2 * replica + 1),
                 steps=range(len(lengths)),
                 samples=0,
-                rollout_at=lengths.__getitem__,
+                leads_at=lambda step: slice(lengths[step] + 1),
             )
         ]
         for replica in range(data)
@@ -215,7 +215,7 @@ def test_an_epoch_of_a_million_samples_is_planned_in_constant_memory() -> None:
         layout=Layout(),
         steps=range(count // batch),
         samples=0,
-        rollout_at=lambda step: 1,
+        leads_at=lambda step: slice(2),
     )
     visits = np.zeros(count, dtype=np.int64)
     visits[next(plan)[:, 0]] += 1  # the order of the epoch is drawn here

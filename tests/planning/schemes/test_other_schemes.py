@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from weathermixer.config import Lengths
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.model.architecture import Architecture
@@ -17,7 +18,7 @@ from weathermixer.planning.machine_files import find_machine
 from weathermixer.planning.schemes import OTHER_SCHEMES, find_scheme
 from weathermixer.planning.schemes.description import ring
 from weathermixer.planning.schemes.plain_network import PlainNetwork
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import StepTimer
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
@@ -119,7 +120,7 @@ def test_a_ring_leaves_each_node_once() -> None:
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron"])
 def test_a_rollout_multiplies_by_hand(name: str, recompute: bool) -> None:
     a = architecture(48, 16, 24, 3, columns=4)
-    kind = StepKind(samples=2, rollout=3, recompute=recompute)
+    kind = StepKind(samples=2, rollout=3, recompute="blocks" if recompute else "none")
     step = find_scheme(name).describe(a, Layout(data=2), kind, NODES)
     block = 48 * 16 * 24 * 2 + 48 * 16 * 16 * 2  # multiply-adds of a forward pass
     encoder, decoder = 48 * 12 * 16, 48 * 32 * 10
@@ -156,7 +157,7 @@ def test_an_average_of_the_weights_is_held_as_they_are(name: str, share: int) ->
 
 def test_megatron_gathers_again_in_what_is_recomputed() -> None:
     a = architecture(48, 16, 24, 3)
-    kinds = [StepKind(samples=1, rollout=2, recompute=again) for again in (False, True)]
+    kinds = [StepKind(samples=1, rollout=2, recompute=again) for again in ("none", "blocks")]
     plain, again = (
         find_scheme("megatron").describe(a, Layout(tensor=4), kind, NODES).bytes_sent
         for kind in kinds
@@ -196,11 +197,20 @@ def test_gradients_of_two_bytes_halve_what_their_sums_send() -> None:
     assert narrow.bytes_sent == pytest.approx(wide.bytes_sent / 2)
 
 
+def _rolled_out(rollout: int, again: bool) -> StepKind:
+    return StepKind(samples=1, rollout=rollout, recompute="blocks" if again else "none")
+
+
 def test_memory_grows_with_a_rollout_by_what_autograd_keeps_and_recomputing_takes_it_off() -> None:
     a = architecture(480, 160, 240, 3)
     held = {
         (rollout, again): find_scheme("ddp")
-        .describe(a, Layout(), StepKind(samples=1, rollout=rollout, recompute=again), NODES)
+        .describe(
+            a,
+            Layout(),
+            StepKind(samples=1, rollout=rollout, recompute="blocks" if again else "none"),
+            NODES,
+        )
         .memory_bytes
         for rollout in (1, 2, 3)
         for again in (False, True)
@@ -216,8 +226,8 @@ def test_memory_grows_with_a_rollout_by_what_autograd_keeps_and_recomputing_take
 
 @pytest.mark.parametrize(
     "setting",
-    [{"rollout": 2}, {"longest_rollout": 2}, {"recompute": True}, {"shards_optimizer": True},
-     {"gradient_bytes": 2}],
+    [{"rollout": 2}, {"farthest": (Lengths(2),)}, {"recompute": "blocks"},
+     {"shards_optimizer": True}, {"gradient_bytes": 2}],
     ids=str,
 )  # fmt: skip
 def test_what_the_published_code_cannot_do_is_refused(setting: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from weathermixer.planning.machine_files import find_machine
 from weathermixer.planning.schemes import find_scheme
 from weathermixer.planning.schemes.description import StepDescription
 from weathermixer.planning.schemes.published import PublishedStep
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import StepTimer
 
 # Megabytes that the busiest rank of their implementation was counted to send for blocks alone.

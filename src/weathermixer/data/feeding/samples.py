@@ -107,7 +107,8 @@ def require_windows(
     raise UserError(
         f"{key} ({period[0]} to {period[1]}) holds {len(times)} of the store's times but no "
         f"{length + 1} in a row that are {step_hours:g} h apart, and {pairs} pairs: {spacing} and "
-        f"data.step_hours is {step_hours:g}, so change data.step_hours, {key} or training.rollout"
+        f"data.step_hours is {step_hours:g}, so change data.step_hours, {key}, training.rollout or "
+        "training.latent_rollout"
     )
 
 
@@ -166,18 +167,18 @@ def training_plan(
     layout: Layout,
     steps: range,
     samples: int,
-    rollout_at: Callable[[int], int],
+    leads_at: Callable[[int], slice],
     skipped: Sequence[range] = (),
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
 
     ``samples`` were consumed before the first of ``steps``, and those that are ``skipped`` are
-    passed over. Windows are as long as the longest rollout and cut to the one of each step, so that
-    a growing rollout leaves the order alone.
+    passed over. Windows are as long as the farthest forecast, and ``leads_at`` says which of their
+    states a step reads, so that a growing rollout leaves the order alone.
     """
     for step in steps:
         numbers = sample_numbers(len(all_windows), seed, samples, batch, layout, skipped)
-        yield all_windows[numbers][:, : rollout_at(step) + 1]
+        yield all_windows[numbers][:, leads_at(step)]
         samples = int(consumed_by(samples, batch * layout.data, skipped)[-1]) + 1
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from weathermixer.config import Lengths
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.model.architecture import Architecture
 from weathermixer.planning.machine import Machine
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import Phase, PlannedExchange, StepTime, StepTimer
 
 
@@ -117,11 +118,21 @@ def require_mesh(condition: bool, what: str) -> None:
         raise LayoutError(what)
 
 
+def require_whole_passes(kind: StepKind) -> None:
+    """Raise UserError where samples pass a few at a time, by stage, or with latent rollouts."""
+    has_latent = any(each.latent > 1 for each in (Lengths(1, kind.latent), *kind.farthest))
+    if has_latent or len(kind.passing) > 1 or kind.recompute == "stages":
+        raise UserError(
+            "only the scheme jigsaw is planned with training.latent_rollout, training.micro_batch "
+            "or training.recompute=stages: leave these out to plan with another --scheme"
+        )
+
+
 def require_plain_step(scheme: str, kind: StepKind) -> None:
     """Raise UserError where a step has a rollout, or a setting that a plain step does not have."""
-    longest = kind.longest_rollout or kind.rollout
-    saves = kind.recompute or kind.shards_optimizer or kind.gradient_bytes
-    if longest > 1 or saves or kind.keeps_average:
+    require_whole_passes(kind)
+    saves = kind.recompute != "none" or kind.shards_optimizer or kind.gradient_bytes
+    if kind.longest_rollout > 1 or saves or kind.keeps_average:
         raise UserError(
             f"the scheme {scheme} has training.rollout 1 alone, and neither training.recompute, "
             "training.average_decay, parallel.shard_optimizer nor parallel.gradient_dtype: leave "

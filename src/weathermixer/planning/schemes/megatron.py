@@ -20,7 +20,7 @@ from weathermixer.planning.schemes.description import (
 )
 from weathermixer.planning.schemes.plain_network import PlainNetwork
 from weathermixer.planning.schemes.plain_tensors import step_memory_bytes
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 
 
 def describe(

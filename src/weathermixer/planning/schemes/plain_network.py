@@ -13,8 +13,9 @@ from functools import cached_property
 
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.planning.schemes.description import require_whole_passes
 from weathermixer.planning.schemes.element_work import FUSED_ADAM_PASSES, Elements
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import ElementWork, MatrixProduct, Phase, PlannedExchange
 
 
@@ -26,6 +27,9 @@ class PlainNetwork:
     kind: StepKind
     ranks: int = 1
     leaves_node: bool = False
+
+    def __post_init__(self) -> None:
+        require_whole_passes(self.kind)
 
     @cached_property
     def element_bytes(self) -> int:
@@ -132,7 +136,9 @@ class PlainNetwork:
             exchanges += [self._gather(), self._gather()] if self.ranks > 1 else []
         whole = self._phase("block", products, forward, exchanges)
         products, backward_exchanges = products * 2, exchanges
-        if self.kind.recompute:  # which ends when all that is kept is there: before the last map
+        if (
+            self.kind.recompute == "blocks"
+        ):  # which ends when all that is kept is there: before the last map
             products = [*whole.products[:-1], *products]
             backward, backward_exchanges = forward + backward, [*exchanges[:-1], *exchanges]
         return whole, self._phase("block, backward", products, backward, backward_exchanges)

@@ -35,9 +35,7 @@ class WeightMemory:
 def step_memory_bytes(network: PlainNetwork, weights: WeightMemory) -> int:
     """The most bytes that a rank holds in a step of the training's longest rollout."""
     ledger = Ledger()
-    PlainTensors(ledger, network, weights).walk(
-        network.kind.longest_rollout or network.kind.rollout
-    )
+    PlainTensors(ledger, network, weights).walk(network.kind.longest_rollout)
     return ledger.peak
 
 
@@ -93,7 +91,7 @@ class PlainTensors:
             for _ in range(num_blocks):
                 given = x
                 x, kept = self.forward_block(x)
-                blocks.append(given if network.kind.recompute else kept)
+                blocks.append(given if network.kind.recompute == "blocks" else kept)
                 del given, kept
             saved.append(_SavedApplication(encoder, blocks, self._decode(x)))
             del x, encoder, blocks

@@ -31,7 +31,7 @@ from weathermixer.planning.schemes.published_products import (
     Ways,
     element_phase,
 )
-from weathermixer.planning.step_phases import StepKind
+from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import ElementWork, Phase
 
 _MESHES: dict[int, tuple[int, int]] = {1: (1, 1), 2: (1, 2), 4: (2, 2)}

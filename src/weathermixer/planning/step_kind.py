@@ -1,0 +1,91 @@
+"""What a training step depends on, besides the network and the mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from weathermixer.config import Lengths, Parallel, Recompute, Training
+from weathermixer.config.training_settings import ErrorKind
+from weathermixer.planning.machine import ProductType
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """What a step depends on, besides the network and the mesh.
+
+    ``samples`` are those of a model instance, of which ``micro_batch`` go through the network at a
+    time, by default all. To each the network is applied ``rollout`` times, and the blocks
+    ``latent`` times in each. ``dtype`` is a ``training.dtype``, ``recompute`` a
+    ``training.recompute``. With ``shards_optimizer`` replicas divide the optimizer, and
+    ``gradient_bytes`` are those of a gradient's element between them. Memory is for the most that
+    any of the ``farthest`` lengths takes, by default those of the step, and with a loss of such an
+    ``error``; ``keeps_average`` tells of an average of the weights.
+    """
+
+    samples: int
+    dtype: ProductType = "float32"
+    rollout: int = 1
+    recompute: Recompute = "none"
+    shards_optimizer: bool = False
+    gradient_bytes: int | None = None
+    farthest: tuple[Lengths, ...] = ()
+    latent: int = 1
+    micro_batch: int | None = None
+    error: ErrorKind = "squared"
+    keeps_average: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        training: Training,
+        parallel: Parallel,
+        *,
+        lengths: Lengths | None = None,
+        recompute: Recompute | None = None,
+    ) -> Self:
+        """The step of a training that most of its steps are, or of other ``lengths``.
+
+        ``recompute`` is the training's by default, and nothing where that leaves it open.
+        """
+        lengths = lengths or usual_lengths(training)
+        return cls(
+            samples=training.instance_batch,
+            dtype=training.dtype,
+            rollout=lengths.rollout,
+            recompute=recompute or training.recompute or "none",
+            shards_optimizer=parallel.shard_optimizer,
+            gradient_bytes=2 if parallel.gradient_dtype else None,
+            farthest=tuple(dict.fromkeys(training.stages.values())),
+            latent=lengths.latent,
+            micro_batch=training.samples_at_once,
+            error=training.error,
+            keeps_average=training.average_decay is not None,
+        )
+
+    @property
+    def passing(self) -> tuple[int, ...]:
+        """Numbers of samples that go through the network after each other."""
+        size = self.micro_batch or self.samples
+        whole, rest = divmod(self.samples, size)
+        return (size,) * whole + ((rest,) if rest else ())
+
+    @property
+    def longest_rollout(self) -> int:
+        """The most times that the network is applied to a sample."""
+        return max((lengths.rollout for lengths in self.farthest), default=self.rollout)
+
+    @property
+    def forwards_again(self) -> int:
+        """Applications of the network that are computed a second time."""
+        return self.rollout - 1 if self.recompute == "stages" else 0
+
+
+def usual_lengths(training: Training) -> Lengths:
+    """How far samples are forecast in most of a training's steps; of a range, the longest."""
+    starts = [start for start in training.stages if start < training.steps]
+    lengths: dict[Lengths, int] = {}
+    for start, stop in zip(starts, [*starts[1:], training.steps], strict=True):
+        here = training.stages[start]
+        lengths[here] = lengths.get(here, 0) + stop - start
+    return max(lengths, key=lambda each: lengths[each])
