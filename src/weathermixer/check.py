@@ -26,9 +26,10 @@ from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.model.cuts import Part, check_cuts
+from weathermixer.model.cuts import check_cuts, describe
 from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
+from weathermixer.planning.step_tensors import SampleSizes
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
 
 
@@ -334,13 +335,11 @@ def _of_preset(config: Config, section: str, key: str) -> str:
 
 def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     """The most that reading ahead holds on rank 0, whose shards are the largest."""
-    part = Part.on(Mesh.describe(_layout(config)), architecture)
-    channels = range(architecture.prognostic)[part.channels]
-    columns = range(architecture.grid[1])[part.longitudes]
-    values = len(channels) * architecture.grid[0] * len(columns)
-    state = values * Arithmetic.of(config.training.dtype).states.itemsize
+    sizes = SampleSizes.of(describe(architecture, Mesh.describe(_layout(config))))
     training = config.training
-    return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
+    batch = sizes.batch(training.instance_batch, training.longest_rollout)
+    value_bytes = Arithmetic.of(training.dtype).states.itemsize
+    return buffer_bytes(batch * value_bytes, sizes.state * value_bytes)
 
 
 def _layout(config: Config) -> Layout:

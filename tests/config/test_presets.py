@@ -13,6 +13,7 @@ from hypothesis import settings as limited
 from hypothesis import strategies as st
 
 from weathermixer.config import (
+    FORCING_NAMES,
     STATIC_NAMES,
     VARIABLE_NAMES,
     Config,
@@ -127,6 +128,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "data.variables": st.lists(st.sampled_from(VARIABLE_NAMES), min_size=1, unique=True),
         "data.levels": st.lists(st.integers(1, 1100), min_size=1, unique=True),
         "data.static": st.lists(st.sampled_from(STATIC_NAMES), unique=True),
+        "data.forcings": st.lists(st.sampled_from(FORCING_NAMES), unique=True),
         "data.step_hours": st.floats(0.001, 8784.0),
         "data.train": st.none() | periods,
         "data.validation": st.none() | periods,

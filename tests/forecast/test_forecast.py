@@ -13,6 +13,7 @@ import xarray as xr
 
 from support.forecast_runs import write_run
 from support.waves import START, write_waves
+from weathermixer.data.forcings import Forcings, forcing_fields
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
@@ -31,11 +32,12 @@ def _values(path: Path) -> xr.Dataset:
     return xr.open_zarr(path).load()
 
 
+@pytest.mark.parametrize("names", [(), ("toa_solar_radiation", "hour_of_day")])
 def test_it_is_the_model_applied_to_normalised_states_and_restored(
-    waves: Path, tmp_path: Path
+    waves: Path, tmp_path: Path, names: tuple[str, ...]
 ) -> None:
     """In float64, step by step, one initial time at a time, with the oracle's own arithmetic."""
-    run_path = write_run(tmp_path / "run", waves, scale=0.05, dtype="float64")
+    run_path = write_run(tmp_path / "run", waves, scale=0.05, dtype="float64", forcings=names)
     result = forecast(run_path, waves, "2001-01-03T06,2001-01-05", 4, tmp_path / "f.zarr")
     assert result.lead_hours == (6.0, 12.0, 18.0, 24.0)
     dataset = _values(tmp_path / "f.zarr")
@@ -43,12 +45,16 @@ def test_it_is_the_model_applied_to_normalised_states_and_restored(
     run, store = Run.open(run_path), Store.open(waves)
     model, n = run.load_model(), run.normalisation
     static = torch.from_numpy(n.static).double()
+    forcings = Forcings(forcing_fields(names), store.latitude, store.longitude, 6.0)
     for time, start in enumerate(("2001-01-03T06", "2001-01-05T00")):
         state = store.read(store.index_of(np.datetime64(start))).astype(np.float64)
         for lead in range(4):
             standard = (state - n.mean[:, None, None]) / n.std[:, None, None]
+            fields = np.empty(forcings.shape)
+            forcings.fill(fields, np.datetime64(start, "s") + np.timedelta64(6 * lead, "h"))
+            given = (static, torch.from_numpy(fields)[None])
             with torch.no_grad():
-                later = model(torch.from_numpy(standard)[None], static)[0].numpy()
+                later = model(torch.from_numpy(standard)[None], *given)[0].numpy()
             state = later * n.std[:, None, None] + n.mean[:, None, None]
             got = dataset.isel(time=time, prediction_timedelta=lead)
             np.testing.assert_allclose(got["temperature"].sel(level=850), state[0], rtol=1e-6)

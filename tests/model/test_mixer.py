@@ -67,15 +67,18 @@ def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
 def test_the_network_equals_its_description(
     prediction: Prediction, applications: int, patch: tuple[int, int], is_cut: bool
 ) -> None:
-    architecture = replace(SMALL, prediction=prediction, patch=patch)
+    num_forcings = 2 if applications == 1 else 0
+    architecture = replace(SMALL, prediction=prediction, patch=patch, forcings=num_forcings)
     model = randomised(architecture) if is_cut else plain(architecture)
     state, static = sample(architecture)
-    result = model(state, static, applications=applications)
+    forcings = torch.linspace(-1.0, 1.0, 2 * num_forcings * 48, dtype=torch.float64)
+    forcings = forcings.view(2, num_forcings, *architecture.grid).sin()
+    result = model(state, static, forcings, applications=applications)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
-    for one, expected in zip(state, result, strict=True):
+    for one, of_sample, expected in zip(state, forcings, result, strict=True):
         oracle = next_state(
             one.numpy(),
-            static.numpy(),
+            np.concatenate([static.numpy(), of_sample.numpy()]),
             weights,
             patch=patch,
             blocks=architecture.blocks,

@@ -142,6 +142,7 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     sharded=st.booleans(),
     has_link=st.booleans(),
     prediction=st.sampled_from(["increment", "state"]),
+    forcings=st.sampled_from([0, 5]),
 )
 def test_it_is_on_any_mesh_in_any_arithmetic(
     layout: Layout,
@@ -151,8 +152,9 @@ def test_it_is_on_any_mesh_in_any_arithmetic(
     sharded: bool,
     has_link: bool,
     prediction: Literal["increment", "state"],
+    forcings: int,
 ) -> None:
-    architecture = replace(NETWORK, prediction=prediction)
+    architecture = replace(NETWORK, prediction=prediction, forcings=forcings)
     training = Training(instance_batch=1, dtype=dtype, recompute=recompute, rollout=rollout)
     parallel = Parallel(data=layout.data, shard_optimizer=sharded)
     assert abs(disagreement(architecture, layout, training, parallel, has_link=has_link)) < ANYWHERE
@@ -187,6 +189,11 @@ def test_weights_and_averages_of_a_rank_are_counted_by_hand() -> None:
     assert memory.optimizer == 8 * parameters + steps
     points = 48 * 104
     assert memory.samples == 4 * (2 * 23 * points + 3 * points + 23 * 48)
+    training = Training(instance_batch=2, rollout=3)
+    forced = predicted(replace(NETWORK, forcings=5), Layout(), training, Parallel())
+    assert forced.parameters == memory.parameters + 4 * 5 * 16 * width
+    batch = 2 * (4 * 23 + 3 * 5) * points
+    assert forced.samples == 4 * (batch + 3 * points + 23 * 48)
 
 
 def test_an_accelerator_holds_the_next_batch_and_the_host_what_is_read_ahead() -> None:

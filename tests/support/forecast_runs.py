@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,9 +26,10 @@ def write_run(
     scale: float,
     dtype: str = "float32",
     patch: tuple[int, int] = (4, 4),
+    **data: Any,
 ) -> Path:
     """Save a run with normally distributed weights of this standard deviation."""
-    config = wave_config(waves, training={"dtype": dtype}, model={"patch": patch})
+    config = wave_config(waves, training={"dtype": dtype}, model={"patch": patch}, data=data)
     store = Store.open(waves)
     channels = names(channels_of(config.data.variables, config.data.levels))
     normalisation = Normalisation.from_store(

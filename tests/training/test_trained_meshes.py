@@ -30,7 +30,7 @@ from support.meshed import (
 from support.networks import mesh_name
 from support.ranks import Pool
 from support.waves import write_waves
-from weathermixer.config import Config
+from weathermixer.config import FORCING_NAMES, Config
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
@@ -48,6 +48,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "increment": {"training": AVERAGED},
     "state": {
         "model": {"prediction": "state"},
+        "data": {"forcings": list(FORCING_NAMES)},
         "training": {
             "loss": "published",
             "error": "huber",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from weathermixer.config.variables import STATIC_NAMES, VARIABLE_NAMES
+from weathermixer.config.variables import FORCING_NAMES, STATIC_NAMES, VARIABLE_NAMES
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 # The upper bounds are beyond any use, and keep arithmetic on a mistyped number finite.
@@ -27,6 +27,8 @@ Steps = Annotated[
 ]
 # Apart from a path, in which "//" would become "/".
 Address = Annotated[str, Field(pattern="://")]
+
+_LISTS = {"static": STATIC_NAMES, "variables": VARIABLE_NAMES, "forcings": FORCING_NAMES}
 
 
 def refusal(what: str, remedy: str) -> PydanticCustomError:
@@ -69,10 +71,9 @@ def require_known(value: tuple[str, ...], known: Sequence[str], kind: str) -> tu
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    if name in STATIC_NAMES:
-        return f"list {name} in data.static."
-    if name in VARIABLE_NAMES:
-        return f"list {name} in data.variables."
+    for key, names in _LISTS.items():
+        if name in names:
+            return f"list {name} in data.{key}."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"choose among {', '.join(known)}."
 

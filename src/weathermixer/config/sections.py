@@ -35,6 +35,7 @@ from weathermixer.config.kinds import (
     require_known,
 )
 from weathermixer.config.variables import (
+    FORCING_NAMES,
     LEVELS_HPA,
     PRESSURE_LEVEL_NAMES,
     STATIC_NAMES,
@@ -112,6 +113,11 @@ class Data(Section):
         STATIC_NAMES,
         description="fields that do not change, given to the network beside the state",
     )
+    forcings: Annotated[tuple[str, ...], AsList] = Field(
+        (),
+        description="fields that are computed for each time and given to the network beside the "
+        f"state, some of {', '.join(FORCING_NAMES)}",
+    )
     step_hours: Hours = Field(6.0, description="lead time of one step, hours")
     train: str | None = Field(
         None,
@@ -143,7 +149,7 @@ class Data(Section):
         is_home = isinstance(value, Path) and value.parts[:1] == ("~",)
         return Path(value).expanduser() if is_home else value
 
-    @field_validator("variables", "levels", "static")
+    @field_validator("variables", "levels", "static", "forcings")
     @classmethod
     def _lists_nothing_twice(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         repeated = {entry: None for entry in value if value.count(entry) > 1}
@@ -162,6 +168,11 @@ class Data(Section):
     @classmethod
     def _are_static_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return require_known(value, STATIC_NAMES, "static field")
+
+    @field_validator("forcings")
+    @classmethod
+    def _are_forcings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return require_known(value, FORCING_NAMES, "forcing")
 
     @field_validator("levels")
     @classmethod

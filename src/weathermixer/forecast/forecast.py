@@ -19,6 +19,7 @@ from torch import nn
 import weathermixer
 from weathermixer.console import Progress, say, waiting_for
 from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.forcings import Forcings
 from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
 from weathermixer.data.time_steps import to_hours, to_timedelta
@@ -151,6 +152,7 @@ def forecast(
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     model = opened.load_model(config, mesh, checkpoint, weights)
     own, total = part.of(normalisation), len(indices) * steps
+    own_forcings = part.forcings_of(config.data, normalisation)
     own_channels = source.channel_indices(own.channels)
 
     def read(number: int) -> NDArray[np.float32]:
@@ -162,7 +164,9 @@ def forecast(
             if number % mesh.data.size != mesh.data.index:
                 continue
             if not all(finished[position] for position in batch):
-                forecasts = _forecast_batch(model, own, map(read, batch), description, batch)
+                forecasts = _forecast_batch(
+                    model, own, own_forcings, map(read, batch), description, batch
+                )
                 for taken in writer.write(batch, forecasts):
                     if progress is not None:
                         progress(batch.start * steps + taken * len(batch), total)
@@ -211,6 +215,7 @@ def _batches(count: int, description: ForecastDescription) -> Iterator[range]:
 def _forecast_batch(
     model: nn.Module,
     normalisation: Normalisation,
+    forcings: Forcings,
     initial_states: Iterable[NDArray[np.float32]],
     description: ForecastDescription,
     batch: Sequence[int],
@@ -231,9 +236,13 @@ def _forecast_batch(
         torch.from_numpy(normalisation.normalise(state.astype(precision, copy=False)))
         for state in initial_states
     )
-    steps = rollout(
-        model, torch.stack(list(normalised)).to(like), static, len(description.lead_times)
+    initial_times = description.initial_times[batch]
+    begins = (np.timedelta64(0, "s"), *description.lead_times[:-1])
+    given = (
+        (static, torch.from_numpy(_forcings_at(forcings, initial_times + lead, precision)).to(like))
+        for lead in begins
     )
+    steps = rollout(model, torch.stack(list(normalised)).to(like), given)
     return_freed_memory()
     for step, state in enumerate(steps):
         restored = normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)
@@ -241,6 +250,16 @@ def _forecast_batch(
         yield restored
         del restored
         return_freed_memory()
+
+
+def _forcings_at(
+    forcings: Forcings, times: NDArray[np.datetime64], precision: type[np.floating]
+) -> NDArray[np.floating]:
+    """The forcings ``(time, forcing, latitude, longitude)`` of steps that begin at these times."""
+    fields = np.empty((len(times), *forcings.shape), dtype=precision)
+    for slot, time in zip(fields, times, strict=True):
+        forcings.fill(slot, time)
+    return fields
 
 
 def _check_finite(

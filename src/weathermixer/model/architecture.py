@@ -7,6 +7,7 @@ from typing import Literal
 
 from weathermixer.config import Data, Model
 from weathermixer.data.channels import channels_of
+from weathermixer.data.forcings import forcing_fields
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Dimension
 
@@ -15,8 +16,9 @@ from weathermixer.jigsaw.layout import Dimension
 class Architecture:
     """The sizes that define a WeatherMixer.
 
-    ``grid`` and ``patch`` are latitude × longitude; ``token_hidden`` and ``channel_hidden`` are the
-    widths of the hidden layers themselves.
+    ``prognostic``, ``static`` and ``forcings`` count fields. ``grid`` and ``patch`` are latitude ×
+    longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
+    themselves.
     """
 
     prognostic: int
@@ -29,6 +31,7 @@ class Architecture:
     channel_hidden: int
     dropout: float
     prediction: Literal["increment", "state"]
+    forcings: int = 0
 
     @property
     def points_per_patch(self) -> int:
@@ -63,8 +66,33 @@ class Architecture:
 
     @property
     def input_features(self) -> Dimension:
-        """Values in a patch of what the encoder takes: those of the state, then static ones."""
-        return Dimension((self.prognostic, self.static), unit=self.points_per_patch)
+        """Values in a patch of what the encoder takes: those of the state, then the given ones.
+
+        Static fields and forcings are one section, so that a mesh divides them as evenly as can be.
+        """
+        given = self.static + self.forcings
+        return Dimension((self.prognostic, given), unit=self.points_per_patch)
+
+    def fields_of(self, parts: int, index: int) -> tuple[range, range, range]:
+        """The channels, static fields and forcings of part ``index`` of ``parts`` along ``tensor``.
+
+        They follow the cut of ``input_features``.
+        """
+        channels, given = (
+            range(part.start // self.points_per_patch, part.stop // self.points_per_patch)
+            for part in self.input_features.ranges(parts, index)
+        )
+        first_static = self.prognostic
+        first_forcing = first_static + self.static
+        static = range(
+            min(given.start, first_forcing) - first_static,
+            min(given.stop, first_forcing) - first_static,
+        )
+        forcings = range(
+            max(given.start, first_forcing) - first_forcing,
+            max(given.stop, first_forcing) - first_forcing,
+        )
+        return channels, static, forcings
 
 
 def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architecture:
@@ -88,4 +116,5 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         channel_hidden=max(1, round(model.channel_hidden * model.channels)),
         dropout=model.dropout,
         prediction=model.prediction,
+        forcings=len(forcing_fields(data.forcings)),
     )

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weathermixer.config import Data
 from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.forcings import Forcings, forcing_fields
 from weathermixer.jigsaw.cost import cheapest_pair, cheapest_scheme
 from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, CutTensors, parallelize
 from weathermixer.jigsaw.layers import initialise
@@ -79,29 +81,34 @@ def check_cuts(architecture: Architecture, mesh: Mesh) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """The part of states and static fields that a rank holds: all latitudes of these."""
+    """The part of states, static fields and forcings that a rank holds: all latitudes of these."""
 
     channels: slice
     static: slice
+    forcings: slice
     longitudes: slice
 
     @classmethod
     def on(cls, mesh: Mesh, architecture: Architecture) -> Part:
         """What of a state the rank holds that the mesh describes."""
         a = architecture
-        prognostic, static = Dimension((a.prognostic, a.static)).ranges(
-            mesh.tensor.size, mesh.tensor.index
-        )
+        fields = a.fields_of(mesh.tensor.size, mesh.tensor.index)
         (longitudes,) = a.longitude_dimension.ranges(mesh.domain.size, mesh.domain.index)
-        return cls(
-            slice(prognostic.start, prognostic.stop),
-            slice(static.start - a.prognostic, static.stop - a.prognostic),
-            slice(longitudes.start, longitudes.stop),
-        )
+        channels, static, forcings = (slice(part.start, part.stop) for part in fields)
+        return cls(channels, static, forcings, slice(longitudes.start, longitudes.stop))
 
     def of(self, normalisation: Normalisation) -> Normalisation:
         """What normalises and describes this part."""
         return normalisation.part(self.channels, self.static, self.longitudes)
+
+    def forcings_of(self, data: Data, normalisation: Normalisation) -> Forcings:
+        """The forcings of this part of what ``normalisation`` describes."""
+        return Forcings(
+            forcing_fields(data.forcings)[self.forcings],
+            normalisation.latitude,
+            normalisation.longitude[self.longitudes],
+            data.step_hours,
+        )
 
     def share(self, normalisation: Normalisation) -> float:
         """The fraction that it is of the values of a whole state."""

@@ -7,6 +7,7 @@ plain PyTorch, and knows neither files nor units nor ranks: how it is cut over a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -114,9 +115,10 @@ class Blend(nn.Module):
         return self.linear(self.norm(points)).movedim(-1, 1)
 
 
-def patches_of(state: Tensor, static: Tensor, patch: tuple[int, int]) -> Tensor:
-    """What the encoder maps: the patches of a state and of static fields."""
-    return to_patches(torch.cat([state, static.expand(len(state), -1, -1, -1)], dim=1), patch)
+def patches_of(state: Tensor, given: Sequence[Tensor], patch: tuple[int, int]) -> Tensor:
+    """What the encoder maps: the patches of a state and of the fields that are given beside it."""
+    expanded = [fields.expand(len(state), -1, -1, -1) for fields in given]
+    return to_patches(torch.cat([state, *expanded], dim=1), patch)
 
 
 def fields_of(
@@ -162,15 +164,16 @@ class WeatherMixer(nn.Module):
         self.head = head(architecture, device)
         self.patches, self.fields = patches_of, fields_of
 
-    def forward(self, state: Tensor, static: Tensor, *, applications: int = 1) -> Tensor:
+    def forward(self, state: Tensor, *given: Tensor, applications: int = 1) -> Tensor:
         """The state one step later, or ``applications`` steps later by repeating the blocks.
 
-        ``state (batch, prognostic, latitude, longitude)``, ``static (static, latitude,
-        longitude)``, both normalised; the result has the shape and type of ``state``. On a mesh,
-        per rank, variables are divided by ``tensor`` and longitudes, patch columns whole, by
-        ``domain``.
+        ``state (batch, prognostic, latitude, longitude)``; ``given`` are the static fields
+        ``(static, latitude, longitude)``, then the forcings ``(batch, forcing, latitude,
+        longitude)`` where there are any; all normalised. The result has the shape and type of
+        ``state``. On a mesh, per rank, variables are divided by ``tensor`` and longitudes, patch
+        columns whole, by ``domain``.
         """
-        x = encoded = self._encode(state, static)
+        x = encoded = self._encode(state, given)
         for _ in range(applications):
             for block in self.blocks:
                 # Dropout keeps no state of a generator, so there is none to restore.
@@ -184,8 +187,8 @@ class WeatherMixer(nn.Module):
         patch, dtype = self.architecture.patch, state.dtype
         return self.head(self.fields(self.decoder(x, encoded), patch, grid, dtype), state)
 
-    def _encode(self, state: Tensor, static: Tensor) -> Tensor:
-        encoded: Tensor = self.encoder(self.patches(state, static, self.architecture.patch))
+    def _encode(self, state: Tensor, given: Sequence[Tensor]) -> Tensor:
+        encoded: Tensor = self.encoder(self.patches(state, given, self.architecture.patch))
         return encoded if self.arithmetic is None else encoded.to(self.arithmetic)
 
 

@@ -166,12 +166,12 @@ def _add_edges(
     part = Part.on(mesh, model.architecture)
     points = model.architecture.grid[0] * (part.longitudes.stop - part.longitudes.start)
     prognostic = (part.channels.stop - part.channels.start) * points * wide.samples
-    static = (part.static.stop - part.static.start) * points * wide.samples
+    given = (_size(part.static) + _size(part.forcings)) * points * wide.samples
     encoder, decoder = model.encoder, model.decoder
-    # State and static fields are joined, and cut into patches.
+    # The state and what is given beside it are joined, and cut into patches.
     back = 0 if is_first else 1
-    wide.copies(prognostic + static, forward=1, backward=back)
-    wide.copies(prognostic + static, forward=1, backward=back, kind="transpose")
+    wide.copies(prognostic + given, forward=1, backward=back)
+    wide.copies(prognostic + given, forward=1, backward=back, kind="transpose")
     wide.linear(encoder, input_gradient=not is_first, fetches=is_first)
     latent = blocks.norm(decoder.norm)
     blocks.copies(latent, forward=2, backward=3)
@@ -184,6 +184,10 @@ def _add_edges(
         wide.linear(model.head.linear, fetches=is_first)
     else:
         wide.copies(prognostic, forward=2, backward=1 if is_first else 2)
+
+
+def _size(part: slice) -> int:
+    return int(part.stop - part.start)
 
 
 def _add_loss(work: LayerWork, architecture: Architecture, mesh: Mesh) -> None:

@@ -34,20 +34,34 @@ _SLOPE_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 1, "huber": 0}
 
 @dataclass(frozen=True)
 class SampleSizes:
-    """How many values the rank that a model was built for holds of one sample."""
+    """How many values the rank that a model was built for holds of one sample.
+
+    ``state`` and ``forcings`` are those of one time; ``static`` fields have no other.
+    """
 
     state: int
     static: int
+    forcings: int
     channels: int
+
+    @property
+    def inputs(self) -> int:
+        """Values of what the encoder maps."""
+        return self.state + self.static + self.forcings
+
+    def batch(self, samples: int, rollout: int) -> int:
+        """Values of a batch: its states, and the forcings of the steps between them."""
+        return samples * ((rollout + 1) * self.state + rollout * self.forcings)
 
     @classmethod
     def of(cls, model: WeatherMixer) -> SampleSizes:
         """The sizes of what belongs to a model's layers."""
         a, product = model.architecture, linear(model.encoder).product
-        size, index, tokens = product.along.size, product.along.index, product.source.own_rows
-        inputs = product.inputs.sizes(size)[index]
-        outputs = a.state_features.sizes(size)[index]
-        return cls(tokens * outputs, tokens * (inputs - outputs), outputs // a.points_per_patch)
+        channels, static, forcings = a.fields_of(product.along.size, product.along.index)
+        points = product.source.own_rows * a.points_per_patch
+        return cls(
+            points * len(channels), points * len(static), points * len(forcings), len(channels)
+        )
 
 
 @dataclass
@@ -150,7 +164,7 @@ class StepTensors:
         parameters += sum(buffer.numel() for buffer in self._model.buffers())
         sizes = self._sizes
         samples = sizes.static + sizes.channels * self._model.architecture.grid[0]
-        samples += self._samples * (self._rollout + 1) * sizes.state
+        samples += sizes.batch(self._samples, self._rollout)
         return [
             (parameters * self._wide, "parameters"),
             (2 * owned * self._wide + 4 * count, "optimizer"),
@@ -162,7 +176,7 @@ class StepTensors:
 
     def _forward(self) -> tuple[Held, _SavedApplication]:
         model, new, apply = self._model, self._new, self._products.forward
-        inputs = (self._sizes.state + self._sizes.static) * self._samples * self._wide
+        inputs = self._sizes.inputs * self._samples * self._wide
         joined = new(inputs)
         patches = new(inputs)
         del joined

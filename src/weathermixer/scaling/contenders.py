@@ -146,6 +146,9 @@ class PeerTraining:
             normalisation,
             dtype,
             num_states=int(samples.windows.states().sum()),
+            forcings=Part.on(Mesh.describe(), _architecture(case, samples)).forcings_of(
+                case.config.data, normalisation
+            ),
             memory_bytes=kept_states_bytes(this_rank().local_world_size),
         )
         plan = training_plan(
@@ -166,11 +169,18 @@ class PeerTraining:
         return Counted(None, round(sent.total))
 
     def step(self) -> float:
-        states = next(self._batches).states.to(self._device, non_blocking=True)
+        batch = next(self._batches)
+        states = batch.states.to(self._device, non_blocking=True)
+        forcings = batch.forcings.to(self._device, non_blocking=True)
         set_step(self._optimizer, self._step, self._training)
         with self._arithmetic.in_force(), self._autocast():
             loss, _ = rollout_loss(
-                self._model, states, self._static, self._weights, error=self._error
+                self._model,
+                states,
+                self._static,
+                self._weights,
+                forcings=forcings,
+                error=self._error,
             )
         with self._arithmetic.in_force():
             loss.backward()

@@ -116,6 +116,7 @@ class TrainingLoop:
             dtype,
             num_states=int(needed.sum()),
             longitudes=job.part.longitudes,
+            forcings=job.part.forcings_of(job.config.data, run.normalisation),
             memory_bytes=kept_states_bytes(job.ranks_on_machine),
         )
         self._batches: Generator[Batch, None, None] | None = None
@@ -243,6 +244,7 @@ class TrainingLoop:
             training,
             states,
             self._objective,
+            batch.forcings.to(self._mesh.device, non_blocking=True),
             stopping=self.stop_request.received is not None,
         )
         if not outcome.is_taken:

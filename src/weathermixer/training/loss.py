@@ -151,19 +151,22 @@ def rollout_loss(
     static: Tensor,
     weights: Tensor,
     *,
+    forcings: Tensor | None = None,
     share: float = 1.0,
     error: ErrorFunction = weighted_mse,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast step by step, each from the one before, and average the steps' losses.
 
     ``states (batch, rollout + 1, channel, latitude, longitude)``, the first of them the initial
-    one; gradients flow through all steps. Where these are a rank's part of the states, ``share`` of
+    one, and ``forcings (batch, rollout, forcing, latitude, longitude)`` where there are some;
+    gradients flow through all steps. Where these are a rank's part of the states, ``share`` of
     all values, the result is its part of the mean, which the ranks' parts add up to. ``error`` is
     the loss of one step. Also returns the forecast states, step by step.
     """
     forecast = [states[:, 0]]
     losses = []
-    for target in states.unbind(1)[1:]:
-        forecast.append(model(forecast[-1], static))
+    for step, target in enumerate(states.unbind(1)[1:]):
+        given = (static,) if forcings is None else (static, forcings[:, step])
+        forecast.append(model(forecast[-1], *given))
         losses.append(error(forecast[-1], target, weights))
     return torch.stack(losses).mean() * share, forecast[1:]

@@ -72,6 +72,7 @@ def rehearse(
     ):
         part = Part.on(mesh, architecture)
         channels, static = _size(part.channels), _size(part.static)
+        num_forcings = _size(part.forcings)
         latitudes, longitudes = architecture.grid[0], _size(part.longitudes)
         model = _build(architecture, mesh, training, arithmetic)
         state = TrainingState.initial(model, mesh, training, parallel)
@@ -84,16 +85,18 @@ def rehearse(
             recorder.label("average", state.average.tensors.values())
         shape = (training.instance_batch, rollout + 1, channels, latitudes, longitudes)
         states = torch.empty(shape, dtype=arithmetic.states)
+        shape = (training.instance_batch, rollout, num_forcings, latitudes, longitudes)
+        forcings = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
         objective = Objective(
             torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
             weights,
             error=error_function(training, torch.empty_like(weights)),
         )
-        recorder.label("samples", (states, objective.static, objective.weights))
+        recorder.label("samples", (states, forcings, objective.static, objective.weights))
         for _ in range(2):  # after the first, weights of a sharded optimizer are on their way
             recorder.mark()
-            take_step(state, mesh, training, states, objective)
+            take_step(state, mesh, training, states, objective, forcings)
         return Rehearsal(layout, recorder.counted, tuple(recorder.events), recorder.peak())
 
 

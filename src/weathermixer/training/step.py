@@ -54,11 +54,15 @@ class Outcome:
 
 
 def compute_gradients(
-    state: TrainingState, training: Training, states: Tensor, objective: Objective
+    state: TrainingState,
+    training: Training,
+    states: Tensor,
+    objective: Objective,
+    forcings: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast and add to all gradients; this rank's part of the loss, and its forecast states.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)``.
+    ``states`` and ``forcings`` are as :func:`~weathermixer.training.loss.rollout_loss` takes them.
     """
     set_dropout_key(state.model, training.seed, state.step)
     apart = [state.model.blocks] if training.recompute else []
@@ -69,6 +73,7 @@ def compute_gradients(
                 states,
                 objective.static,
                 objective.weights,
+                forcings=forcings,
                 share=objective.share,
                 error=objective.error,
             )
@@ -83,17 +88,19 @@ def take_step(
     training: Training,
     states: Tensor,
     objective: Objective,
+    forcings: Tensor | None = None,
     *,
     stopping: bool = False,
 ) -> Outcome:
     """Take one optimizer step on ``states (batch, rollout + 1, channel, latitude, longitude)``.
 
-    Every rank calls this; ``stopping`` tells the others that this one is to stop. The processor
-    waits for the device once, for loss and norm, and the device not at all for the processor.
-    Where these are not finite, weights and optimizer are left alone, and gradients as they are.
+    ``forcings (batch, rollout, forcing, latitude, longitude)`` go with them. Every rank calls this;
+    ``stopping`` tells the others that this one is to stop. The processor waits for the device once,
+    for loss and norm, and the device not at all for the processor. Where these are not finite,
+    weights and optimizer are left alone, and gradients as they are.
     """
     set_step(state.optimizer, state.step, training)
-    loss, forecast = compute_gradients(state, training, states, objective)
+    loss, forecast = compute_gradients(state, training, states, objective, forcings)
     # One exchange for all that is summed over the whole mesh.
     sums = torch.stack(
         [

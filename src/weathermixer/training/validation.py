@@ -86,8 +86,15 @@ def validate(
         with kept_weights(model):
             for batch in reading:
                 states = batch.states.to(static.device, non_blocking=True)
+                forcings = batch.forcings.to(static.device, non_blocking=True)
                 mean_loss, forecast = rollout_loss(
-                    model, states, static, weights, share=share, error=error_function
+                    model,
+                    states,
+                    static,
+                    weights,
+                    forcings=forcings,
+                    share=share,
+                    error=error_function,
                 )
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways
