@@ -17,7 +17,7 @@ from typing import Any
 from weathermixer.config import LEVELS_HPA, Config, Problem, parse_config
 from weathermixer.config.kinds import listed
 from weathermixer.config.presets import PUBLISHED
-from weathermixer.data.channels import PRESSURE_VARIABLES, channels_of, names
+from weathermixer.data.channels import PRESSURE_VARIABLES, names, predicted_channels
 from weathermixer.data.feeding.read_ahead import buffer_bytes, kept_states_bytes
 from weathermixer.data.opening import open_states
 from weathermixer.data.states import States
@@ -213,7 +213,7 @@ def _levels_are_used(config: Config, notes: Notes) -> None:
 
 def _channels_are_there(config: Config, store: States, notes: Notes) -> None:
     with notes.noting_errors("data.variables", "change it or data.levels, or use another store"):
-        store.channel_indices(names(channels_of(config.data.variables, config.data.levels)))
+        store.channel_indices(names(predicted_channels(config.data)))
 
 
 def _static_fields_are_there(config: Config, store: States, notes: Notes) -> None:
@@ -260,7 +260,7 @@ def _ends_of_periods_can_be_read(
 ) -> None:
     """Reads the states that a training needs first and last, which may be missing."""
     data, training = config.data, config.training
-    channels = store.channel_indices(names(channels_of(data.variables, data.levels)))
+    channels = store.channel_indices(names(predicted_channels(data)))
     within = f"choose a period within {store.times[0]}/{store.times[-1]} that holds states"
     with notes.noting_errors("data.train", within):
         windows = training_windows(data, training, store)
@@ -277,7 +277,7 @@ def _ends_of_periods_can_be_read(
 def _chunks_fit_the_mesh(
     config: Config, store: States, architecture: Architecture, notes: Notes
 ) -> None:
-    channels = names(channels_of(config.data.variables, config.data.levels))
+    channels = names(predicted_channels(config.data))
     warning = reading_warning(store, channels, architecture, _layout(config))
     if warning is not None:
         notes.warn("data.store", warning, REMEDY)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -51,13 +52,14 @@ def plain(architecture: Architecture) -> WeatherMixer:
 
 
 def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
+    """A state, and what is given beside it, alike for all samples."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     state = draw(batch, architecture.prognostic, *architecture.grid)
-    return state, draw(architecture.static, *architecture.grid)
+    return state, draw(architecture.static + architecture.forcings, *architecture.grid)
 
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
@@ -67,13 +69,17 @@ def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
 def test_the_network_equals_its_description(
     prediction: Prediction, applications: int, patch: tuple[int, int], is_cut: bool
 ) -> None:
-    num_forcings = 2 if applications == 1 else 0
-    architecture = replace(SMALL, prediction=prediction, patch=patch, forcings=num_forcings)
+    further = 2 if applications == 1 else 0
+    architecture = replace(
+        SMALL, prediction=prediction, patch=patch, forcings=further, diagnostic=further
+    )
     model = randomised(architecture) if is_cut else plain(architecture)
-    state, static = sample(architecture)
-    forcings = torch.linspace(-1.0, 1.0, 2 * num_forcings * 48, dtype=torch.float64)
-    forcings = forcings.view(2, num_forcings, *architecture.grid).sin()
-    result = model(state, static, forcings, applications=applications)
+    state, static = sample(replace(architecture, forcings=0))
+    forcings = torch.linspace(-1.0, 1.0, 2 * further * 48, dtype=torch.float64)
+    forcings = forcings.view(2, further, *architecture.grid).sin()
+    # What an earlier result has beside the state is left alone.
+    fed_back = torch.cat([state, torch.full_like(state[:, :further], torch.nan)], dim=1)
+    result = model(fed_back, static, forcings, applications=applications)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
     for one, of_sample, expected in zip(state, forcings, result, strict=True):
         oracle = next_state(
@@ -84,6 +90,7 @@ def test_the_network_equals_its_description(
             blocks=architecture.blocks,
             increment_scale=SCALE.numpy() if prediction == "increment" else None,
             applications=applications,
+            diagnostic=further,
         )
         error = np.abs(expected.detach().numpy() - oracle).max()
         assert error <= 1e-12 * np.abs(oracle).max()
@@ -218,7 +225,7 @@ def pass_through(
     mesh: Mesh, architecture: Architecture, parameters: dict[str, Tensor], applications: int
 ) -> Passed:
     """The output of the mean square of the next state, and the gradients of it."""
-    (own,) = Dimension((architecture.prognostic,)).ranges(mesh.tensor.size, mesh.tensor.index)
+    own, _ = Dimension((architecture.prognostic, 0)).ranges(mesh.tensor.size, mesh.tensor.index)
     model = build(
         architecture, mesh, seed=0, increment_scale=SCALE[own.start : own.stop], dtype=torch.float64
     )
@@ -229,11 +236,14 @@ def pass_through(
     longitudes = part([a.grid[1] // a.patch[1]], a.patch[1], layout.domain, domain)
     grid = ((range(a.grid[0]),), longitudes)
     ranges = ((range(batch),), part([a.prognostic], 1, layout.tensor, tensor), *grid)
-    own_static = cut(static, (part([a.static], 1, layout.tensor, tensor), *grid))
-    result = model(cut(state, ranges), own_static, applications=applications)
-    (result.square().sum() / state.numel()).backward()
+    own_given = cut(static, (part([len(static)], 1, layout.tensor, tensor), *grid))
+    result = model(cut(state, ranges), own_given, applications=applications)
+    channels = [a.prognostic, a.diagnostic] if a.diagnostic else [a.prognostic]
+    predicted = ((range(batch),), part(channels, 1, layout.tensor, tensor), *grid)
+    shape = (batch, sum(channels), *a.grid)
+    (result.square().sum() / math.prod(shape)).backward()
     return Passed(
-        Held(tuple(state.shape), ranges, result.detach()),
+        Held(shape, predicted, result.detach()),
         held_gradients(model),
     )
 
@@ -244,7 +254,10 @@ def pass_through(
 def test_any_mesh_computes_the_network_and_its_gradients(
     pool: Pool, layout: Layout, prediction: Prediction, applications: int
 ) -> None:
-    architecture = replace(SMALL, prediction=prediction, grid=(6, 14))
+    further = 2 if applications == 1 else 0
+    architecture = replace(
+        SMALL, prediction=prediction, grid=(6, 14), forcings=further, diagnostic=further
+    )
     alone = randomised(architecture)
     parameters = {name: value.detach() for name, value in alone.named_parameters()}
     found = pool.run(pass_through, layout, architecture, parameters, applications)
@@ -259,6 +272,7 @@ def test_any_mesh_computes_the_network_and_its_gradients(
                 blocks=architecture.blocks,
                 increment_scale=SCALE.numpy() if prediction == "increment" else None,
                 applications=applications,
+                diagnostic=further,
             )
             for one in state
         ]

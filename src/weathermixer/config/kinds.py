@@ -9,7 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from weathermixer.config.variables import FORCING_NAMES, STATIC_NAMES, VARIABLE_NAMES
+from weathermixer.config.variables import (
+    DIAGNOSTIC_NAMES,
+    FORCING_NAMES,
+    STATIC_NAMES,
+    VARIABLE_NAMES,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 # The upper bounds are beyond any use, and keep arithmetic on a mistyped number finite.
@@ -28,7 +33,12 @@ Steps = Annotated[
 # Apart from a path, in which "//" would become "/".
 Address = Annotated[str, Field(pattern="://")]
 
-_LISTS = {"static": STATIC_NAMES, "variables": VARIABLE_NAMES, "forcings": FORCING_NAMES}
+_LISTS = {
+    "static": STATIC_NAMES,
+    "variables": VARIABLE_NAMES,
+    "diagnostic": DIAGNOSTIC_NAMES,
+    "forcings": FORCING_NAMES,
+}
 
 
 def refusal(what: str, remedy: str) -> PydanticCustomError:

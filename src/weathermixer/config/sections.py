@@ -35,6 +35,7 @@ from weathermixer.config.kinds import (
     require_known,
 )
 from weathermixer.config.variables import (
+    DIAGNOSTIC_NAMES,
     FORCING_NAMES,
     LEVELS_HPA,
     PRESSURE_LEVEL_NAMES,
@@ -106,6 +107,11 @@ class Data(Section):
     variables: Annotated[tuple[str, ...], AsList] = Field(
         VARIABLE_NAMES, description="variables to predict; pressure variables on every level"
     )
+    diagnostic: Annotated[tuple[str, ...], AsList] = Field(
+        (),
+        description="further variables that are predicted and not given to the network, such as "
+        f"{DIAGNOSTIC_NAMES[0]}",
+    )
     levels: Annotated[tuple[Count, ...], AsList] = Field(
         LEVELS_HPA, description="pressure levels, hPa"
     )
@@ -149,7 +155,7 @@ class Data(Section):
         is_home = isinstance(value, Path) and value.parts[:1] == ("~",)
         return Path(value).expanduser() if is_home else value
 
-    @field_validator("variables", "levels", "static", "forcings")
+    @field_validator("variables", "diagnostic", "levels", "static", "forcings")
     @classmethod
     def _lists_nothing_twice(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         repeated = {entry: None for entry in value if value.count(entry) > 1}
@@ -164,6 +170,18 @@ class Data(Section):
             raise refusal("lists no variable", f"choose among {', '.join(VARIABLE_NAMES)}")
         return require_known(value, VARIABLE_NAMES, "variable")
 
+    @field_validator("diagnostic")
+    @classmethod
+    def _are_other_variables(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        require_known(value, (*DIAGNOSTIC_NAMES, *VARIABLE_NAMES), "variable")
+        given = [name for name in value if name in info.data.get("variables", ())]
+        if given:
+            raise refusal(
+                f"lists {listed(given)}, which data.variables lists too",
+                "remove it from either: what is in data.variables is given to the network",
+            )
+        return value
+
     @field_validator("static")
     @classmethod
     def _are_static_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -177,11 +195,12 @@ class Data(Section):
     @field_validator("levels")
     @classmethod
     def _has_levels(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if not value and set(info.data.get("variables", ())) & set(PRESSURE_LEVEL_NAMES):
-            raise refusal(
-                "lists no level, and data.variables has some that lie on levels",
-                "list levels, or leave those variables out",
-            )
+        for key in ("variables", "diagnostic"):
+            if not value and set(info.data.get(key, ())) & set(PRESSURE_LEVEL_NAMES):
+                raise refusal(
+                    f"lists no level, and data.{key} has some that lie on levels",
+                    "list levels, or leave those variables out",
+                )
         return value
 
     @field_validator("train", "validation")

@@ -18,6 +18,7 @@ from torch import nn
 
 import weathermixer
 from weathermixer.console import Progress, say, waiting_for
+from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.forcings import Forcings
 from weathermixer.data.grid import Grid
@@ -105,8 +106,11 @@ def forecast(
     config = opened.config_with(overrides, base_overrides=_ANY_MESH)
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)
-    source = open_states_on(store, config.data, grid)
-    source.channel_indices(normalisation.channels)
+    # Of a channel that is only predicted, a forecast begins with no state.
+    needed = config.data.model_copy(update={"diagnostic": ()})
+    source = open_states_on(store, needed, grid)
+    initial = names(channels_of(config.data.variables, config.data.levels))
+    source.channel_indices(initial)
     initial_times = parse_initial_times(init)
     indices = [source.index_of(time) for time in initial_times]
 
@@ -152,8 +156,11 @@ def forecast(
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     model = opened.load_model(config, mesh, checkpoint, weights)
     own, total = part.of(normalisation), len(indices) * steps
+    given = normalisation.part(
+        range(part.prognostic.start, part.prognostic.stop), slice(0, 0), part.longitudes
+    )
     own_forcings = part.forcings_of(config.data, normalisation)
-    own_channels = source.channel_indices(own.channels)
+    own_channels = source.channel_indices(initial[part.prognostic])
 
     def read(number: int) -> NDArray[np.float32]:
         return source.read(indices[number], own_channels, part.longitudes)
@@ -165,7 +172,7 @@ def forecast(
                 continue
             if not all(finished[position] for position in batch):
                 forecasts = _forecast_batch(
-                    model, own, own_forcings, map(read, batch), description, batch
+                    model, own, given, own_forcings, map(read, batch), description, batch
                 )
                 for taken in writer.write(batch, forecasts):
                     if progress is not None:
@@ -215,6 +222,7 @@ def _batches(count: int, description: ForecastDescription) -> Iterator[range]:
 def _forecast_batch(
     model: nn.Module,
     normalisation: Normalisation,
+    given: Normalisation,
     forcings: Forcings,
     initial_states: Iterable[NDArray[np.float32]],
     description: ForecastDescription,
@@ -222,9 +230,10 @@ def _forecast_batch(
 ) -> Iterator[NDArray[np.float32]]:
     """Forecast states ``(batch, channel, latitude, longitude)`` in SI units, by lead time.
 
-    ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``; of all states,
-    channels and longitudes are those of this rank's part. Nothing here refers to a state longer
-    than it is needed: at 0.25° each is a good part of a rank's memory.
+    ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``, of the
+    channels that ``given`` normalises; ``normalisation`` is of those that are predicted. Of all
+    states, channels and longitudes are those of this rank's part. Nothing here refers to a state
+    longer than it is needed: at 0.25° each is a good part of a rank's memory.
 
     Raises UserError at the first state that is NaN or infinite anywhere.
     """
@@ -233,16 +242,16 @@ def _forecast_batch(
     # In the model's type before normalising, as in training.
     precision = np.float64 if like.dtype == torch.float64 else np.float32
     normalised = (
-        torch.from_numpy(normalisation.normalise(state.astype(precision, copy=False)))
+        torch.from_numpy(given.normalise(state.astype(precision, copy=False)))
         for state in initial_states
     )
     initial_times = description.initial_times[batch]
     begins = (np.timedelta64(0, "s"), *description.lead_times[:-1])
-    given = (
+    fields = (
         (static, torch.from_numpy(_forcings_at(forcings, initial_times + lead, precision)).to(like))
         for lead in begins
     )
-    steps = rollout(model, torch.stack(list(normalised)).to(like), given)
+    steps = rollout(model, torch.stack(list(normalised)).to(like), fields)
     return_freed_memory()
     for step, state in enumerate(steps):
         restored = normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from weathermixer.config import Data, Model
-from weathermixer.data.channels import channels_of
+from weathermixer.data.channels import channels_of, predicted_channels
 from weathermixer.data.forcings import forcing_fields
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layout import Dimension
+from weathermixer.jigsaw.layout import Dimension, shard
+
+
+class Fields(NamedTuple):
+    """Which fields of each kind a rank holds, counted within the kind."""
+
+    prognostic: range
+    diagnostic: range
+    static: range
+    forcings: range
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The sizes that define a WeatherMixer.
 
-    ``prognostic``, ``static`` and ``forcings`` count fields. ``grid`` and ``patch`` are latitude ×
+    ``prognostic``, ``static``, ``forcings`` and ``diagnostic`` count fields; the last are predicted
+    alone. ``grid`` and ``patch`` are latitude ×
     longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
     themselves.
     """
@@ -32,6 +42,12 @@ class Architecture:
     dropout: float
     prediction: Literal["increment", "state"]
     forcings: int = 0
+    diagnostic: int = 0
+
+    @property
+    def predicted(self) -> int:
+        """Channels that the network predicts."""
+        return self.prognostic + self.diagnostic
 
     @property
     def points_per_patch(self) -> int:
@@ -60,9 +76,19 @@ class Architecture:
         return Dimension(longitudes.sections, unit=longitudes.unit * self.grid[0])
 
     @property
-    def state_features(self) -> Dimension:
-        """Values in a patch of a state, cut between variables."""
-        return Dimension((self.prognostic,), unit=self.points_per_patch)
+    def predicted_dimension(self) -> Dimension:
+        """Channels that are predicted, prognostic and diagnostic ones cut apart.
+
+        A rank predicts those that it is given, and its part of the others.
+        """
+        return Dimension(
+            (self.prognostic, self.diagnostic) if self.diagnostic else (self.prognostic,)
+        )
+
+    @property
+    def predicted_features(self) -> Dimension:
+        """Values in a patch of what is predicted, cut between variables."""
+        return Dimension(self.predicted_dimension.sections, unit=self.points_per_patch)
 
     @property
     def input_features(self) -> Dimension:
@@ -73,26 +99,21 @@ class Architecture:
         given = self.static + self.forcings
         return Dimension((self.prognostic, given), unit=self.points_per_patch)
 
-    def fields_of(self, parts: int, index: int) -> tuple[range, range, range]:
-        """The channels, static fields and forcings of part ``index`` of ``parts`` along ``tensor``.
+    def fields_of(self, parts: int, index: int) -> Fields:
+        """The fields of part ``index`` of ``parts`` along ``tensor``.
 
-        They follow the cut of ``input_features``.
+        They follow the cuts of ``input_features`` and ``predicted_features``.
         """
-        channels, given = (
-            range(part.start // self.points_per_patch, part.stop // self.points_per_patch)
-            for part in self.input_features.ranges(parts, index)
+        given = shard(self.static + self.forcings, parts, index)
+        return Fields(
+            prognostic=shard(self.prognostic, parts, index),
+            diagnostic=shard(self.diagnostic, parts, index),
+            static=range(min(given.start, self.static), min(given.stop, self.static)),
+            forcings=range(
+                max(given.start - self.static, 0),
+                max(given.stop - self.static, 0),
+            ),
         )
-        first_static = self.prognostic
-        first_forcing = first_static + self.static
-        static = range(
-            min(given.start, first_forcing) - first_static,
-            min(given.stop, first_forcing) - first_static,
-        )
-        forcings = range(
-            max(given.start, first_forcing) - first_forcing,
-            max(given.stop, first_forcing) - first_forcing,
-        )
-        return channels, static, forcings
 
 
 def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architecture:
@@ -104,9 +125,10 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
                 f"{grid[0]}×{grid[1]} (latitude × longitude): {points} points of {name} are no "
                 f"multiple of {size}, so choose a divisor of {points}"
             )
+    prognostic = len(channels_of(data.variables, data.levels))
     tokens = (grid[0] // model.patch[0]) * (grid[1] // model.patch[1])
     return Architecture(
-        prognostic=len(channels_of(data.variables, data.levels)),
+        prognostic=prognostic,
         static=len(data.static),
         grid=grid,
         patch=model.patch,
@@ -117,4 +139,5 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         dropout=model.dropout,
         prediction=model.prediction,
         forcings=len(forcing_fields(data.forcings)),
+        diagnostic=len(predicted_channels(data)) - prognostic,
     )

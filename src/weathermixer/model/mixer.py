@@ -63,14 +63,14 @@ class Mixing(nn.Module):
 class Decoder(nn.Module):
     """From latent tokens, and what the encoder made of the input, to the values of patches.
 
-    ``x`` and ``encoded (tokens, batch, channels)`` → ``(tokens, batch, prognostic · points)``.
+    ``x`` and ``encoded (tokens, batch, channels)`` → ``(tokens, batch, predicted · points)``.
     """
 
     def __init__(self, architecture: Architecture, device: Any = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(architecture.channels, device=device)
         self.linear = nn.Linear(
-            2 * architecture.channels, architecture.state_features.size, device=device
+            2 * architecture.channels, architecture.predicted_features.size, device=device
         )
 
     def forward(self, x: Tensor, encoded: Tensor) -> Tensor:
@@ -82,6 +82,7 @@ class Increment(nn.Module):
     """Adds the decoded values, in units of each channel's step standard deviation, to the state.
 
     ``scale (prognostic, 1, 1)`` is that deviation divided by the channel's standard deviation.
+    Diagnostic channels, of which there is no state, are the decoded values themselves.
     """
 
     scale: Tensor
@@ -92,8 +93,12 @@ class Increment(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, decoded: Tensor, state: Tensor) -> Tensor:
-        """The next state ``(batch, prognostic, latitude, longitude)``."""
-        return torch.addcmul(state, decoded, self.scale)
+        """The next state ``(batch, predicted, latitude, longitude)``."""
+        prognostic = state.shape[1]
+        if decoded.shape[1] == prognostic:
+            return torch.addcmul(state, decoded, self.scale)
+        increment, diagnostic = decoded[:, :prognostic], decoded[:, prognostic:]
+        return torch.cat([torch.addcmul(state, increment, self.scale), diagnostic], dim=1)
 
 
 class Blend(nn.Module):
@@ -104,13 +109,13 @@ class Blend(nn.Module):
 
     def __init__(self, architecture: Architecture, device: Any = None) -> None:
         super().__init__()
-        channels = architecture.prognostic
-        self.decoded_norm = nn.LayerNorm(channels, device=device)
-        self.norm = nn.LayerNorm(2 * channels, device=device)
-        self.linear = nn.Linear(2 * channels, channels, device=device)
+        predicted, both = architecture.predicted, architecture.predicted + architecture.prognostic
+        self.decoded_norm = nn.LayerNorm(predicted, device=device)
+        self.norm = nn.LayerNorm(both, device=device)
+        self.linear = nn.Linear(both, predicted, device=device)
 
     def forward(self, decoded: Tensor, state: Tensor) -> Tensor:
-        """The next state ``(batch, prognostic, latitude, longitude)``."""
+        """The next state ``(batch, predicted, latitude, longitude)``."""
         points = torch.cat([self.decoded_norm(decoded.movedim(1, -1)), state.movedim(1, -1)], -1)
         return self.linear(self.norm(points)).movedim(-1, 1)
 
@@ -163,16 +168,21 @@ class WeatherMixer(nn.Module):
         head = Increment if architecture.prediction == "increment" else Blend
         self.head = head(architecture, device)
         self.patches, self.fields = patches_of, fields_of
+        # Of the rank, where the network is cut.
+        self.prognostic = architecture.prognostic
 
     def forward(self, state: Tensor, *given: Tensor, applications: int = 1) -> Tensor:
         """The state one step later, or ``applications`` steps later by repeating the blocks.
 
-        ``state (batch, prognostic, latitude, longitude)``; ``given`` are the static fields
-        ``(static, latitude, longitude)``, then the forcings ``(batch, forcing, latitude,
-        longitude)`` where there are any; all normalised. The result has the shape and type of
-        ``state``. On a mesh, per rank, variables are divided by ``tensor`` and longitudes, patch
-        columns whole, by ``domain``.
+        ``state (batch, prognostic, latitude, longitude)``, of which further channels, such as an
+        earlier result has them, are left alone; ``given`` are the static fields ``(static,
+        latitude, longitude)``, then the forcings ``(batch, forcing, latitude, longitude)`` where
+        there are any; all normalised. The result, of the type of ``state``, has the prognostic
+        channels, then the diagnostic ones. On a mesh, per rank, variables are divided by ``tensor``
+        and longitudes, patch columns whole, by ``domain``.
         """
+        if state.shape[1] > self.prognostic:
+            state = state[:, : self.prognostic]
         x = encoded = self._encode(state, given)
         for _ in range(applications):
             for block in self.blocks:

@@ -103,6 +103,6 @@ def describe_jigsaw(
 def _state_bytes(architecture: Architecture, layout: Layout) -> int:
     """Bytes of a rank's part of a state in a store."""
     part = Part.on(Mesh.describe(layout), architecture)
-    channels = part.channels.stop - part.channels.start
+    channels = len(part.channels)
     columns = part.longitudes.stop - part.longitudes.start
     return channels * architecture.grid[0] * columns * _STORED_BYTES

@@ -165,7 +165,8 @@ def _add_edges(
     """Add encoder, decoder and head of one application."""
     part = Part.on(mesh, model.architecture)
     points = model.architecture.grid[0] * (part.longitudes.stop - part.longitudes.start)
-    prognostic = (part.channels.stop - part.channels.start) * points * wide.samples
+    prognostic = _size(part.prognostic) * points * wide.samples
+    predicted = len(part.channels) * points * wide.samples
     given = (_size(part.static) + _size(part.forcings)) * points * wide.samples
     encoder, decoder = model.encoder, model.decoder
     # The state and what is given beside it are joined, and cut into patches.
@@ -176,14 +177,14 @@ def _add_edges(
     latent = blocks.norm(decoder.norm)
     blocks.copies(latent, forward=2, backward=3)
     blocks.linear(decoder.linear, fetches=is_first)
-    wide.copies(prognostic, forward=1, backward=1, kind="transpose")
+    wide.copies(predicted, forward=1, backward=1, kind="transpose")
     if isinstance(model.head, Blend):
         wide.norm(model.head.decoded_norm)
-        wide.copies(prognostic, forward=4, backward=4)
+        wide.copies((prognostic + predicted) // 2, forward=4, backward=4)
         wide.norm(model.head.norm)
         wide.linear(model.head.linear, fetches=is_first)
     else:
-        wide.copies(prognostic, forward=2, backward=1 if is_first else 2)
+        wide.copies(predicted, forward=2, backward=1 if is_first else 2)
 
 
 def _size(part: slice) -> int:
@@ -193,7 +194,7 @@ def _size(part: slice) -> int:
 def _add_loss(work: LayerWork, architecture: Architecture, mesh: Mesh) -> None:
     part = Part.on(mesh, architecture)
     columns = part.longitudes.stop - part.longitudes.start
-    values = (part.channels.stop - part.channels.start) * architecture.grid[0] * columns
+    values = len(part.channels) * architecture.grid[0] * columns
     # Difference, square, weight, mean; and the gradients of these.
     work.copies(values * work.samples, forward=4, backward=4)
 

@@ -36,10 +36,12 @@ _SLOPE_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 1, "huber": 0}
 class SampleSizes:
     """How many values the rank that a model was built for holds of one sample.
 
-    ``state`` and ``forcings`` are those of one time; ``static`` fields have no other.
+    ``state`` and ``forcings`` are those of one time, ``prognostic`` what the network is given of
+    the state; ``static`` fields have no other.
     """
 
     state: int
+    prognostic: int
     static: int
     forcings: int
     channels: int
@@ -47,7 +49,7 @@ class SampleSizes:
     @property
     def inputs(self) -> int:
         """Values of what the encoder maps."""
-        return self.state + self.static + self.forcings
+        return self.prognostic + self.static + self.forcings
 
     def batch(self, samples: int, rollout: int) -> int:
         """Values of a batch: its states, and the forcings of the steps between them."""
@@ -57,10 +59,15 @@ class SampleSizes:
     def of(cls, model: WeatherMixer) -> SampleSizes:
         """The sizes of what belongs to a model's layers."""
         a, product = model.architecture, linear(model.encoder).product
-        channels, static, forcings = a.fields_of(product.along.size, product.along.index)
+        fields = a.fields_of(product.along.size, product.along.index)
         points = product.source.own_rows * a.points_per_patch
+        channels = len(fields.prognostic) + len(fields.diagnostic)
         return cls(
-            points * len(channels), points * len(static), points * len(forcings), len(channels)
+            state=points * channels,
+            prognostic=points * len(fields.prognostic),
+            static=points * len(fields.static),
+            forcings=points * len(fields.forcings),
+            channels=channels,
         )
 
 
@@ -102,6 +109,7 @@ class StepTensors:
         self._narrow = model.arithmetic.itemsize if model.arithmetic else self._wide
         self._sizes = SampleSizes.of(model)
         self._state = self._sizes.state * samples * self._wide
+        self._prognostic = self._sizes.prognostic * samples * self._wide
         layers = [each for each in model.modules() if isinstance(each, Linear)]
         apart = {each for each in model.blocks.modules() if isinstance(each, Linear)}
         apart = apart if model.recompute else set()
@@ -211,10 +219,13 @@ class StepTensors:
     def _head(self, fields: Held) -> tuple[Held, tuple[SavedNorm, SavedNorm, SavedMaps] | None]:
         head = self._model.head
         if not isinstance(head, Blend):
-            return self._new(self._state), None
+            sums = self._new(self._prognostic) if self._prognostic < self._state else None
+            forecast = self._new(self._state)
+            del sums
+            return forecast, None
         points = self._new(self._state)
         normed, first = self._blocks.norm(norm_of(head.decoded_norm), points)
-        both = self._new(2 * self._state)
+        both = self._new(self._state + self._prognostic)
         del normed, points
         normed, second = self._blocks.norm(norm_of(head.norm), both)
         del both
@@ -295,7 +306,7 @@ class StepTensors:
         assert made is not None
         both = self._blocks.norm_back(norm_of(head.norm), made.num_bytes, second)
         del made
-        points = self._blocks.norm_back(norm_of(head.decoded_norm), both.num_bytes // 2, first)
+        points = self._blocks.norm_back(norm_of(head.decoded_norm), self._state, first)
         return points, [] if is_first else [both]
 
     def _maps_back(

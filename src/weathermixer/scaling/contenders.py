@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_
 
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import StateReader, kept_states_bytes, read_ahead
 from weathermixer.data.feeding.samples import Windows, training_plan
@@ -91,7 +91,7 @@ class JigsawTraining:
         job = Job(
             config=config,
             states=samples.states,
-            channels=names(channels_of(config.data.variables, config.data.levels)),
+            channels=names(predicted_channels(config.data)),
             architecture=architecture,
             mesh=mesh,
             part=Part.on(mesh, architecture),

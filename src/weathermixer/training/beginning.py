@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Config, Data, Section, Training
 from weathermixer.console import progress
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import channels_of, names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.samples import (
     Windows,
@@ -77,8 +77,12 @@ def begin_run(
         normalisation = begun.normalisation
         if normalisation is None:
             assert statistics is not None
-            channels = names(channels_of(config.data.variables, config.data.levels))
-            normalisation = Normalisation.of(store, channels, config.data.static, statistics)
+            data = config.data
+            channels = names(predicted_channels(data))
+            diagnostic = names(channels_of(data.diagnostic, data.levels))
+            normalisation = Normalisation.of(
+                store, channels, data.static, statistics, diagnostic=diagnostic
+            )
         run = Run.create(out, config, normalisation, begun.origin.write)
         return run.read(), run.newest_checkpoint()
 

@@ -46,7 +46,8 @@ def loss_weights(training: Training, normalisation: Normalisation) -> NDArray[np
     With *p* = 1 for an absolute error, else 2, and ``channel_weights`` *w*, 1 where unset:
 
     ``increment``: ``w · area / (step_std / std)^p``, so that each channel's error counts in units
-    of its change over a step, and each square metre alike. ``area``: ``w · area``, in units of a
+    of its change over a step (of its own spread where it is only predicted), and each square metre
+    alike. ``area``: ``w · area``, in units of a
     channel's standard deviation. ``published``: ``w · (cos φ / mean cos φ · factor)^p``, since
     there the error itself is multiplied.
     """
@@ -105,9 +106,9 @@ def published_factor(channel: Channel) -> float:
     """The factor by which the publication multiplies a channel's error.
 
     It (arXiv 2507.05753) gives factors on 13 levels; on others they are interpolated linearly in
-    pressure, and constant above 50 hPa.
+    pressure, and constant above 50 hPa. Precipitation, for which it has none, counts once.
     """
-    factor = _PUBLISHED_FACTORS[channel.variable]
+    factor = _PUBLISHED_FACTORS.get(channel.variable, 1.0)
     if channel.level_hpa is None:
         return factor
     return factor * float(np.interp(channel.level_hpa, _FACTOR_LEVELS_HPA, _LEVEL_FACTORS))

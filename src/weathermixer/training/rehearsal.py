@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.cutting import parallelize
 from weathermixer.jigsaw.dry_run import recording
 from weathermixer.jigsaw.fake import fake_mesh
 from weathermixer.jigsaw.layout import Layout
@@ -21,7 +20,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.trace import Event
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.model.cuts import Part, check_cuts, cuts
+from weathermixer.model.cuts import Part, check_cuts, cut
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.training.loss import error_function
 from weathermixer.training.optimizer import optimizer_tensors
@@ -71,7 +70,7 @@ def rehearse(
         recording(bare) as (mesh, recorder),
     ):
         part = Part.on(mesh, architecture)
-        channels, static = _size(part.channels), _size(part.static)
+        channels, static = len(part.channels), _size(part.static)
         num_forcings = _size(part.forcings)
         latitudes, longitudes = architecture.grid[0], _size(part.longitudes)
         model = _build(architecture, mesh, training, arithmetic)
@@ -114,7 +113,7 @@ def _build(
         )
     finally:
         torch.set_default_dtype(before)
-    return parallelize(model, mesh, cuts(architecture, mesh, samples=training.instance_batch))
+    return cut(model, mesh, samples=training.instance_batch)
 
 
 def _size(part: slice) -> int:

@@ -78,7 +78,7 @@ def validate(
     # For each channel the model's error and persistence's; then loss, samples, failed ranks.
     channels = len(normalisation.channels)
     sums = torch.zeros(2 * channels + 3, dtype=torch.float64, device=static.device)
-    error, persistence = sums[:channels][part.channels], sums[channels:-3][part.channels]
+    error, persistence = sums.new_zeros(2, len(part.channels))
     reading = _InstanceBatches(batches, mesh, static.device)
     was_training = model.training
     model.eval()
@@ -102,6 +102,7 @@ def validate(
                 persistence += square_error(states[:, 0], states[:, -1])
     finally:
         model.train(was_training)
+    sums[:-3].view(2, channels)[:, part.channels] = torch.stack([error, persistence])
     sums[-1] = reading.problem is not None
     *errors, loss, samples, failures = total_over(mesh.axes, sums).tolist()
     if failures:
