@@ -178,7 +178,7 @@ def _rates_are_of_parameters(config: Config, notes: Notes) -> None:
 
 def _loss_is_as_set(config: Config, notes: Notes) -> None:
     training = config.training
-    channels = channels_of(config.data.variables, config.data.levels)
+    channels = predicted_channels(config.data)
     known = {name for channel in channels for name in (channel.variable, channel.name)}
     unknown = [name for name in training.channel_weights if name not in known]
     if unknown:

@@ -132,6 +132,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "data.static": st.lists(st.sampled_from(STATIC_NAMES), unique=True),
         "data.forcings": st.lists(st.sampled_from(FORCING_NAMES), unique=True),
         "data.step_hours": st.floats(0.001, 8784.0),
+        "data.input_times": st.integers(1, 100),
         "data.train": st.none() | periods,
         "data.validation": st.none() | periods,
         "parallel.data": st.integers(1, 100_000),

@@ -111,5 +111,16 @@ def test_a_batch_has_the_forcings_of_the_time_at_which_each_of_its_steps_begins(
         for step in range(2):
             forcings.fill(expected, store.times[first + step])
             np.testing.assert_array_equal(batch.forcings[sample, step], expected)
+    reader = StateReader(
+        store,
+        normalisation,
+        torch.float64,
+        num_states=20,
+        memory_bytes=0,
+        forcings=forcings,
+        input_times=2,
+    )
+    (later,) = read_ahead(reader, [np.array([[2, 3, 4, 5], [10, 11, 12, 13]])])
+    assert torch.equal(later.forcings, batch.forcings)
     # Computed, not read.
     assert batch.bytes_read == 6 * 2 * 8 * 16 * 4

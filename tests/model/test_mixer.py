@@ -62,6 +62,11 @@ def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
     return state, draw(architecture.static + architecture.forcings, *architecture.grid)
 
 
+def earlier_than(state: Tensor, architecture: Architecture) -> list[Tensor]:
+    """The states before, the newest first, that the network is given too."""
+    return [(number * state).sin() for number in range(2, 1 + architecture.input_times)]
+
+
 @pytest.mark.parametrize("prediction", ["increment", "state"])
 @pytest.mark.parametrize("applications", [1, 3])
 @pytest.mark.parametrize("patch", [(3, 2), (1, 8), (6, 1)])
@@ -71,7 +76,12 @@ def test_the_network_equals_its_description(
 ) -> None:
     further = 2 if applications == 1 else 0
     architecture = replace(
-        SMALL, prediction=prediction, patch=patch, forcings=further, diagnostic=further
+        SMALL,
+        prediction=prediction,
+        patch=patch,
+        forcings=further,
+        diagnostic=further,
+        input_times=1 + further,
     )
     model = randomised(architecture) if is_cut else plain(architecture)
     state, static = sample(replace(architecture, forcings=0))
@@ -79,12 +89,14 @@ def test_the_network_equals_its_description(
     forcings = forcings.view(2, further, *architecture.grid).sin()
     # What an earlier result has beside the state is left alone.
     fed_back = torch.cat([state, torch.full_like(state[:, :further], torch.nan)], dim=1)
-    result = model(fed_back, static, forcings, applications=applications)
+    earlier = earlier_than(fed_back, architecture)
+    result = model(fed_back, *earlier, static, forcings, applications=applications)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
-    for one, of_sample, expected in zip(state, forcings, result, strict=True):
+    for number, (one, of_sample, expected) in enumerate(zip(state, forcings, result, strict=True)):
+        before = [each[number, : SMALL.prognostic].numpy() for each in earlier]
         oracle = next_state(
             one.numpy(),
-            np.concatenate([static.numpy(), of_sample.numpy()]),
+            np.concatenate([*before, static.numpy(), of_sample.numpy()]),
             weights,
             patch=patch,
             blocks=architecture.blocks,
@@ -237,7 +249,8 @@ def pass_through(
     grid = ((range(a.grid[0]),), longitudes)
     ranges = ((range(batch),), part([a.prognostic], 1, layout.tensor, tensor), *grid)
     own_given = cut(static, (part([len(static)], 1, layout.tensor, tensor), *grid))
-    result = model(cut(state, ranges), own_given, applications=applications)
+    own_earlier = [cut(each, ranges) for each in earlier_than(state, architecture)]
+    result = model(cut(state, ranges), *own_earlier, own_given, applications=applications)
     channels = [a.prognostic, a.diagnostic] if a.diagnostic else [a.prognostic]
     predicted = ((range(batch),), part(channels, 1, layout.tensor, tensor), *grid)
     shape = (batch, sum(channels), *a.grid)
@@ -256,17 +269,23 @@ def test_any_mesh_computes_the_network_and_its_gradients(
 ) -> None:
     further = 2 if applications == 1 else 0
     architecture = replace(
-        SMALL, prediction=prediction, grid=(6, 14), forcings=further, diagnostic=further
+        SMALL,
+        prediction=prediction,
+        grid=(6, 14),
+        forcings=further,
+        diagnostic=further,
+        input_times=1 + further,
     )
     alone = randomised(architecture)
     parameters = {name: value.detach() for name, value in alone.named_parameters()}
     found = pool.run(pass_through, layout, architecture, parameters, applications)
     state, static = sample(architecture)
+    earlier = earlier_than(state, architecture)
     oracle = np.stack(
         [
             next_state(
                 one.numpy(),
-                static.numpy(),
+                np.concatenate([*(each[number].numpy() for each in earlier), static.numpy()]),
                 {name: value.numpy() for name, value in parameters.items()},
                 patch=architecture.patch,
                 blocks=architecture.blocks,
@@ -274,14 +293,14 @@ def test_any_mesh_computes_the_network_and_its_gradients(
                 applications=applications,
                 diagnostic=further,
             )
-            for one in state
+            for number, one in enumerate(state)
         ]
     )
     output, holders = join([rank.output for rank in found])
     assert torch.all(holders == 1)
     assert np.abs(output.numpy() - oracle).max() <= 1e-12 * np.abs(oracle).max()
     # Those of one rank equal finite differences, above.
-    alone(state, static, applications=applications).square().mean().backward()
+    alone(state, *earlier, static, applications=applications).square().mean().backward()
     largest = max(float(gradient_of(value).abs().max()) for value in alone.parameters())
     for name, parameter in alone.named_parameters():
         whole, _ = join([rank.gradients[name] for rank in found])

@@ -142,7 +142,7 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     sharded=st.booleans(),
     has_link=st.booleans(),
     prediction=st.sampled_from(["increment", "state"]),
-    forcings=st.sampled_from([0, 5]),
+    further=st.sampled_from([0, 2]),
 )
 def test_it_is_on_any_mesh_in_any_arithmetic(
     layout: Layout,
@@ -152,9 +152,15 @@ def test_it_is_on_any_mesh_in_any_arithmetic(
     sharded: bool,
     has_link: bool,
     prediction: Literal["increment", "state"],
-    forcings: int,
+    further: int,
 ) -> None:
-    architecture = replace(NETWORK, prediction=prediction, forcings=forcings)
+    architecture = replace(
+        NETWORK,
+        prediction=prediction,
+        forcings=further,
+        diagnostic=further,
+        input_times=1 + further,
+    )
     training = Training(instance_batch=1, dtype=dtype, recompute=recompute, rollout=rollout)
     parallel = Parallel(data=layout.data, shard_optimizer=sharded)
     assert abs(disagreement(architecture, layout, training, parallel, has_link=has_link)) < ANYWHERE
@@ -190,9 +196,10 @@ def test_weights_and_averages_of_a_rank_are_counted_by_hand() -> None:
     points = 48 * 104
     assert memory.samples == 4 * (2 * 23 * points + 3 * points + 23 * 48)
     training = Training(instance_batch=2, rollout=3)
-    forced = predicted(replace(NETWORK, forcings=5), Layout(), training, Parallel())
-    assert forced.parameters == memory.parameters + 4 * 5 * 16 * width
-    batch = 2 * (4 * 23 + 3 * 5) * points
+    larger = replace(NETWORK, forcings=5, input_times=2)
+    forced = predicted(larger, Layout(), training, Parallel())
+    assert forced.parameters == memory.parameters + 4 * (5 + 23) * 16 * width
+    batch = 2 * ((2 + 3) * 23 + 3 * 5) * points
     assert forced.samples == 4 * (batch + 3 * points + 23 * 48)
 
 

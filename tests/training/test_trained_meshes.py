@@ -49,7 +49,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "increment": {"training": AVERAGED},
     "state": {
         "model": {"prediction": "state"},
-        "data": {"forcings": list(FORCING_NAMES), "diagnostic": [RAIN]},
+        "data": {"forcings": list(FORCING_NAMES), "diagnostic": [RAIN], "input_times": 2},
         "training": {
             "loss": "published",
             "error": "huber",

@@ -25,6 +25,7 @@ from weathermixer.config.kinds import (
     Count,
     Fraction,
     Hours,
+    InputTimes,
     Multiple,
     Ranks,
     Reader,
@@ -125,6 +126,11 @@ class Data(Section):
         f"state, some of {', '.join(FORCING_NAMES)}",
     )
     step_hours: Hours = Field(6.0, description="lead time of one step, hours")
+    input_times: InputTimes = Field(
+        1,
+        description="states that the network is given: that from which a step begins, and those "
+        "before it, one step apart",
+    )
     train: str | None = Field(
         None,
         description="training period, START/STOP in ISO 8601, inclusive; "

@@ -25,7 +25,7 @@ from weathermixer.config.kinds import (
     require_known,
 )
 from weathermixer.config.presets import fitting_schedule
-from weathermixer.config.sections import Section
+from weathermixer.config.sections import Data, Section
 from weathermixer.config.variables import PRESSURE_LEVEL_NAMES, VARIABLE_NAMES
 
 LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
@@ -227,6 +227,10 @@ class Training(Section):
     def longest_rollout(self) -> int:
         """The largest number of steps forecast in a sample at any optimizer step."""
         return self.rollout if isinstance(self.rollout, int) else max(self.rollout.values())
+
+    def window_length(self, data: Data) -> int:
+        """The number of steps between the first and the last state of a sample, at most."""
+        return data.input_times - 1 + self.longest_rollout
 
 
 def _is_channel_on_a_level(name: str) -> bool:

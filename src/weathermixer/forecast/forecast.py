@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 import weathermixer
+from weathermixer.config import Data
 from weathermixer.console import Progress, say, waiting_for
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.forcings import Forcings
 from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
+from weathermixer.data.states import States
 from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast_description import ForecastDescription
@@ -112,7 +114,7 @@ def forecast(
     initial = names(channels_of(config.data.variables, config.data.levels))
     source.channel_indices(initial)
     initial_times = parse_initial_times(init)
-    indices = [source.index_of(time) for time in initial_times]
+    windows = _input_windows(source, initial_times, config.data)
 
     job = join(
         config,
@@ -145,25 +147,25 @@ def forecast(
         longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         one_level_per_chunk=mesh.tensor.size > 1,
     )
-    batches = list(_batches(len(indices), description))
+    batches = list(_batches(len(windows), description))
     if len(batches) > 1:
         # What is read late is looked at now: an archive's times may go on where its data end.
-        (problem,) = job.reading_problems([indices[-1:]])
+        (problem,) = job.reading_problems(windows[-1:])
         if problem is not None:
             raise UserError(problem)
     with waiting_for("the first rank to create the forecast"):
         finished = meshes.from_first_rank(lambda: _begin(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     model = opened.load_model(config, mesh, checkpoint, weights)
-    own, total = part.of(normalisation), len(indices) * steps
+    own, total = part.of(normalisation), len(windows) * steps
     given = normalisation.part(
         range(part.prognostic.start, part.prognostic.stop), slice(0, 0), part.longitudes
     )
     own_forcings = part.forcings_of(config.data, normalisation)
     own_channels = source.channel_indices(initial[part.prognostic])
 
-    def read(number: int) -> NDArray[np.float32]:
-        return source.read(indices[number], own_channels, part.longitudes)
+    def read(number: int) -> Iterator[NDArray[np.float32]]:
+        return (source.read(index, own_channels, part.longitudes) for index in windows[number])
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
     with kept_weights(model), Arithmetic.of(config.training.dtype).in_force():
@@ -189,6 +191,28 @@ def forecast(
     return ForecastResult(
         out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
     )
+
+
+def _input_windows(
+    source: States, initial_times: NDArray[np.datetime64], data: Data
+) -> list[list[int]]:
+    """For each initial time, the indices of the states that the network is given, the newest first.
+
+    Raises UserError, naming the time, where one of them is absent.
+    """
+    back = to_timedelta(data.step_hours) * np.arange(data.input_times)
+    windows = []
+    for time in initial_times:
+        try:
+            windows.append([source.index_of(time - each) for each in back])
+        except UserError as error:
+            if data.input_times == 1:
+                raise
+            raise UserError(
+                f"a forecast from {time} takes the states of {data.input_times} times, "
+                f"{data.step_hours:g} h apart, and {error}"
+            ) from error
+    return windows
 
 
 def _begin(out: Path, description: ForecastDescription) -> list[bool]:
@@ -224,16 +248,17 @@ def _forecast_batch(
     normalisation: Normalisation,
     given: Normalisation,
     forcings: Forcings,
-    initial_states: Iterable[NDArray[np.float32]],
+    initial_states: Iterable[Iterable[NDArray[np.float32]]],
     description: ForecastDescription,
     batch: Sequence[int],
 ) -> Iterator[NDArray[np.float32]]:
     """Forecast states ``(batch, channel, latitude, longitude)`` in SI units, by lead time.
 
-    ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``, of the
-    channels that ``given`` normalises; ``normalisation`` is of those that are predicted. Of all
-    states, channels and longitudes are those of this rank's part. Nothing here refers to a state
-    longer than it is needed: at 0.25° each is a good part of a rank's memory.
+    ``initial_states (channel, latitude, longitude)`` are those that the network is given for each
+    of ``batch``, the newest first, of the channels that ``given`` normalises; ``normalisation`` is
+    of those that are predicted. Of all states, channels and longitudes are those of this rank's
+    part. Nothing here refers to a state longer than it is needed: at 0.25° each is a good part of a
+    rank's memory.
 
     Raises UserError at the first state that is NaN or infinite anywhere.
     """
@@ -241,17 +266,13 @@ def _forecast_batch(
     static = torch.from_numpy(normalisation.static).to(like)
     # In the model's type before normalising, as in training.
     precision = np.float64 if like.dtype == torch.float64 else np.float32
-    normalised = (
-        torch.from_numpy(given.normalise(state.astype(precision, copy=False)))
-        for state in initial_states
-    )
     initial_times = description.initial_times[batch]
     begins = (np.timedelta64(0, "s"), *description.lead_times[:-1])
     fields = (
         (static, torch.from_numpy(_forcings_at(forcings, initial_times + lead, precision)).to(like))
         for lead in begins
     )
-    steps = rollout(model, torch.stack(list(normalised)).to(like), fields)
+    steps = rollout(model, _recent_states(given, initial_states, precision, like), fields)
     return_freed_memory()
     for step, state in enumerate(steps):
         restored = normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)
@@ -259,6 +280,20 @@ def _forecast_batch(
         yield restored
         del restored
         return_freed_memory()
+
+
+def _recent_states(
+    given: Normalisation,
+    initial_states: Iterable[Iterable[NDArray[np.float32]]],
+    precision: type[np.floating],
+    like: Tensor,
+) -> list[Tensor]:
+    """The normalised states ``(batch, channel, latitude, longitude)`` of each input time."""
+    normalised = [
+        [torch.from_numpy(given.normalise(state.astype(precision, copy=False))) for state in states]
+        for states in initial_states
+    ]
+    return [torch.stack(of_time).to(like) for of_time in zip(*normalised, strict=True)]
 
 
 def _forcings_at(

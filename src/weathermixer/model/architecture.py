@@ -26,7 +26,7 @@ class Architecture:
     """The sizes that define a WeatherMixer.
 
     ``prognostic``, ``static``, ``forcings`` and ``diagnostic`` count fields; the last are predicted
-    alone. ``grid`` and ``patch`` are latitude ×
+    alone. The network is given the state at ``input_times``. ``grid`` and ``patch`` are latitude ×
     longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
     themselves.
     """
@@ -43,6 +43,7 @@ class Architecture:
     prediction: Literal["increment", "state"]
     forcings: int = 0
     diagnostic: int = 0
+    input_times: int = 1
 
     @property
     def predicted(self) -> int:
@@ -92,12 +93,13 @@ class Architecture:
 
     @property
     def input_features(self) -> Dimension:
-        """Values in a patch of what the encoder takes: those of the state, then the given ones.
+        """Values in a patch of what the encoder takes: states, the newest first, and given fields.
 
         Static fields and forcings are one section, so that a mesh divides them as evenly as can be.
         """
         given = self.static + self.forcings
-        return Dimension((self.prognostic, given), unit=self.points_per_patch)
+        states = (self.prognostic,) * self.input_times
+        return Dimension((*states, given), unit=self.points_per_patch)
 
     def fields_of(self, parts: int, index: int) -> Fields:
         """The fields of part ``index`` of ``parts`` along ``tensor``.
@@ -140,4 +142,5 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         prediction=model.prediction,
         forcings=len(forcing_fields(data.forcings)),
         diagnostic=len(predicted_channels(data)) - prognostic,
+        input_times=data.input_times,
     )

@@ -175,15 +175,17 @@ class WeatherMixer(nn.Module):
         """The state one step later, or ``applications`` steps later by repeating the blocks.
 
         ``state (batch, prognostic, latitude, longitude)``, of which further channels, such as an
-        earlier result has them, are left alone; ``given`` are the static fields ``(static,
-        latitude, longitude)``, then the forcings ``(batch, forcing, latitude, longitude)`` where
-        there are any; all normalised. The result, of the type of ``state``, has the prognostic
-        channels, then the diagnostic ones. On a mesh, per rank, variables are divided by ``tensor``
-        and longitudes, patch columns whole, by ``domain``.
+        earlier result has them, are left alone. ``given`` are the earlier states of as many, the
+        newest first, where there are ``input_times``; then the static fields ``(static, latitude,
+        longitude)``, and the forcings ``(batch, forcing, latitude, longitude)`` where there are
+        any; all normalised. The result, of the type of ``state``, has the prognostic channels, then
+        the diagnostic ones. On a mesh, per rank, variables are divided by ``tensor`` and
+        longitudes, patch columns whole, by ``domain``.
         """
-        if state.shape[1] > self.prognostic:
-            state = state[:, : self.prognostic]
-        x = encoded = self._encode(state, given)
+        num_earlier = self.architecture.input_times - 1
+        earlier, given = map(self._prognostic_of, given[:num_earlier]), given[num_earlier:]
+        state = self._prognostic_of(state)
+        x = encoded = self._encode(state, (*earlier, *given))
         for _ in range(applications):
             for block in self.blocks:
                 # Dropout keeps no state of a generator, so there is none to restore.
@@ -196,6 +198,10 @@ class WeatherMixer(nn.Module):
         grid = (state.shape[2], state.shape[3])
         patch, dtype = self.architecture.patch, state.dtype
         return self.head(self.fields(self.decoder(x, encoded), patch, grid, dtype), state)
+
+    def _prognostic_of(self, state: Tensor) -> Tensor:
+        """The channels that the network is given of a state or of an earlier result."""
+        return state if state.shape[1] <= self.prognostic else state[:, : self.prognostic]
 
     def _encode(self, state: Tensor, given: Sequence[Tensor]) -> Tensor:
         encoded: Tensor = self.encoder(self.patches(state, given, self.architecture.patch))

@@ -96,7 +96,8 @@ def describe_jigsaw(
                 on_accelerator=on_accelerator,
             ).peak
         )
-        read.append(kind.samples * (kind.rollout + 1) * _state_bytes(architecture, corner))
+        times = architecture.input_times + kind.rollout
+        read.append(kind.samples * times * _state_bytes(architecture, corner))
     return JigsawStep(tuple(phases), busiest(costs), max(read), max(memory))
 
 

@@ -171,8 +171,9 @@ def _add_edges(
     encoder, decoder = model.encoder, model.decoder
     # The state and what is given beside it are joined, and cut into patches.
     back = 0 if is_first else 1
-    wide.copies(prognostic + given, forward=1, backward=back)
-    wide.copies(prognostic + given, forward=1, backward=back, kind="transpose")
+    inputs = model.architecture.input_times * prognostic + given
+    wide.copies(inputs, forward=1, backward=back)
+    wide.copies(inputs, forward=1, backward=back, kind="transpose")
     wide.linear(encoder, input_gradient=not is_first, fetches=is_first)
     latent = blocks.norm(decoder.norm)
     blocks.copies(latent, forward=2, backward=3)

@@ -45,15 +45,16 @@ class SampleSizes:
     static: int
     forcings: int
     channels: int
+    input_times: int
 
     @property
     def inputs(self) -> int:
         """Values of what the encoder maps."""
-        return self.prognostic + self.static + self.forcings
+        return self.input_times * self.prognostic + self.static + self.forcings
 
     def batch(self, samples: int, rollout: int) -> int:
         """Values of a batch: its states, and the forcings of the steps between them."""
-        return samples * ((rollout + 1) * self.state + rollout * self.forcings)
+        return samples * ((self.input_times + rollout) * self.state + rollout * self.forcings)
 
     @classmethod
     def of(cls, model: WeatherMixer) -> SampleSizes:
@@ -68,6 +69,7 @@ class SampleSizes:
             static=points * len(fields.static),
             forcings=points * len(fields.forcings),
             channels=channels,
+            input_times=a.input_times,
         )
 
 

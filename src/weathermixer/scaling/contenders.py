@@ -149,6 +149,7 @@ class PeerTraining:
             forcings=Part.on(Mesh.describe(), _architecture(case, samples)).forcings_of(
                 case.config.data, normalisation
             ),
+            input_times=case.config.data.input_times,
             memory_bytes=kept_states_bytes(this_rank().local_world_size),
         )
         plan = training_plan(
@@ -158,10 +159,11 @@ class PeerTraining:
             layout=case.layout.at(place),
             steps=range(self._training.steps),
             samples=0,
+            input_times=case.config.data.input_times,
             rollout_at=self._training.rollout_at,
         )
         self._batches = read_ahead(reader, plan, device=device)
-        self._step = 0
+        self._step, self._input_times = 0, case.config.data.input_times
 
     def counted_step(self) -> Counted:
         with LeastBytes() as sent:
@@ -180,6 +182,7 @@ class PeerTraining:
                 self._static,
                 self._weights,
                 forcings=forcings,
+                input_times=self._input_times,
                 error=self._error,
             )
         with self._arithmetic.in_force():

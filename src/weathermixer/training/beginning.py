@@ -139,26 +139,26 @@ def _statistics(data: Data, store: States, workers: Workers) -> Statistics:
 
 
 def training_windows(data: Data, training: Training, store: States) -> Windows:
-    """All samples to learn from, each as long as the longest rollout.
+    """All samples to learn from: input times, and as many as the longest rollout has steps.
 
     Raises UserError where the training period holds none.
     """
     return require_windows(
         store,
         data.step_hours,
-        training.longest_rollout,
+        training.window_length(data),
         training_period(data, store),
         key="data.train",
     )
 
 
 def validation_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
-    """The samples of a validation, as time indices ``(sample, longest rollout + 1)``.
+    """The samples of a validation, as time indices ``(sample, times)``.
 
     A validation period that was asked for must hold some (UserError); the one by default may not.
     """
     period = validation_period(data, store)
-    hours, length = data.step_hours, training.longest_rollout
+    hours, length = data.step_hours, training.window_length(data)
     if period is None:
         return np.empty((0, length + 1), dtype=np.int64)
     samples = (

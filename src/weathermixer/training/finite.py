@@ -40,18 +40,20 @@ def find_cause(
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
     step_hours: float,
+    input_times: int = 1,
 ) -> Cause:
     """Explain, as far as this rank can, a loss, or else a gradient, that is NaN or infinite.
 
-    Looks for the first bad value in its part of the samples' states ``(batch, rollout + 1, channel,
-    latitude, longitude)``, then in the forecast states, then in the gradients of ``model``.
+    Looks for the first bad value in its part of the samples' states ``(batch, time, channel,
+    latitude, longitude)``, of which the last of ``input_times`` is the initial one, then in the
+    forecast states, then in the gradients of ``model``.
     """
     named = ", ".join(str(time) for time in initial_times[:_NAMED_SAMPLES])
     more = ", ..." if len(initial_times) > _NAMED_SAMPLES else ""
     cause = (
         _bad_parameter(model)
         if math.isfinite(loss)
-        else _bad_channel(states, forecast, channels, initial_times, step_hours)
+        else _bad_channel(states, forecast, channels, initial_times, input_times, step_hours)
     )
     return Cause(*cause, samples=named + more)
 
@@ -86,11 +88,16 @@ def _bad_channel(
     forecast: Sequence[Tensor],
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
+    input_times: int,
     step_hours: float,
 ) -> tuple[int, float, str]:
     given = [(state, "given for") for state in states.unbind(1)]
     made = [(state, "forecast for") for state in forecast]
-    for leads, group in ((range(len(given)), given), (range(1, len(made) + 1), made)):
+    first = 1 - input_times
+    for leads, group in (
+        (range(first, first + len(given)), given),
+        (range(1, len(made) + 1), made),
+    ):
         for lead, (state, how) in zip(leads, group, strict=True):
             bad = ~torch.isfinite(state).all(-1).all(-1)
             if bad.any():
@@ -98,8 +105,8 @@ def _bad_channel(
                 return (
                     0,
                     lead if group is given else len(given) + lead,
-                    f"first in {channels[channel]} as {how} {lead * step_hours:g} h after "
-                    f"{initial_times[sample]}",
+                    f"first in {channels[channel]} as {how} {abs(lead) * step_hours:g} h "
+                    f"{'before' if lead < 0 else 'after'} {initial_times[sample]}",
                 )
     worst = torch.stack([state.detach().abs().amax((0, 2, 3)) for state in forecast]).amax(0)
     largest = int(worst.argmax())

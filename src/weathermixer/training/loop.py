@@ -61,7 +61,7 @@ class TrainingLoop:
     ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
     came to, ``checkpoint`` the newest that was saved or loaded, and ``divergence`` which samples
     are left out. ``windows`` are the samples to learn from, and ``validation_samples (sample,
-    rollout + 1)`` the time indices of those to validate on. While ``stop_request`` is entered, a
+    times)`` the time indices of those to validate on. While ``stop_request`` is entered, a
     signal ends the iteration after the step in hand.
     """
 
@@ -107,6 +107,7 @@ class TrainingLoop:
             weights,
             job.part.share(run.normalisation) / job.mesh.layout.data,
             compiled(self._error) if self._training.compile else self._error,
+            job.architecture.input_times,
         )
         needed = windows.states()
         needed[validation_samples] = True
@@ -117,6 +118,7 @@ class TrainingLoop:
             num_states=int(needed.sum()),
             longitudes=job.part.longitudes,
             forcings=job.part.forcings_of(job.config.data, run.normalisation),
+            input_times=job.architecture.input_times,
             memory_bytes=kept_states_bytes(job.ranks_on_machine),
         )
         self._batches: Generator[Batch, None, None] | None = None
@@ -209,6 +211,7 @@ class TrainingLoop:
                 layout=self._mesh.layout,
                 steps=range(self.state.step, training.steps),
                 samples=self.state.samples,
+                input_times=self.job.architecture.input_times,
                 rollout_at=training.rollout_at,
                 skipped=self.divergence.skipped,
             )
@@ -291,6 +294,7 @@ class TrainingLoop:
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,
+                input_times=self._objective.input_times,
             )
         self.history.add_validation(self.state.step, scores)
         return scores
@@ -357,7 +361,8 @@ class TrainingLoop:
             states,
             forecast,
             channels=self._normalisation.channels,
-            initial_times=self.job.states.times[batch.indices[:, 0]],
+            input_times=self._objective.input_times,
+            initial_times=self.job.states.times[batch.indices[:, self._objective.input_times - 1]],
             step_hours=self.job.config.data.step_hours,
         )
         causes, step = meshes.gather_objects(cause), self.state.step + 1

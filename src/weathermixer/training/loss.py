@@ -153,21 +153,24 @@ def rollout_loss(
     weights: Tensor,
     *,
     forcings: Tensor | None = None,
+    input_times: int = 1,
     share: float = 1.0,
     error: ErrorFunction = weighted_mse,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast step by step, each from the one before, and average the steps' losses.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)``, the first of them the initial
-    one, and ``forcings (batch, rollout, forcing, latitude, longitude)`` where there are some;
-    gradients flow through all steps. Where these are a rank's part of the states, ``share`` of
-    all values, the result is its part of the mean, which the ranks' parts add up to. ``error`` is
-    the loss of one step. Also returns the forecast states, step by step.
+    ``states (batch, input times + rollout, channel, latitude, longitude)``, the last of the input
+    times the initial one, and ``forcings (batch, rollout, forcing, latitude, longitude)`` where
+    there are some; gradients flow through all steps. Where these are a rank's part of the states,
+    ``share`` of all values, the result is its part of the mean, which the ranks' parts add up to.
+    ``error`` is the loss of one step. Also returns the forecast states, step by step.
     """
-    forecast = [states[:, 0]]
+    times = states.unbind(1)
+    recent, forecast = list(times[input_times - 1 :: -1]), []  # the newest first
     losses = []
-    for step, target in enumerate(states.unbind(1)[1:]):
+    for step, target in enumerate(times[input_times:]):
         given = (static,) if forcings is None else (static, forcings[:, step])
-        forecast.append(model(forecast[-1], *given))
+        forecast.append(model(*recent, *given))
+        recent = [forecast[-1], *recent[:-1]]
         losses.append(error(forecast[-1], target, weights))
-    return torch.stack(losses).mean() * share, forecast[1:]
+    return torch.stack(losses).mean() * share, forecast

@@ -82,7 +82,8 @@ def rehearse(
         recorder.label("optimizer", (*averages.values(), *steps))
         if state.average is not None:
             recorder.label("average", state.average.tensors.values())
-        shape = (training.instance_batch, rollout + 1, channels, latitudes, longitudes)
+        times = architecture.input_times + rollout
+        shape = (training.instance_batch, times, channels, latitudes, longitudes)
         states = torch.empty(shape, dtype=arithmetic.states)
         shape = (training.instance_batch, rollout, num_forcings, latitudes, longitudes)
         forcings = torch.empty(shape, dtype=arithmetic.states)
@@ -91,6 +92,7 @@ def rehearse(
             torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
             weights,
             error=error_function(training, torch.empty_like(weights)),
+            input_times=architecture.input_times,
         )
         recorder.label("samples", (states, forcings, objective.static, objective.weights))
         for _ in range(2):  # after the first, weights of a sharded optimizer are on their way

@@ -27,13 +27,14 @@ class Objective:
 
     ``static (static_channel, latitude, longitude)`` and ``weights`` are this rank's parts, the
     latter as ``error``, the loss of one step, takes them; ``share`` is the fraction that its part
-    is of the values of all ranks.
+    is of the values of all ranks. The network is given the states at ``input_times``.
     """
 
     static: Tensor
     weights: Tensor
     share: float = 1.0
     error: ErrorFunction = weighted_mse
+    input_times: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def compute_gradients(
                 objective.static,
                 objective.weights,
                 forcings=forcings,
+                input_times=objective.input_times,
                 share=objective.share,
                 error=objective.error,
             )
@@ -92,7 +94,7 @@ def take_step(
     *,
     stopping: bool = False,
 ) -> Outcome:
-    """Take one optimizer step on ``states (batch, rollout + 1, channel, latitude, longitude)``.
+    """Take one optimizer step on ``states (batch, times, channel, latitude, longitude)``.
 
     ``forcings (batch, rollout, forcing, latitude, longitude)`` go with them. Every rank calls this;
     ``stopping`` tells the others that this one is to stop. The processor waits for the device once,

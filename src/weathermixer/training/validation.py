@@ -55,6 +55,8 @@ def validate(
     normalisation: Normalisation,
     part: Part,
     mesh: Mesh,
+    *,
+    input_times: int = 1,
 ) -> Validation:
     """Compute loss and errors of a network in eval mode; it is left in the mode that it was in.
 
@@ -93,13 +95,14 @@ def validate(
                     static,
                     weights,
                     forcings=forcings,
+                    input_times=input_times,
                     share=share,
                     error=error_function,
                 )
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways
                 error += square_error(forecast[-1], states[:, -1])
-                persistence += square_error(states[:, 0], states[:, -1])
+                persistence += square_error(states[:, input_times - 1], states[:, -1])
     finally:
         model.train(was_training)
     sums[:-3].view(2, channels)[:, part.channels] = torch.stack([error, persistence])

@@ -74,7 +74,8 @@ class Normalisation:
     ) -> Normalisation:
         """Make one from the ``statistics`` of all channels of a store.
 
-        ``diagnostic`` are those of ``channels`` that are only predicted. Raises UserError where the store lacks a channel or a static field.
+        ``diagnostic`` are those of ``channels`` that are only predicted. Raises UserError where the
+        store lacks a channel or a static field.
         """
         indices = store.channel_indices(channels)
         mean = statistics.mean[indices]

@@ -38,9 +38,10 @@ _WORTH_KEEPING = 0.1  # of the states; visited in random order, a smaller part i
 class Batch:
     """Consecutive normalised states of several samples, and the forcings of the steps between them.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)`` and ``forcings (batch, rollout,
-    forcing, latitude, longitude)``, which may be none, lie on the device that they were read for;
-    ``indices (batch, rollout + 1)`` are the states' places among the store's times. ``bytes_read``
+    ``states (batch, input times + rollout, channel, latitude, longitude)`` and ``forcings (batch,
+    rollout, forcing, latitude, longitude)``, which may be none, lie on the device that they were
+    read for; ``indices (batch, input times + rollout)`` are the states' places among the store's
+    times. ``bytes_read``
     is what reading them takes, as decoded from the store, whether or not some were still in memory.
     """
 
@@ -54,7 +55,8 @@ class StateReader:
     """Reads, checks and normalises single states of a store, from any thread.
 
     It reads the channels and longitudes of ``normalisation`` alone, the latter at ``longitudes``
-    in the store; ``forcings`` are computed beside them, on the same part of the grid.
+    in the store; ``forcings`` are computed beside them, on the same part of the grid, for the steps
+    that begin at the last of ``input_times`` states and later.
     ``num_states`` is how many different states will be asked for; where a good part of them fits in
     ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
     """
@@ -69,8 +71,10 @@ class StateReader:
         longitudes: slice = slice(None),
         memory_bytes: int,
         forcings: Forcings | None = None,
+        input_times: int = 1,
     ) -> None:
         self.store = store
+        self.input_times = input_times
         self.forcings = forcings or Forcings(
             (), normalisation.latitude, normalisation.longitude, to_hours(store.step)
         )
@@ -116,7 +120,7 @@ def read_ahead(
     ahead: int = AHEAD,
     threads: int = THREADS,
 ) -> Generator[Batch, None, None]:
-    """Yield the batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
+    """Yield the batches of a plan of time indices ``(batch, times)``, in its order.
 
     While one batch is used, ``ahead`` others are being read, or wait. On an accelerator, ``device``
     (by default the processor), the next one is copied there meanwhile. Close the generator
@@ -193,7 +197,7 @@ def _submit(
     stream: torch.Stream | None,
 ) -> _PendingBatch:
     shape = (len(reader.normalisation.channels), *reader.normalisation.grid)
-    begins = indices[:, :-1]  # of steps
+    begins = indices[:, reader.input_times - 1 : -1]  # of steps
     reads: list[Future[int]] = []
 
     def filled(

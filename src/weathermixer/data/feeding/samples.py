@@ -166,18 +166,20 @@ def training_plan(
     layout: Layout,
     steps: range,
     samples: int,
+    input_times: int = 1,
     rollout_at: Callable[[int], int],
     skipped: Sequence[range] = (),
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
+    """Yield the time indices ``(batch, times)`` that this rank reads for each optimizer step.
 
-    ``samples`` were consumed before the first of ``steps``, and those that are ``skipped`` are
-    passed over. Windows are as long as the longest rollout and cut to the one of each step, so that
-    a growing rollout leaves the order alone.
+    They are the ``input_times``, then as many as the rollout has steps. ``samples`` were consumed
+    before the first of ``steps``, and those that are ``skipped`` are passed over. Windows are as
+    long as the longest rollout and cut to the one of each step, so that a growing rollout leaves
+    the order alone.
     """
     for step in steps:
         numbers = sample_numbers(len(all_windows), seed, samples, batch, layout, skipped)
-        yield all_windows[numbers][:, : rollout_at(step) + 1]
+        yield all_windows[numbers][:, : input_times + rollout_at(step)]
         samples = int(consumed_by(samples, batch * layout.data, skipped)[-1]) + 1
 
 

@@ -183,7 +183,8 @@ class PlainNetwork:
 
     def bytes_read(self) -> float:
         """Bytes that a rank reads for a step: of each sample a state and those after it."""
-        a, states = self.architecture, self.kind.rollout + 1.0
+        a = self.architecture
+        states = float(a.input_times + self.kind.rollout)
         return states * a.predicted * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
 
     def _gather(self) -> PlannedExchange:
