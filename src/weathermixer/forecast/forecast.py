@@ -14,21 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 import weathermixer
-from weathermixer.config import Data
 from weathermixer.console import Progress, say, waiting_for
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.forcings import Forcings
 from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
-from weathermixer.data.states import States
 from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.initial_times import parse_initial_times
+from weathermixer.forecast.inputs import forcings_at, input_windows, recent_states
 from weathermixer.forecast.memory import return_freed_memory, share_one_arena
 from weathermixer.forecast.rollout import rollout
 from weathermixer.forecast.writer import ForecastWriter, refuse_existing
@@ -114,7 +113,7 @@ def forecast(
     initial = names(channels_of(config.data.variables, config.data.levels))
     source.channel_indices(initial)
     initial_times = parse_initial_times(init)
-    windows = _input_windows(source, initial_times, config.data)
+    windows = input_windows(source, initial_times, config.data)
 
     job = join(
         config,
@@ -193,28 +192,6 @@ def forecast(
     )
 
 
-def _input_windows(
-    source: States, initial_times: NDArray[np.datetime64], data: Data
-) -> list[list[int]]:
-    """For each initial time, the indices of the states that the network is given, the newest first.
-
-    Raises UserError, naming the time, where one of them is absent.
-    """
-    back = to_timedelta(data.step_hours) * np.arange(data.input_times)
-    windows = []
-    for time in initial_times:
-        try:
-            windows.append([source.index_of(time - each) for each in back])
-        except UserError as error:
-            if data.input_times == 1:
-                raise
-            raise UserError(
-                f"a forecast from {time} takes the states of {data.input_times} times, "
-                f"{data.step_hours:g} h apart, and {error}"
-            ) from error
-    return windows
-
-
 def _begin(out: Path, description: ForecastDescription) -> list[bool]:
     """Create the forecast, and tell which of its initial times are finished already."""
     ForecastWriter.create(out, description)
@@ -269,10 +246,10 @@ def _forecast_batch(
     initial_times = description.initial_times[batch]
     begins = (np.timedelta64(0, "s"), *description.lead_times[:-1])
     fields = (
-        (static, torch.from_numpy(_forcings_at(forcings, initial_times + lead, precision)).to(like))
+        (static, torch.from_numpy(forcings_at(forcings, initial_times + lead, precision)).to(like))
         for lead in begins
     )
-    steps = rollout(model, _recent_states(given, initial_states, precision, like), fields)
+    steps = rollout(model, recent_states(given, initial_states, precision, like), fields)
     return_freed_memory()
     for step, state in enumerate(steps):
         restored = normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)
@@ -280,30 +257,6 @@ def _forecast_batch(
         yield restored
         del restored
         return_freed_memory()
-
-
-def _recent_states(
-    given: Normalisation,
-    initial_states: Iterable[Iterable[NDArray[np.float32]]],
-    precision: type[np.floating],
-    like: Tensor,
-) -> list[Tensor]:
-    """The normalised states ``(batch, channel, latitude, longitude)`` of each input time."""
-    normalised = [
-        [torch.from_numpy(given.normalise(state.astype(precision, copy=False))) for state in states]
-        for states in initial_states
-    ]
-    return [torch.stack(of_time).to(like) for of_time in zip(*normalised, strict=True)]
-
-
-def _forcings_at(
-    forcings: Forcings, times: NDArray[np.datetime64], precision: type[np.floating]
-) -> NDArray[np.floating]:
-    """The forcings ``(time, forcing, latitude, longitude)`` of steps that begin at these times."""
-    fields = np.empty((len(times), *forcings.shape), dtype=precision)
-    for slot, time in zip(fields, times, strict=True):
-        forcings.fill(slot, time)
-    return fields
 
 
 def _check_finite(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank
 from weathermixer.runs import checkpoint
 from weathermixer.runs.folder_lock import FolderLock
+from weathermixer.runs.inheritance import Source, inherit_statistics
 from weathermixer.runs.run import Run
 from weathermixer.training.notices import Notices
 from weathermixer.training.origin import Origin
@@ -46,15 +48,17 @@ def begin_run(
     lock: FolderLock,
     notices: Notices,
     workers: Workers,
-) -> tuple[Run, Path | None]:
+    source: Path | None = None,
+) -> tuple[Run, Path | None, Source | None]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
     All ranks call this together. The first alone looks into the folder and writes: a shared one may
     look older to the others, and a thousand that look into it are slow. Where the statistics of an
     archive have to be estimated, each of the ranks, the ``workers``, reads a part of the states.
 
-    Returns the run and the checkpoint to continue from, if any. ``samples`` are those to learn
-    from. What has changed since the run was begun, and costs no sample, is said.
+    Returns the run, the checkpoint to continue from, if any, and else what it is to begin with of
+    the run ``source``. ``samples`` are those to learn from. What has changed since the run was
+    begun, and costs no sample, is said.
 
     A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here,
     on the first rank, and released by the caller. Raises UserError where another training holds it,
@@ -65,14 +69,14 @@ def begin_run(
 
     def open_run() -> bool:
         nonlocal begun
-        begun = _open_run(config, out, store, samples, resume, lock, notices)
+        begun = _open_run(config, out, store, samples, resume, lock, notices, source)
         return begun.normalisation is None
 
     statistics: Statistics | None = None
     if from_first_rank(open_run):
         statistics = _statistics(config.data, store, workers)
 
-    def create() -> tuple[Run, Path | None]:
+    def create() -> tuple[Run, Path | None, Source | None]:
         assert begun is not None, "the first rank has opened the run"
         normalisation = begun.normalisation
         if normalisation is None:
@@ -83,17 +87,20 @@ def begin_run(
             normalisation = Normalisation.of(
                 store, channels, data.static, statistics, diagnostic=diagnostic
             )
+            if begun.source is not None:
+                normalisation = inherit_statistics(normalisation, config, begun.source.run)
         run = Run.create(out, config, normalisation, begun.origin.write)
-        return run.read(), run.newest_checkpoint()
+        return run.read(), run.newest_checkpoint(), begun.source
 
     return from_first_rank(create)
 
 
 class _Begun(NamedTuple):
-    """What a run was begun with; a new one has no normalisation yet."""
+    """What a run was begun with; a new one has no normalisation yet, but may have a source."""
 
     origin: Origin
     normalisation: Normalisation | None
+    source: Source | None = None
 
 
 def _open_run(
@@ -104,6 +111,7 @@ def _open_run(
     resume: bool,
     lock: FolderLock,
     notices: Notices,
+    source: Path | None,
 ) -> _Begun:
     run = Run(out)
     if out.exists() and not out.is_dir():
@@ -118,11 +126,15 @@ def _open_run(
     if run.newest_checkpoint() is None:
         run.divergence.unlink(missing_ok=True)  # of an earlier training that left no checkpoint
         check_step(config.data, store)
-        return _Begun(origin, None)
+        if source is None:
+            return _Begun(origin, None)
+        inherited = Source.open(source.absolute())
+        return _Begun(replace(origin, source=str(inherited.checkpoint)), None, inherited)
     begun = Run.open(out)
     before = Origin.read(begun.origin)
     _check_same(begun, config, knows_its_times=before is not None)
     if before is not None:
+        before.require_source(source, out)
         before.require_same_order(origin, out)
         for change in before.changes(origin):
             notices.say(change)

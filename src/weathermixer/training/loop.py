@@ -28,6 +28,7 @@ from weathermixer.job import Job, join
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.compiling import compile_between_products, compiled, require_compiler
 from weathermixer.runs.folder_lock import FolderLock
+from weathermixer.runs.inheritance import Source, inherit_weights
 from weathermixer.runs.run import Run, build_model
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.divergence import Diverged, Divergence
@@ -74,8 +75,9 @@ class TrainingLoop:
         notices: Notices | None = None,
         *,
         checkpoint: Path | None = None,
+        source: Source | None = None,
     ) -> None:
-        """Begin with initial weights, or with what was saved in ``checkpoint``."""
+        """Begin with initial weights, with what was saved in ``checkpoint``, or from ``source``."""
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
         self.history = History()
@@ -92,6 +94,9 @@ class TrainingLoop:
             mesh=job.mesh,
             draws_weights=checkpoint is None,
         )
+        if source is not None:
+            for sentence in inherit_weights(model, job.config, source):
+                self.notices.say(sentence)
         if self._training.compile:
             require_compiler(job.mesh.device)
             compile_between_products(model)
@@ -134,10 +139,14 @@ class TrainingLoop:
         out: Path,
         *,
         resume: bool = False,
+        source: Path | None = None,
         device: torch.device | str | None = None,
         notices: Notices | None = None,
     ) -> Self:
         """Begin a new run in ``out``, or continue one that is resumed where it was saved.
+
+        A new one begins with the weights of the run ``source``, where one is given, as far as they
+        fit.
 
         Each rank that was started calls this. ``device`` is the accelerator where there is one, by
         default; ``notices`` say what is worth knowing, on the first rank.
@@ -160,7 +169,7 @@ class TrainingLoop:
         with ExitStack() as held:
             held.callback(lock.release)
             with console.waiting_for("the first rank to open the run"):
-                run, newest = begin_run(
+                run, newest, inherited = begin_run(
                     config,
                     out,
                     states,
@@ -168,11 +177,20 @@ class TrainingLoop:
                     resume=resume,
                     lock=lock,
                     notices=notices,
+                    source=source,
                     workers=Workers(
                         job.mesh.layout.rank, job.mesh.layout.world_size, meshes.gather_objects
                     ),
                 )
-            loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
+            loop = cls(
+                job,
+                run,
+                windows,
+                validation_samples,
+                notices,
+                checkpoint=newest,
+                source=inherited,
+            )
             if newest is not None:
                 notices.say(f"continuing from {newest}")
             loop._held = held.pop_all()
