@@ -80,7 +80,7 @@ def _take_steps(case: Case, mesh: Mesh, rank: Rank) -> int:
     a, training = case.architecture, case.training
     arithmetic = Arithmetic.of(training.dtype)
     part = Part.on(mesh, a)
-    channels, static = _size(part.channels), _size(part.static)
+    channels, static = len(part.channels), _size(part.static)
     latitudes, longitudes = a.grid[0], _size(part.longitudes)
     model = build(
         a,

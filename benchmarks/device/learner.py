@@ -63,7 +63,7 @@ class Learner:
         The noise is drawn there, or where ``noise_on`` says: devices draw different numbers.
         """
         arithmetic, part = Arithmetic.of(training.dtype), Part.on(mesh, architecture)
-        channels = range(architecture.prognostic)[part.channels]
+        channels = part.channels
         columns = range(architecture.grid[1])[part.longitudes]
         model = build(
             architecture,

@@ -17,7 +17,7 @@ from typing import Any
 from weathermixer.config import LEVELS_HPA, Config, Problem, parse_config
 from weathermixer.config.kinds import listed
 from weathermixer.config.presets import PUBLISHED
-from weathermixer.data.channels import PRESSURE_VARIABLES, channels_of, names
+from weathermixer.data.channels import PRESSURE_VARIABLES, names, predicted_channels
 from weathermixer.data.feeding.read_ahead import buffer_bytes, kept_states_bytes
 from weathermixer.data.opening import open_states
 from weathermixer.data.states import States
@@ -26,9 +26,10 @@ from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.model.cuts import Part, check_cuts
+from weathermixer.model.cuts import check_cuts, describe
 from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
+from weathermixer.planning.step_tensors import SampleSizes
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
 
 
@@ -189,7 +190,7 @@ def _rates_are_of_parameters(config: Config, notes: Notes) -> None:
 
 def _loss_is_as_set(config: Config, notes: Notes) -> None:
     training = config.training
-    channels = channels_of(config.data.variables, config.data.levels)
+    channels = predicted_channels(config.data)
     known = {name for channel in channels for name in (channel.variable, channel.name)}
     unknown = [name for name in training.channel_weights if name not in known]
     if unknown:
@@ -224,7 +225,7 @@ def _levels_are_used(config: Config, notes: Notes) -> None:
 
 def _channels_are_there(config: Config, store: States, notes: Notes) -> None:
     with notes.noting_errors("data.variables", "change it or data.levels, or use another store"):
-        store.channel_indices(names(channels_of(config.data.variables, config.data.levels)))
+        store.channel_indices(names(predicted_channels(config.data)))
 
 
 def _static_fields_are_there(config: Config, store: States, notes: Notes) -> None:
@@ -271,7 +272,7 @@ def _ends_of_periods_can_be_read(
 ) -> None:
     """Reads the states that a training needs first and last, which may be missing."""
     data, training = config.data, config.training
-    channels = store.channel_indices(names(channels_of(data.variables, data.levels)))
+    channels = store.channel_indices(names(predicted_channels(data)))
     within = f"choose a period within {store.times[0]}/{store.times[-1]} that holds states"
     with notes.noting_errors("data.train", within):
         windows = training_windows(data, training, store)
@@ -288,7 +289,7 @@ def _ends_of_periods_can_be_read(
 def _chunks_fit_the_mesh(
     config: Config, store: States, architecture: Architecture, notes: Notes
 ) -> None:
-    channels = names(channels_of(config.data.variables, config.data.levels))
+    channels = names(predicted_channels(config.data))
     warning = reading_warning(store, channels, architecture, _layout(config))
     if warning is not None:
         notes.warn("data.store", warning, REMEDY)
@@ -347,13 +348,11 @@ def _of_preset(config: Config, section: str, key: str) -> str:
 
 def _buffer_bytes(config: Config, architecture: Architecture) -> int:
     """The most that reading ahead holds on rank 0, whose shards are the largest."""
-    part = Part.on(Mesh.describe(_layout(config)), architecture)
-    channels = range(architecture.prognostic)[part.channels]
-    columns = range(architecture.grid[1])[part.longitudes]
-    values = len(channels) * architecture.grid[0] * len(columns)
-    state = values * Arithmetic.of(config.training.dtype).states.itemsize
+    sizes = SampleSizes.of(describe(architecture, Mesh.describe(_layout(config))))
     training = config.training
-    return buffer_bytes(training.instance_batch * (training.longest_rollout + 1) * state, state)
+    batch = sizes.batch(training.instance_batch, training.longest_rollout)
+    value_bytes = Arithmetic.of(training.dtype).states.itemsize
+    return buffer_bytes(batch * value_bytes, sizes.state * value_bytes)
 
 
 def _layout(config: Config) -> Layout:

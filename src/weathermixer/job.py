@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from weathermixer.config import Config
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import channels_of, names, predicted_channels
 from weathermixer.data.states import States
 from weathermixer.errors import reason
 from weathermixer.jigsaw import mesh as meshes
@@ -31,7 +31,8 @@ class Job:
     """The settings, states and mesh that all ranks share, and this rank's part of each state.
 
     ``config`` is the whole configuration, with what it left open decided, ``architecture`` the
-    sizes of the network. ``channels`` are all that the network predicts, in its order;
+    sizes of the network. ``channels`` are those that the states must have, in the network's order:
+    of a training all that are predicted, of a forecast the prognostic ones;
     ``ranks_on_machine`` is the number of ranks that share this machine's memory, ``choice`` says
     why the mesh was taken and what a step was predicted to take on it.
     """
@@ -56,7 +57,7 @@ class Job:
         return [next(filter(None, ranks), None) for ranks in by_window]
 
     def _reading_problem(self, window: Iterable[int]) -> str | None:
-        own = self.states.channel_indices(self.channels[self.part.channels])
+        own = self.states.channel_indices(self.part.names_among(self.channels))
         try:
             for index in window:
                 self.states.read(int(index), own, self.part.longitudes)
@@ -94,7 +95,10 @@ def join(
         | settings_of(config)
         | versions()
     )
-    channels = names(channels_of(config.data.variables, config.data.levels))
+    data = config.data
+    channels = names(
+        predicted_channels(data) if trains else channels_of(data.variables, data.levels)
+    )
     states.channel_indices(channels)
     architecture = architecture_of(config.data, config.model, states.grid)
     # On the first rank, so that all take the same: a machine file may lie on its machine alone.

@@ -13,6 +13,8 @@ from hypothesis import settings as limited
 from hypothesis import strategies as st
 
 from weathermixer.config import (
+    DIAGNOSTIC_NAMES,
+    FORCING_NAMES,
     STATIC_NAMES,
     VARIABLE_NAMES,
     Config,
@@ -127,9 +129,12 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         | st.sampled_from(["gs://a//b", "1e5", "on"]),
         "data.reader": st.sampled_from(["zarr", "tensorstore"]),
         "data.variables": st.lists(st.sampled_from(VARIABLE_NAMES), min_size=1, unique=True),
+        "data.diagnostic": st.lists(st.sampled_from(DIAGNOSTIC_NAMES), unique=True),
         "data.levels": st.lists(st.integers(1, 1100), min_size=1, unique=True),
         "data.static": st.lists(st.sampled_from(STATIC_NAMES), unique=True),
+        "data.forcings": st.lists(st.sampled_from(FORCING_NAMES), unique=True),
         "data.step_hours": st.floats(0.001, 8784.0),
+        "data.input_times": st.integers(1, 100),
         "data.train": st.none() | periods,
         "data.validation": st.none() | periods,
         "parallel.data": st.integers(1, 100_000),

@@ -13,6 +13,7 @@ import xarray as xr
 
 from support.forecast_runs import write_run
 from support.waves import START, write_waves
+from weathermixer.data.forcings import Forcings, forcing_fields
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
@@ -31,13 +32,18 @@ def _values(path: Path) -> xr.Dataset:
     return xr.open_zarr(path).load()
 
 
-@pytest.mark.parametrize("latent", [1, 2])
+@pytest.mark.parametrize(
+    ("names", "times", "latent"),
+    [((), 1, 1), (("toa_solar_radiation", "hour_of_day"), 3, 1), (("hour_of_day",), 1, 2)],
+)
 def test_it_is_the_model_applied_to_normalised_states_and_restored(
-    waves: Path, tmp_path: Path, latent: int
+    waves: Path, tmp_path: Path, names: tuple[str, ...], times: int, latent: int
 ) -> None:
     """In float64, step by step, one initial time at a time, with the oracle's own arithmetic."""
-    training = {"dtype": "float64", "latent_rollout": f"{latent}-3"}
-    run_path = write_run(tmp_path / "run", waves, scale=0.05, training=training)
+    training = {"dtype": "float64", "latent_rollout": f"{latent}-3" if latent > 1 else 1}
+    run_path = write_run(
+        tmp_path / "run", waves, scale=0.05, training=training, forcings=names, input_times=times
+    )
     result = forecast(run_path, waves, "2001-01-03T06,2001-01-05", 4, tmp_path / "f.zarr")
     assert result.lead_hours == {1: (6.0, 12.0, 18.0, 24.0), 2: (12.0, 24.0)}[latent]
     dataset = _values(tmp_path / "f.zarr")
@@ -45,14 +51,23 @@ def test_it_is_the_model_applied_to_normalised_states_and_restored(
     run, store = Run.open(run_path), Store.open(waves)
     model, n = run.load_model(), run.normalisation
     static = torch.from_numpy(n.static).double()
+    forcings = Forcings(forcing_fields(names), store.latitude, store.longitude, 6.0)
     for time, start in enumerate(("2001-01-03T06", "2001-01-05T00")):
-        state = store.read(store.index_of(np.datetime64(start))).astype(np.float64)
+        index = store.index_of(np.datetime64(start))
+        states = [store.read(index - back).astype(np.float64) for back in range(times)]
         for lead in range(4 // latent):
-            standard = (state - n.mean[:, None, None]) / n.std[:, None, None]
+            standard = [
+                torch.from_numpy((state - n.mean[:, None, None]) / n.std[:, None, None])[None]
+                for state in states[:times]
+            ]
+            fields = np.empty(forcings.shape)
+            begins = np.datetime64(start, "s") + np.timedelta64(6 * latent * lead, "h")
+            forcings.fill(fields, begins)
+            given = (static, torch.from_numpy(fields)[None])
             with torch.no_grad():
-                later = model(torch.from_numpy(standard)[None], static, applications=latent)
-                later = later[0].numpy()
+                later = model(*standard, *given, applications=latent)[0].numpy()
             state = later * n.std[:, None, None] + n.mean[:, None, None]
+            states.insert(0, state)
             got = dataset.isel(time=time, prediction_timedelta=lead)
             np.testing.assert_allclose(got["temperature"].sel(level=850), state[0], rtol=1e-6)
             np.testing.assert_allclose(got["2m_temperature"], state[1], rtol=1e-6)
@@ -68,6 +83,18 @@ def test_a_forecast_of_a_latent_rollout_is_made_of_whole_ones(
     result = forecast(run_path, waves, "2001-01-03", 3, tmp_path / "f.zarr", overrides=[override])
     assert result.lead_hours == (18.0,)
     assert "by 3 steps at a time, and the run was trained with" in capsys.readouterr().err
+
+
+def test_a_state_before_the_initial_time_that_is_lacking_is_named(
+    waves: Path, tmp_path: Path
+) -> None:
+    run_path = write_run(tmp_path / "run", waves, scale=0.05, input_times=3)
+    with pytest.raises(
+        UserError,
+        match=r"a forecast from 2001-01-01T06:00:00 takes the states of 3 times, 6 h apart, and "
+        r".* has no state at 2000-12-31T18:00:00",
+    ):
+        forecast(run_path, waves, "2001-01-01T06", 2, tmp_path / "f.zarr")
 
 
 def test_a_hole_at_the_last_initial_time_is_known_before_anything_is_written(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from support.forecast_runs import forecast_on, write_run
 from support.ranks import Pool
 from support.waves import write_waves
+from weathermixer.config import FORCING_NAMES
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast import forecast as module
@@ -40,10 +41,17 @@ MESHES = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run in float64 and its store: two channels, and four columns of patches."""
+    """A run in float64 with forcings, and its store: two channels, four columns of patches."""
     folder = tmp_path_factory.mktemp("float64")
     waves = write_waves(folder / "waves.zarr")
-    return write_run(folder / "run", waves, scale=0.05, training={"dtype": "float64"}), waves
+    return write_run(
+        folder / "run",
+        waves,
+        scale=0.05,
+        training={"dtype": "float64"},
+        forcings=FORCING_NAMES,
+        input_times=2,
+    ), waves
 
 
 def roll_out(mesh: Mesh, run: Path, store: Path) -> tuple[Part, NDArray[np.float64]]:
@@ -53,10 +61,20 @@ def roll_out(mesh: Mesh, run: Path, store: Path) -> tuple[Part, NDArray[np.float
     part = Part.on(mesh, architecture_of(config.data, config.model, source.grid))
     own = part.of(opened.normalisation)
     model = opened.load_model(config, mesh)
-    initial = source.read(9, source.channel_indices(own.channels), part.longitudes)
-    state = torch.from_numpy(own.normalise(initial.astype(np.float64)))[None]
+    states_before = [
+        source.read(index, source.channel_indices(own.channels), part.longitudes)
+        for index in (9, 8)
+    ]
+    recent = [
+        torch.from_numpy(own.normalise(state.astype(np.float64)))[None] for state in states_before
+    ]
     static = torch.from_numpy(own.static).to(torch.float64)
-    states = [later[0].numpy() for later in rollout(model, state, static, STEPS)]
+    forcings = part.forcings_of(config.data, opened.normalisation)
+    of_steps = [np.empty((1, *forcings.shape)) for _ in range(STEPS)]
+    for fields, time in zip(of_steps, source.times[9:], strict=False):
+        forcings.fill(fields[0], time)
+    given = ((static, torch.from_numpy(fields)) for fields in of_steps)
+    states = [later[0].numpy() for later in rollout(model, recent, given)]
     return part, np.stack(states)
 
 

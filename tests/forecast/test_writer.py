@@ -256,12 +256,12 @@ def test_surface_variables_alone_need_no_levels(tmp_path: Path) -> None:
 def test_two_writers_fill_their_own_parts_of_one_forecast(tmp_path: Path) -> None:
     description = replace(DESCRIPTION, longitudes_per_chunk=1, one_level_per_chunk=True)
     ForecastWriter.create(tmp_path / "f.zarr", description)
-    for channels in (slice(0, 2), slice(2, 5)):
+    for channels in ([0, 3], [1, 2, 4]):
         for longitudes in (slice(0, 3), slice(3, 4)):
             writer = ForecastWriter(
                 tmp_path / "f.zarr", description, channels=channels, longitudes=longitudes
             )
-            for _ in writer.write([0, 1], _steps(STATES[:, :, channels, :, longitudes])):
+            for _ in writer.write([0, 1], _steps(STATES[:, :, channels][..., longitudes])):
                 pass
     writer.mark_finished([0, 1])
     writer.finish()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -52,13 +53,19 @@ def plain(architecture: Architecture) -> WeatherMixer:
 
 
 def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
+    """A state, and what is given beside it, alike for all samples."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     state = draw(batch, architecture.prognostic, *architecture.grid)
-    return state, draw(architecture.static, *architecture.grid)
+    return state, draw(architecture.static + architecture.forcings, *architecture.grid)
+
+
+def earlier_than(state: Tensor, architecture: Architecture) -> list[Tensor]:
+    """The states before, the newest first, that the network is given too."""
+    return [(number * state).sin() for number in range(2, 1 + architecture.input_times)]
 
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
@@ -68,20 +75,35 @@ def sample(architecture: Architecture, batch: int = 2) -> tuple[Tensor, Tensor]:
 def test_the_network_equals_its_description(
     prediction: Prediction, applications: int, patch: tuple[int, int], is_cut: bool
 ) -> None:
-    architecture = replace(SMALL, prediction=prediction, patch=patch)
+    further = 2 if applications == 1 else 0
+    architecture = replace(
+        SMALL,
+        prediction=prediction,
+        patch=patch,
+        forcings=further,
+        diagnostic=further,
+        input_times=1 + further,
+    )
     model = randomised(architecture) if is_cut else plain(architecture)
-    state, static = sample(architecture)
-    result = model(state, static, applications=applications)
+    state, static = sample(replace(architecture, forcings=0))
+    forcings = torch.linspace(-1.0, 1.0, 2 * further * 48, dtype=torch.float64)
+    forcings = forcings.view(2, further, *architecture.grid).sin()
+    # What an earlier result has beside the state is left alone.
+    fed_back = torch.cat([state, torch.full_like(state[:, :further], torch.nan)], dim=1)
+    earlier = earlier_than(fed_back, architecture)
+    result = model(fed_back, *earlier, static, forcings, applications=applications)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
-    for one, expected in zip(state, result, strict=True):
+    for number, (one, of_sample, expected) in enumerate(zip(state, forcings, result, strict=True)):
+        before = [each[number, : SMALL.prognostic].numpy() for each in earlier]
         oracle = next_state(
             one.numpy(),
-            static.numpy(),
+            np.concatenate([*before, static.numpy(), of_sample.numpy()]),
             weights,
             patch=patch,
             blocks=architecture.blocks,
             increment_scale=SCALE.numpy() if prediction == "increment" else None,
             applications=applications,
+            diagnostic=further,
         )
         error = np.abs(expected.detach().numpy() - oracle).max()
         assert error <= 1e-12 * np.abs(oracle).max()
@@ -216,7 +238,7 @@ def pass_through(
     mesh: Mesh, architecture: Architecture, parameters: dict[str, Tensor], applications: int
 ) -> Passed:
     """The output of the mean square of the next state, and the gradients of it."""
-    (own,) = Dimension((architecture.prognostic,)).ranges(mesh.tensor.size, mesh.tensor.index)
+    own, _ = Dimension((architecture.prognostic, 0)).ranges(mesh.tensor.size, mesh.tensor.index)
     model = build(
         architecture, mesh, seed=0, increment_scale=SCALE[own.start : own.stop], dtype=torch.float64
     )
@@ -227,11 +249,15 @@ def pass_through(
     longitudes = part([a.grid[1] // a.patch[1]], a.patch[1], layout.domain, domain)
     grid = ((range(a.grid[0]),), longitudes)
     ranges = ((range(batch),), part([a.prognostic], 1, layout.tensor, tensor), *grid)
-    own_static = cut(static, (part([a.static], 1, layout.tensor, tensor), *grid))
-    result = model(cut(state, ranges), own_static, applications=applications)
-    (result.square().sum() / state.numel()).backward()
+    own_given = cut(static, (part([len(static)], 1, layout.tensor, tensor), *grid))
+    own_earlier = [cut(each, ranges) for each in earlier_than(state, architecture)]
+    result = model(cut(state, ranges), *own_earlier, own_given, applications=applications)
+    channels = [a.prognostic, a.diagnostic] if a.diagnostic else [a.prognostic]
+    predicted = ((range(batch),), part(channels, 1, layout.tensor, tensor), *grid)
+    shape = (batch, sum(channels), *a.grid)
+    (result.square().sum() / math.prod(shape)).backward()
     return Passed(
-        Held(tuple(state.shape), ranges, result.detach()),
+        Held(shape, predicted, result.detach()),
         held_gradients(model),
     )
 
@@ -242,30 +268,40 @@ def pass_through(
 def test_any_mesh_computes_the_network_and_its_gradients(
     pool: Pool, layout: Layout, prediction: Prediction, applications: int
 ) -> None:
-    architecture = replace(SMALL, prediction=prediction, grid=(6, 14))
+    further = 2 if applications == 1 else 0
+    architecture = replace(
+        SMALL,
+        prediction=prediction,
+        grid=(6, 14),
+        forcings=further,
+        diagnostic=further,
+        input_times=1 + further,
+    )
     alone = randomised(architecture)
     parameters = {name: value.detach() for name, value in alone.named_parameters()}
     found = pool.run(pass_through, layout, architecture, parameters, applications)
     state, static = sample(architecture)
+    earlier = earlier_than(state, architecture)
     oracle = np.stack(
         [
             next_state(
                 one.numpy(),
-                static.numpy(),
+                np.concatenate([*(each[number].numpy() for each in earlier), static.numpy()]),
                 {name: value.numpy() for name, value in parameters.items()},
                 patch=architecture.patch,
                 blocks=architecture.blocks,
                 increment_scale=SCALE.numpy() if prediction == "increment" else None,
                 applications=applications,
+                diagnostic=further,
             )
-            for one in state
+            for number, one in enumerate(state)
         ]
     )
     output, holders = join([rank.output for rank in found])
     assert torch.all(holders == 1)
     assert np.abs(output.numpy() - oracle).max() <= 1e-12 * np.abs(oracle).max()
     # Those of one rank equal finite differences, above.
-    alone(state, static, applications=applications).square().mean().backward()
+    alone(state, *earlier, static, applications=applications).square().mean().backward()
     largest = max(float(gradient_of(value).abs().max()) for value in alone.parameters())
     for name, parameter in alone.named_parameters():
         whole, _ = join([rank.gradients[name] for rank in found])

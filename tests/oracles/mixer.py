@@ -70,8 +70,11 @@ def next_state(
     blocks: int,
     increment_scale: Array | None,
     applications: int = 1,
+    diagnostic: int = 0,
 ) -> Array:
     """The next normalised state ``(channel, latitude, longitude)`` of one sample.
+
+    So many ``diagnostic`` channels come after those of the state.
 
     With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
     through the published blend.
@@ -87,9 +90,12 @@ def next_state(
                 )
                 x = x + mix(hidden, weights, f"{name}.contract")
     joined = np.concatenate([layer_norm(x, weights, "decoder.norm"), encoded], axis=-1)
-    decoded = fields_of(over_channels(joined, weights, "decoder.linear"), patch, state.shape)
+    prognostic, *grid = state.shape
+    shape = (prognostic + diagnostic, grid[0], grid[1])
+    decoded = fields_of(over_channels(joined, weights, "decoder.linear"), patch, shape)
     if increment_scale is not None:
-        return state + increment_scale[:, None, None] * decoded
+        later = state + increment_scale[:, None, None] * decoded[:prognostic]
+        return np.concatenate([later, decoded[prognostic:]])
     points = np.moveaxis(decoded, 0, -1)
     points = layer_norm(points, weights, "head.decoded_norm")
     points = np.concatenate([points, np.moveaxis(state, 0, -1)], axis=-1)

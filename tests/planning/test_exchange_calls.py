@@ -60,7 +60,7 @@ def counted_step(layout: Layout, sharded: bool, has_link: bool) -> tuple[Counter
         optimizer = torch.optim.AdamW(replicas.parameters().values(), fused=True)
         part = Part.on(mesh, ARCHITECTURE)
         columns = size_of(part.longitudes)
-        state = torch.ones(1, size_of(part.channels), LATITUDES, columns)
+        state = torch.ones(1, len(part.channels), LATITUDES, columns)
         static = torch.ones(size_of(part.static), LATITUDES, columns)
         with kept_weights(model):
             loss = model(state, static).square().sum()

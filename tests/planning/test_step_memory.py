@@ -157,6 +157,7 @@ def test_by_stage_each_application_of_a_rollout_holds_one_state_more() -> None:
     sharded=st.booleans(),
     has_link=st.booleans(),
     prediction=st.sampled_from(["increment", "state"]),
+    further=st.sampled_from([0, 2]),
 )
 def test_it_is_on_any_mesh_in_any_arithmetic(
     layout: Layout,
@@ -168,8 +169,15 @@ def test_it_is_on_any_mesh_in_any_arithmetic(
     sharded: bool,
     has_link: bool,
     prediction: Literal["increment", "state"],
+    further: int,
 ) -> None:
-    architecture = replace(NETWORK, prediction=prediction)
+    architecture = replace(
+        NETWORK,
+        prediction=prediction,
+        forcings=further,
+        diagnostic=further,
+        input_times=1 + (further if latent == 1 else 0),
+    )
     training = Training(
         instance_batch=2,
         micro_batch=micro_batch,
@@ -211,6 +219,12 @@ def test_weights_and_averages_of_a_rank_are_counted_by_hand() -> None:
     assert memory.optimizer == 8 * parameters + steps
     points = 48 * 104
     assert memory.samples == 4 * (2 * 23 * points + 3 * points + 23 * 48)
+    training = Training(instance_batch=2, rollout=3)
+    larger = replace(NETWORK, forcings=5, input_times=2)
+    forced = predicted(larger, Layout(), training, Parallel())
+    assert forced.parameters == memory.parameters + 4 * (5 + 23) * 16 * width
+    batch = 2 * ((2 + 3) * 23 + 3 * 5) * points
+    assert forced.samples == 4 * (batch + 3 * points + 23 * 48)
 
 
 def test_an_accelerator_holds_the_next_batch_and_the_host_what_is_read_ahead() -> None:

@@ -85,7 +85,7 @@ def test_products_have_the_shapes_that_the_network_multiplies(
     has_link = not machine.within_node.carried_by_processors
     with fake_mesh(layout, has_link=has_link) as mesh, Products() as made:
         part = Part.on(mesh, architecture)
-        channels = part.channels.stop - part.channels.start
+        channels = len(part.channels)
         model = build(
             architecture, mesh, seed=None, increment_scale=torch.ones(channels), samples=3
         )

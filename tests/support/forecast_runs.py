@@ -27,9 +27,10 @@ def write_run(
     scale: float,
     training: Mapping[str, Any] | None = None,
     patch: tuple[int, int] = (4, 4),
+    **data: Any,
 ) -> Path:
     """Save a run with normally distributed weights of this standard deviation."""
-    config = wave_config(waves, training=dict(training or {}), model={"patch": patch})
+    config = wave_config(waves, training=dict(training or {}), model={"patch": patch}, data=data)
     store = Store.open(waves)
     channels = names(channels_of(config.data.variables, config.data.levels))
     normalisation = Normalisation.from_store(

@@ -77,7 +77,7 @@ def uneven_config(store: Path, layout: Layout | None = None, **sections: dict[st
     return wave_config(
         store,
         model=model,
-        data={"levels": list(LEVELS)},
+        data={"levels": list(LEVELS), **sections.pop("data", {})},
         training=training,
         parallel=mesh_settings(layout) | sections.pop("parallel", {}),
         checkpoint={"every": 3, "keep": 3},

@@ -40,11 +40,15 @@ def write_waves(
     levels: tuple[int, ...] = (850,),
     longitudes: int = 16,
     pulse: float = 0.0,
+    diagnostic: tuple[str, ...] = (),
 ) -> Path:
-    """A store of ``times`` states, ``hours`` apart: temperatures on ``levels`` and at 2 m."""
+    """A store of ``times`` states, ``hours`` apart: temperatures on ``levels`` and at 2 m.
+
+    Waves of other lengths follow in channels of precipitation under the names ``diagnostic``.
+    """
     step = np.timedelta64(round(hours * 3600), "s")
     when = START + np.arange(times) * step
-    channels = (*(f"temperature_{level}" for level in levels), CHANNELS[-1])
+    channels = (*(f"temperature_{level}" for level in levels), CHANNELS[-1], *diagnostic)
     longitude = np.arange(longitudes, dtype=np.float64) * (360.0 / longitudes)
     static = np.linspace(-1.0, 3.0, 8 * longitudes, dtype=np.float32).reshape(1, 8, longitudes)
     writer = StoreWriter.create(
@@ -53,7 +57,10 @@ def write_waves(
     )
 
     def read(index: int) -> NDArray[np.float32]:
-        return state(index, channels=len(channels), longitudes=longitudes, pulse=pulse)
+        values = state(index, channels=len(channels), longitudes=longitudes, pulse=pulse)
+        wet = values[len(channels) - len(diagnostic) :]
+        wet[:] = 1e-4 * np.maximum(wet - 260.0, 0.0)
+        return values
 
     for block in writer.missing_blocks():
         for _ in writer.write_block(block, read):

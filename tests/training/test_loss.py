@@ -21,6 +21,7 @@ from weathermixer.training.loss import (
     huber_thresholds,
     loss_weights,
     published_factor,
+    recent_and_targets,
     rollout_loss,
     weighted_mse,
 )
@@ -130,7 +131,7 @@ def test_a_rollout_starts_each_step_from_the_one_before_and_averages() -> None:
     states = torch.from_numpy(RNG.normal(size=(2, 4, 9, 6, 4)))
     static = torch.full((1, 1, 1), 0.5, dtype=torch.float64)
     weights = torch.from_numpy(loss_weights(Training(), NORMALISATION))
-    loss, forecast = rollout_loss(_Doubling(), states, static, weights)
+    loss, forecast = rollout_loss(_Doubling(), *recent_and_targets(states, 1), static, weights)
     expected, state = [], states[:, 0].numpy()
     for step in range(1, 4):
         state = 2.0 * state + 0.5

@@ -68,9 +68,8 @@ SCALARS = 3  # loss, square of the gradient's norm, and whether to stop: in floa
 def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
     """What the second step of a training counts on a real rank."""
     arithmetic, part = Arithmetic.of(training.dtype), Part.on(mesh, NETWORK)
-    channels, static, longitudes = (
-        each.stop - each.start for each in (part.channels, part.static, part.longitudes)
-    )
+    channels = len(part.channels)
+    static, longitudes = (each.stop - each.start for each in (part.static, part.longitudes))
     model = build(
         NETWORK,
         mesh,

@@ -30,7 +30,7 @@ from support.meshed import (
 from support.networks import mesh_name
 from support.ranks import Pool
 from support.waves import write_waves
-from weathermixer.config import Config, Parallel
+from weathermixer.config import FORCING_NAMES, Config, Parallel
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
@@ -39,6 +39,7 @@ from weathermixer.planning.step_kind import StepKind
 from weathermixer.runs.run import Run, build_model
 
 ONE = Layout()
+RAIN = "total_precipitation_6hr"
 # Where arithmetic is narrower than float64, one mesh of each kind is enough.
 NARROW = [layout for layout in MESHES if mesh_name(layout) in ("1x2x1", "1x2x2", "2x1x2")]
 EVEN = [layout for layout in MESHES if layout.world_size in (2, 4)]
@@ -49,6 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "increment": {"training": AVERAGED},
     "state": {
         "model": {"prediction": "state"},
+        "data": {"forcings": list(FORCING_NAMES), "diagnostic": [RAIN], "input_times": 2},
         "training": {
             "loss": "published",
             "error": "huber",
@@ -81,7 +83,11 @@ class Trainings:
     def __init__(self, pool: Pool, folder: Path) -> None:
         self._pool, self._folder = pool, folder
         self._uneven = write_waves(
-            folder / "uneven.zarr", levels=LEVELS, longitudes=LONGITUDES, pulse=8.0
+            folder / "uneven.zarr",
+            levels=LEVELS,
+            longitudes=LONGITUDES,
+            pulse=8.0,
+            diagnostic=(RAIN,),
         )
         self._even = write_waves(
             folder / "even.zarr", levels=EVEN_LEVELS, longitudes=EVEN_LONGITUDES, pulse=8.0

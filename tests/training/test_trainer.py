@@ -24,7 +24,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.cuts import build
 from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
-from weathermixer.training.loss import rollout_loss
+from weathermixer.training.loss import recent_and_targets, rollout_loss
 from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train
 
@@ -162,7 +162,8 @@ def test_operations_are_those_that_torch_counts(
     model = build(architecture, mesh, seed=0, increment_scale=torch.ones(5))
     with FlopCounterMode(display=False) as counted:
         states, static = torch.ones(3, rollout + 1, 5, 4, 6), torch.ones(2, 4, 6)
-        rollout_loss(model, states, static, torch.ones(5, 4, 1))[0].backward()
+        parts = recent_and_targets(states, 1)
+        rollout_loss(model, *parts, static, torch.ones(5, 4, 1))[0].backward()
     assert 2 * mesh.counter.multiply_adds == counted.get_total_flops()
 
 
@@ -188,7 +189,7 @@ def test_gradients_of_a_rollout_are_its_finite_differences(
     weights = draw(5, 4, 1).square()
 
     def loss() -> torch.Tensor:
-        return rollout_loss(model, states, static, weights)[0]
+        return rollout_loss(model, *recent_and_targets(states, 1), static, weights)[0]
 
     loss().backward()
     for parameter in model.parameters():

@@ -29,9 +29,7 @@ NORMALISATION = Normalisation(
 class _Damping(torch.nn.Module):
     """Multiplies a state by 0.9, and by nothing at all while training."""
 
-    def forward(
-        self, state: torch.Tensor, static: torch.Tensor, *, applications: int
-    ) -> torch.Tensor:
+    def forward(self, state: torch.Tensor, *given: torch.Tensor, applications: int) -> torch.Tensor:
         return state * (1.0 if self.training else 0.9**applications)
 
 
@@ -40,7 +38,12 @@ def test_scores_are_area_means_over_all_samples_whatever_the_batches() -> None:
     states = rng.normal(size=(5, 3, 3, 4, 6))
     states[:, :, 2] = 1.5  # a channel in which nothing happens
     batches = [
-        Batch(torch.from_numpy(part), np.zeros((len(part), 3), np.int64), 0)
+        Batch(
+            torch.from_numpy(part),
+            torch.empty(len(part), 2, 0, 4, 6),
+            np.zeros((len(part), 3), np.int64),
+            0,
+        )
         for part in (states[:2], states[2:])
     ]
     model = _Damping()
@@ -51,7 +54,7 @@ def test_scores_are_area_means_over_all_samples_whatever_the_batches() -> None:
         torch.from_numpy(loss_weights(Training(error="absolute"), NORMALISATION)),
         weighted_mae,
         NORMALISATION,
-        Part(slice(None), slice(None), slice(None)),
+        Part(slice(0, 3), slice(3, 3), slice(0), slice(0), slice(None)),
         Mesh.describe(),
     )
     assert model.training

@@ -69,6 +69,9 @@ def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
 @overrides_argument
 @click.option("--out", type=PATH, required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
+@click.option(
+    "--from", "source", type=PATH, metavar="RUN", help="Begin with another run's weights."
+)
 @nproc_option
 @as_json
 def train(
@@ -76,6 +79,7 @@ def train(
     overrides: tuple[str, ...],
     out: Path,
     resume: bool,
+    source: Path | None,
     nproc: int | None,
     json: bool,
 ) -> None:
@@ -100,6 +104,7 @@ def train(
             settings,
             out,
             resume=resume or settings.checkpoint.resume,
+            source=source,
             console=Console(stderr=True, quiet=not rank.is_first),
         )
         if rank.is_first and json:

@@ -15,9 +15,17 @@ from weathermixer.config.sections import (
 )
 from weathermixer.config.settings import Config, settings
 from weathermixer.config.training_settings import Recompute, Training
-from weathermixer.config.variables import LEVELS_HPA, STATIC_NAMES, VARIABLE_NAMES
+from weathermixer.config.variables import (
+    DIAGNOSTIC_NAMES,
+    FORCING_NAMES,
+    LEVELS_HPA,
+    STATIC_NAMES,
+    VARIABLE_NAMES,
+)
 
 __all__ = [
+    "DIAGNOSTIC_NAMES",
+    "FORCING_NAMES",
     "LEVELS_HPA",
     "STATIC_NAMES",
     "VARIABLE_NAMES",

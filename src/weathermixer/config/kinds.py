@@ -9,7 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from weathermixer.config.variables import STATIC_NAMES, VARIABLE_NAMES
+from weathermixer.config.variables import (
+    DIAGNOSTIC_NAMES,
+    FORCING_NAMES,
+    STATIC_NAMES,
+    VARIABLE_NAMES,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 # The upper bounds are beyond any use, and keep arithmetic on a mistyped number finite.
@@ -17,6 +22,7 @@ Count = Annotated[int, Field(gt=0, le=10**12)]
 Number = Annotated[int, Field(ge=0, le=10**12)]
 Ranks = Annotated[int, Field(gt=0, le=100_000)]
 Length = Annotated[int, Field(gt=0, le=10_000)]
+InputTimes = Annotated[int, Field(ge=1, le=100)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Multiple = Annotated[float, Field(gt=0.0, le=1000.0)]
 Hours = Annotated[float, Field(ge=1.0 / 3600.0, le=8784.0)]
@@ -27,6 +33,13 @@ Steps = Annotated[
 ]
 # Apart from a path, in which "//" would become "/".
 Address = Annotated[str, Field(pattern="://")]
+
+_LISTS = {
+    "static": STATIC_NAMES,
+    "variables": VARIABLE_NAMES,
+    "diagnostic": DIAGNOSTIC_NAMES,
+    "forcings": FORCING_NAMES,
+}
 
 
 def refusal(what: str, remedy: str) -> PydanticCustomError:
@@ -69,10 +82,9 @@ def require_known(value: tuple[str, ...], known: Sequence[str], kind: str) -> tu
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    if name in STATIC_NAMES:
-        return f"list {name} in data.static."
-    if name in VARIABLE_NAMES:
-        return f"list {name} in data.variables."
+    for key, names in _LISTS.items():
+        if name in names:
+            return f"list {name} in data.{key}."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}?" if near else f"choose among {', '.join(known)}."
 

@@ -42,10 +42,13 @@ class Lengths(NamedTuple):
         """The steps from the first state of a sample to its last."""
         return self.rollout * self.latent
 
-    @property
-    def leads(self) -> slice:
-        """Which states of a window are compared with a forecast, behind the first of them."""
-        return slice(0, self.steps + 1, self.latent)
+    def leads(self, input_times: int = 1) -> slice:
+        """Which states of a window are read: ``input_times``, then those compared with forecasts.
+
+        Of several input times, forecasts advance by one step at a time.
+        """
+        assert input_times == 1 or self.latent == 1
+        return slice(0, input_times + self.steps, self.latent)
 
 
 def validated_schedule(value: Any, validate: Callable[[Any], Any]) -> Any:

@@ -25,6 +25,7 @@ from weathermixer.config.kinds import (
     Count,
     Fraction,
     Hours,
+    InputTimes,
     Multiple,
     Ranks,
     Reader,
@@ -35,6 +36,8 @@ from weathermixer.config.kinds import (
     require_known,
 )
 from weathermixer.config.variables import (
+    DIAGNOSTIC_NAMES,
+    FORCING_NAMES,
     LEVELS_HPA,
     PRESSURE_LEVEL_NAMES,
     STATIC_NAMES,
@@ -105,6 +108,11 @@ class Data(Section):
     variables: Annotated[tuple[str, ...], AsList] = Field(
         VARIABLE_NAMES, description="variables to predict; pressure variables on every level"
     )
+    diagnostic: Annotated[tuple[str, ...], AsList] = Field(
+        (),
+        description="further variables that are predicted and not given to the network, such as "
+        f"{DIAGNOSTIC_NAMES[0]}",
+    )
     levels: Annotated[tuple[Count, ...], AsList] = Field(
         LEVELS_HPA, description="pressure levels, hPa"
     )
@@ -112,7 +120,17 @@ class Data(Section):
         STATIC_NAMES,
         description="fields that do not change, given to the network beside the state",
     )
+    forcings: Annotated[tuple[str, ...], AsList] = Field(
+        (),
+        description="fields that are computed for each time and given to the network beside the "
+        f"state, some of {', '.join(FORCING_NAMES)}",
+    )
     step_hours: Hours = Field(6.0, description="lead time of one step, hours")
+    input_times: InputTimes = Field(
+        1,
+        description="states that the network is given: that from which a step begins, and those "
+        "before it, one step apart",
+    )
     train: str | None = Field(
         None,
         description="training period, START/STOP in ISO 8601, inclusive; "
@@ -143,7 +161,7 @@ class Data(Section):
         is_home = isinstance(value, Path) and value.parts[:1] == ("~",)
         return Path(value).expanduser() if is_home else value
 
-    @field_validator("variables", "levels", "static")
+    @field_validator("variables", "diagnostic", "levels", "static", "forcings")
     @classmethod
     def _lists_nothing_twice(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         repeated = {entry: None for entry in value if value.count(entry) > 1}
@@ -158,19 +176,37 @@ class Data(Section):
             raise refusal("lists no variable", f"choose among {', '.join(VARIABLE_NAMES)}")
         return require_known(value, VARIABLE_NAMES, "variable")
 
+    @field_validator("diagnostic")
+    @classmethod
+    def _are_other_variables(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        require_known(value, (*DIAGNOSTIC_NAMES, *VARIABLE_NAMES), "variable")
+        given = [name for name in value if name in info.data.get("variables", ())]
+        if given:
+            raise refusal(
+                f"lists {listed(given)}, which data.variables lists too",
+                "remove it from either: what is in data.variables is given to the network",
+            )
+        return value
+
     @field_validator("static")
     @classmethod
     def _are_static_fields(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return require_known(value, STATIC_NAMES, "static field")
 
+    @field_validator("forcings")
+    @classmethod
+    def _are_forcings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return require_known(value, FORCING_NAMES, "forcing")
+
     @field_validator("levels")
     @classmethod
     def _has_levels(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if not value and set(info.data.get("variables", ())) & set(PRESSURE_LEVEL_NAMES):
-            raise refusal(
-                "lists no level, and data.variables has some that lie on levels",
-                "list levels, or leave those variables out",
-            )
+        for key in ("variables", "diagnostic"):
+            if not value and set(info.data.get(key, ())) & set(PRESSURE_LEVEL_NAMES):
+                raise refusal(
+                    f"lists no level, and data.{key} has some that lie on levels",
+                    "list levels, or leave those variables out",
+                )
         return value
 
     @field_validator("train", "validation")

@@ -7,11 +7,11 @@ What a section holds is in ``sections.py`` and ``training_settings.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from weathermixer.config.kinds import text_of
+from weathermixer.config.kinds import refusal, text_of
 from weathermixer.config.presets import with_published_defaults
 from weathermixer.config.sections import (
     Checkpoint,
@@ -49,6 +49,16 @@ class Config(Section):
         filled = {key: {} if _is_empty(key, value) else value for key, value in values.items()}
         filled.setdefault("data", {})
         return with_published_defaults(filled) if filled.get("preset") == "published" else filled
+
+    @model_validator(mode="after")
+    def _advances_by_what_it_is_given(self) -> Self:
+        if self.data.input_times > 1 and self.training.longest_latent > 1:
+            raise refusal(
+                f"training.latent_rollout forecasts {self.training.longest_latent} steps at once, "
+                f"and data.input_times={self.data.input_times} gives states one step apart",
+                "leave one of them out",
+            )
+        return self
 
 
 def settings() -> Iterable[tuple[str, str, str]]:

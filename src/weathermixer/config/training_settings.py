@@ -35,7 +35,7 @@ from weathermixer.config.lengths import (
     validated_schedule,
 )
 from weathermixer.config.presets import fitting_schedule
-from weathermixer.config.sections import Section
+from weathermixer.config.sections import Data, Section
 from weathermixer.config.variables import PRESSURE_LEVEL_NAMES, VARIABLE_NAMES
 
 LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
@@ -262,9 +262,9 @@ class Training(Section):
             drawn_at(self.latent_rollout, step, seed=self.seed, name="latent_rollout"),
         )
 
-    def leads_at(self, step: int) -> slice:
+    def leads_at(self, step: int, input_times: int = 1) -> slice:
         """Which states of a window are read for an optimizer step, counted from 0."""
-        return self.lengths_at(step).leads
+        return self.lengths_at(step).leads(input_times)
 
     @property
     def stages(self) -> dict[int, Lengths]:
@@ -286,6 +286,11 @@ class Training(Section):
         return max(lengths.rollout for lengths in self.stages.values())
 
     @property
+    def longest_latent(self) -> int:
+        """The most times that the blocks are applied in an application at any optimizer step."""
+        return max(lengths.latent for lengths in self.stages.values())
+
+    @property
     def shortest_advance(self) -> int:
         """The fewest steps by which the training teaches an application to advance at its end.
 
@@ -298,6 +303,10 @@ class Training(Section):
     def samples_at_once(self) -> int:
         """Samples of a model instance that go through the network together."""
         return min(self.micro_batch or self.instance_batch, self.instance_batch)
+
+    def window_length(self, data: Data) -> int:
+        """The number of steps between the first and the last state of a sample, at most."""
+        return data.input_times - 1 + self.longest.steps
 
 
 def _is_channel_on_a_level(name: str) -> bool:

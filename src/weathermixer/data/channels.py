@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.config import LEVELS_HPA as LEVELS_HPA
+from weathermixer.config import Data
 from weathermixer.errors import UserError
 
 GRAVITY = 9.80665  # m s⁻², the constant that defines geopotential height
@@ -54,13 +55,20 @@ SURFACE_VARIABLES = _table(
     Variable("10m_v_component_of_wind", "v10", "m s-1", -120.0, 120.0, False),
     Variable("2m_temperature", "t2m", "K", 150.0, 350.0, False),
 )
+DIAGNOSTIC_VARIABLES = _table(
+    # Of water, accumulated until the time of the state; compression leaves some below zero.
+    Variable("total_precipitation_6hr", "tp6h", "m", -1e-3, 2.0, False),
+    Variable("total_precipitation_12hr", "tp12h", "m", -1e-3, 3.0, False),
+    Variable("total_precipitation_24hr", "tp24h", "m", -1e-3, 4.0, False),
+)
 STATIC_VARIABLES = _table(
     Variable("land_sea_mask", "lsm", "1", -0.01, 1.01, False),
     Variable("soil_type", "slt", "1", -0.5, 100.0, False),
     Variable("geopotential_at_surface", "z_sfc", "m2 s-2", -2.0e4, 1.0e5, False),
 )
-VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES | STATIC_VARIABLES
 PROGNOSTIC_VARIABLES = PRESSURE_VARIABLES | SURFACE_VARIABLES
+PREDICTED_VARIABLES = PROGNOSTIC_VARIABLES | DIAGNOSTIC_VARIABLES
+VARIABLES = PREDICTED_VARIABLES | STATIC_VARIABLES
 
 
 @dataclass(frozen=True)
@@ -88,16 +96,21 @@ def channels_of(variables: Iterable[str], levels: Sequence[int]) -> tuple[Channe
     """
     channels = []
     for name in variables:
-        if name not in PROGNOSTIC_VARIABLES:
+        if name not in PREDICTED_VARIABLES:
             raise UserError(
                 f"data.variables names {name!r}, which is none of "
-                f"{', '.join(PROGNOSTIC_VARIABLES)}: correct the name"
+                f"{', '.join(PREDICTED_VARIABLES)}: correct the name"
             )
-        if PROGNOSTIC_VARIABLES[name].on_levels:
+        if PREDICTED_VARIABLES[name].on_levels:
             channels += [Channel(name, int(level)) for level in levels]
         else:
             channels.append(Channel(name))
     return tuple(channels)
+
+
+def predicted_channels(data: Data) -> tuple[Channel, ...]:
+    """The channels that a network predicts, in its order: the prognostic ones, then diagnostic."""
+    return channels_of((*data.variables, *data.diagnostic), data.levels)
 
 
 def parse_channel(name: str) -> Channel:

@@ -20,13 +20,16 @@ from torch import Tensor
 import weathermixer
 from weathermixer.config import Config
 from weathermixer.console import Progress, say, waiting_for
+from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.forcings import Forcings
 from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
 from weathermixer.data.time_steps import to_hours, to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.initial_times import parse_initial_times
+from weathermixer.forecast.inputs import forcings_at, input_windows, recent_states
 from weathermixer.forecast.memory import return_freed_memory, share_one_arena
 from weathermixer.forecast.rollout import Step, rollout
 from weathermixer.forecast.writer import ForecastWriter, refuse_existing
@@ -111,10 +114,13 @@ def forecast(
     applications = steps // advance
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)
-    source = open_states_on(store, config.data, grid)
-    source.channel_indices(normalisation.channels)
+    # Of a channel that is only predicted, a forecast begins with no state.
+    needed = config.data.model_copy(update={"diagnostic": ()})
+    source = open_states_on(store, needed, grid)
+    initial = names(channels_of(config.data.variables, config.data.levels))
+    source.channel_indices(initial)
     initial_times = parse_initial_times(init)
-    indices = [source.index_of(time) for time in initial_times]
+    windows = input_windows(source, initial_times, config.data)
 
     job = join(
         config,
@@ -147,10 +153,10 @@ def forecast(
         longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         one_level_per_chunk=mesh.tensor.size > 1,
     )
-    batches = list(_batches(len(indices), description))
+    batches = list(_batches(len(windows), description))
     if len(batches) > 1:
         # What is read late is looked at now: an archive's times may go on where its data end.
-        (problem,) = job.reading_problems([indices[-1:]])
+        (problem,) = job.reading_problems(windows[-1:])
         if problem is not None:
             raise UserError(problem)
     with waiting_for("the first rank to create the forecast"):
@@ -158,11 +164,15 @@ def forecast(
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     model = opened.load_model(config, mesh, checkpoint, weights)
     network = partial(model, applications=advance)
-    own, total = part.of(normalisation), len(indices) * applications
-    own_channels = source.channel_indices(own.channels)
+    own, total = part.of(normalisation), len(windows) * applications
+    given = normalisation.part(
+        range(part.prognostic.start, part.prognostic.stop), slice(0, 0), part.longitudes
+    )
+    own_forcings = part.forcings_of(config.data, normalisation)
+    own_channels = source.channel_indices(initial[part.prognostic])
 
-    def read(number: int) -> NDArray[np.float32]:
-        return source.read(indices[number], own_channels, part.longitudes)
+    def read(number: int) -> Iterator[NDArray[np.float32]]:
+        return (source.read(index, own_channels, part.longitudes) for index in windows[number])
 
     # The same batches whether or not some are done: rounding may depend on a batch's company.
     like = next(model.parameters())
@@ -172,7 +182,7 @@ def forecast(
                 continue
             if not all(finished[position] for position in batch):
                 forecasts = _forecast_batch(
-                    network, like, own, map(read, batch), description, batch
+                    network, like, own, given, own_forcings, map(read, batch), description, batch
                 )
                 for taken in writer.write(batch, forecasts):
                     if progress is not None:
@@ -250,29 +260,32 @@ def _forecast_batch(
     network: Step,
     like: Tensor,
     normalisation: Normalisation,
-    initial_states: Iterable[NDArray[np.float32]],
+    given: Normalisation,
+    forcings: Forcings,
+    initial_states: Iterable[Iterable[NDArray[np.float32]]],
     description: ForecastDescription,
     batch: Sequence[int],
 ) -> Iterator[NDArray[np.float32]]:
     """Forecast states ``(batch, channel, latitude, longitude)`` in SI units, by lead time.
 
-    ``initial_states (channel, latitude, longitude)`` are those of each of ``batch``; of all states,
-    channels and longitudes are those of this rank's part. The network takes them in the type and
-    place of ``like``. Nothing here refers to a state longer than it is needed: at 0.25° each is a
-    good part of a rank's memory.
+    ``initial_states (channel, latitude, longitude)`` are those that the network is given for each
+    of ``batch``, the newest first, of the channels that ``given`` normalises; ``normalisation`` is
+    of those that are predicted. Of all states, channels and longitudes are those of this rank's
+    part. The network takes them in the type and place of ``like``. Nothing here refers to a state
+    longer than it is needed: at 0.25° each is a good part of a rank's memory.
 
     Raises UserError at the first state that is NaN or infinite anywhere.
     """
     static = torch.from_numpy(normalisation.static).to(like)
     # In the model's type before normalising, as in training.
     precision = np.float64 if like.dtype == torch.float64 else np.float32
-    normalised = (
-        torch.from_numpy(normalisation.normalise(state.astype(precision, copy=False)))
-        for state in initial_states
+    initial_times = description.initial_times[batch]
+    begins = (np.timedelta64(0, "s"), *description.lead_times[:-1])
+    fields = (
+        (static, torch.from_numpy(forcings_at(forcings, initial_times + lead, precision)).to(like))
+        for lead in begins
     )
-    steps = rollout(
-        network, torch.stack(list(normalised)).to(like), static, len(description.lead_times)
-    )
+    steps = rollout(network, recent_states(given, initial_states, precision, like), fields)
     return_freed_memory()
     for step, state in enumerate(steps):
         restored = normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)

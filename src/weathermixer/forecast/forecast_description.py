@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,12 +110,12 @@ class ForecastDescription:
             result[channel.variable] = [parsed.index(each) for each in wanted]
         return result
 
-    def targets(self, channels: slice) -> dict[str, tuple[list[int], list[int]]]:
+    def targets(self, channels: Sequence[int]) -> dict[str, tuple[list[int], list[int]]]:
         """Where a part of the channels is written: ``{variable: (level indices, part indices)}``.
 
         The field at an index of the part goes to the level at the index beside it.
         """
-        within = {index: n for n, index in enumerate(range(len(self.channels))[channels])}
+        within = {index: n for n, index in enumerate(channels)}
         result: dict[str, tuple[list[int], list[int]]] = {}
         for name, members in self.variables().items():
             pairs = [(level, within[i]) for level, i in enumerate(members) if i in within]

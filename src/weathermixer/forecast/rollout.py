@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Tensor, Tensor], Tensor]
-"""A model: from a state and static fields to the state one step later."""
+Step = Callable[..., Tensor]
+"""A model: from a state, and what is given beside it, to the state one step later."""
 
 
-def rollout(step: Step, state: Tensor, static: Tensor, num_steps: int) -> Iterator[Tensor]:
-    """The states after 1, 2, ... ``num_steps`` steps, each handed out before the next is made.
+def rollout(
+    step: Step, recent: Sequence[Tensor], given: Iterable[Sequence[Tensor]]
+) -> Iterator[Tensor]:
+    """The states after 1, 2, ... steps, each handed out before the next is made.
 
-    ``state (batch, channel, latitude, longitude)`` and ``static (static, latitude, longitude)`` are
-    normalised. Each state is the input of the next step exactly as the model returned it: nothing
-    is rounded on the way, and no more than two states are alive at a time.
+    ``recent`` are the states ``(batch, channel, latitude, longitude)`` that the model is given, the
+    newest first. They are normalised, and so is what is ``given`` for each step: the static fields
+    ``(static, latitude, longitude)``, then the forcings ``(batch, forcing, latitude, longitude)``
+    where there are any. Each state is the input of the next step exactly as the model returned it:
+    nothing is rounded on the way, and one state more than the model is given is alive at a time.
     """
-    for _ in range(num_steps):
+    for fields in given:
         # As a decorator it would keep the first state to the end.
         with torch.no_grad():
-            state = step(state, static)
-        yield state
+            recent = [step(*recent, *fields), *recent[:-1]]
+        yield recent[0]

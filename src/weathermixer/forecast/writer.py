@@ -22,7 +22,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
-from weathermixer.data.channels import PRESSURE_VARIABLES, VARIABLES
+from weathermixer.data.channels import DIAGNOSTIC_VARIABLES, PRESSURE_VARIABLES, VARIABLES
 from weathermixer.data.partial_files import partial_path, write_error
 from weathermixer.data.store.arrays import consolidate, write_array, write_grid
 from weathermixer.data.time_steps import to_seconds
@@ -40,6 +40,7 @@ _STANDARD_NAMES = {
     "10m_u_component_of_wind": "eastward_wind",
     "10m_v_component_of_wind": "northward_wind",
     "2m_temperature": "air_temperature",
+    **dict.fromkeys(DIAGNOSTIC_VARIABLES, "lwe_thickness_of_precipitation_amount"),
 }
 _PROGRESS = ".progress"
 
@@ -47,8 +48,8 @@ _PROGRESS = ".progress"
 class ForecastWriter:
     """Fills a forecast, some initial times at once, and continues one that was interrupted.
 
-    Of several ranks, one creates the forecast and finishes it; each fills its own part, the
-    ``channels`` and ``longitudes`` of the whole forecast, with a writer of its own.
+    Of several ranks, one creates the forecast and finishes it; each fills its own part, some
+    ``channels`` (by default all) and ``longitudes`` of the whole forecast, with its own writer.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class ForecastWriter:
         path: Path,
         description: ForecastDescription,
         *,
-        channels: slice = slice(None),
+        channels: Sequence[int] | None = None,
         longitudes: slice = slice(None),
     ) -> None:
         self.path = path
         self._longitudes = longitudes
-        self._targets = description.targets(channels)
+        self._targets = description.targets(
+            range(len(description.channels)) if channels is None else channels
+        )
         self.partial = partial_path(path)
         self.description = description
         self._marks = self.partial / _PROGRESS

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from weathermixer.config import Data, Model
-from weathermixer.data.channels import channels_of
+from weathermixer.data.channels import channels_of, predicted_channels
+from weathermixer.data.forcings import forcing_fields
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layout import Dimension
+from weathermixer.jigsaw.layout import Dimension, shard
+
+
+class Fields(NamedTuple):
+    """Which fields of each kind a rank holds, counted within the kind."""
+
+    prognostic: range
+    diagnostic: range
+    static: range
+    forcings: range
 
 
 @dataclass(frozen=True)
 class Architecture:
     """The sizes that define a WeatherMixer.
 
-    ``grid`` and ``patch`` are latitude × longitude; ``token_hidden`` and ``channel_hidden`` are the
-    widths of the hidden layers themselves.
+    ``prognostic``, ``static``, ``forcings`` and ``diagnostic`` count fields; the last are predicted
+    alone. The network is given the state at ``input_times``. ``grid`` and ``patch`` are latitude ×
+    longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
+    themselves.
     """
 
     prognostic: int
@@ -29,6 +41,14 @@ class Architecture:
     channel_hidden: int
     dropout: float
     prediction: Literal["increment", "state"]
+    forcings: int = 0
+    diagnostic: int = 0
+    input_times: int = 1
+
+    @property
+    def predicted(self) -> int:
+        """Channels that the network predicts."""
+        return self.prognostic + self.diagnostic
 
     @property
     def points_per_patch(self) -> int:
@@ -57,14 +77,45 @@ class Architecture:
         return Dimension(longitudes.sections, unit=longitudes.unit * self.grid[0])
 
     @property
-    def state_features(self) -> Dimension:
-        """Values in a patch of a state, cut between variables."""
-        return Dimension((self.prognostic,), unit=self.points_per_patch)
+    def predicted_dimension(self) -> Dimension:
+        """Channels that are predicted, prognostic and diagnostic ones cut apart.
+
+        A rank predicts those that it is given, and its part of the others.
+        """
+        return Dimension(
+            (self.prognostic, self.diagnostic) if self.diagnostic else (self.prognostic,)
+        )
+
+    @property
+    def predicted_features(self) -> Dimension:
+        """Values in a patch of what is predicted, cut between variables."""
+        return Dimension(self.predicted_dimension.sections, unit=self.points_per_patch)
 
     @property
     def input_features(self) -> Dimension:
-        """Values in a patch of what the encoder takes: those of the state, then static ones."""
-        return Dimension((self.prognostic, self.static), unit=self.points_per_patch)
+        """Values in a patch of what the encoder takes: states, the newest first, and given fields.
+
+        Static fields and forcings are one section, so that a mesh divides them as evenly as can be.
+        """
+        given = self.static + self.forcings
+        states = (self.prognostic,) * self.input_times
+        return Dimension((*states, given), unit=self.points_per_patch)
+
+    def fields_of(self, parts: int, index: int) -> Fields:
+        """The fields of part ``index`` of ``parts`` along ``tensor``.
+
+        They follow the cuts of ``input_features`` and ``predicted_features``.
+        """
+        given = shard(self.static + self.forcings, parts, index)
+        return Fields(
+            prognostic=shard(self.prognostic, parts, index),
+            diagnostic=shard(self.diagnostic, parts, index),
+            static=range(min(given.start, self.static), min(given.stop, self.static)),
+            forcings=range(
+                max(given.start - self.static, 0),
+                max(given.stop - self.static, 0),
+            ),
+        )
 
 
 def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architecture:
@@ -76,9 +127,10 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
                 f"{grid[0]}×{grid[1]} (latitude × longitude): {points} points of {name} are no "
                 f"multiple of {size}, so choose a divisor of {points}"
             )
+    prognostic = len(channels_of(data.variables, data.levels))
     tokens = (grid[0] // model.patch[0]) * (grid[1] // model.patch[1])
     return Architecture(
-        prognostic=len(channels_of(data.variables, data.levels)),
+        prognostic=prognostic,
         static=len(data.static),
         grid=grid,
         patch=model.patch,
@@ -88,4 +140,7 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         channel_hidden=max(1, round(model.channel_hidden * model.channels)),
         dropout=model.dropout,
         prediction=model.prediction,
+        forcings=len(forcing_fields(data.forcings)),
+        diagnostic=len(predicted_channels(data)) - prognostic,
+        input_times=data.input_times,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from weathermixer.config import Data
 from weathermixer.data.feeding.normalisation import Normalisation
+from weathermixer.data.forcings import Forcings, forcing_fields
 from weathermixer.jigsaw.cost import cheapest_pair, cheapest_scheme
 from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, CutTensors, parallelize
 from weathermixer.jigsaw.layers import initialise
@@ -25,7 +28,7 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
     """
     a = architecture
     tokens, channels, points = a.token_dimension, a.channels, a.point_dimension
-    both, state = Dimension((channels, channels)), Dimension((a.prognostic,))
+    both, predicted = Dimension((channels, channels)), a.predicted_dimension
     of_tokens = cheapest_pair(
         tokens, a.token_hidden, mesh, rows=channels, features="domain", samples=samples
     )
@@ -51,15 +54,16 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
         "blocks.*.1.expand": CutLinear(tokens, scheme=of_channels[0]),
         "blocks.*.1.contract": CutLinear(tokens, scheme=of_channels[1]),
         "decoder.norm": CutNorm(tokens),
-        "decoder.linear": single(both, a.state_features, tokens),
+        "decoder.linear": single(both, a.predicted_features, tokens),
     }
     if a.prediction == "increment":
-        return table | {"head": CutTensors({"scale": (("tensor", state), None, None)})}
-    pair = Dimension((a.prognostic, a.prognostic))
+        prognostic = Dimension((a.prognostic,))
+        return table | {"head": CutTensors({"scale": (("tensor", prognostic), None, None)})}
+    pair = Dimension((*predicted.sections, a.prognostic))
     return table | {
-        "head.decoded_norm": CutNorm(points),
+        "head.decoded_norm": CutNorm(points, predicted),
         "head.norm": CutNorm(points, pair),
-        "head.linear": single(pair, state, points),
+        "head.linear": single(pair, predicted, points),
     }
 
 
@@ -79,29 +83,57 @@ def check_cuts(architecture: Architecture, mesh: Mesh) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """The part of states and static fields that a rank holds: all latitudes of these."""
+    """The part of states, static fields and forcings that a rank holds: all latitudes of these.
 
-    channels: slice
+    ``prognostic`` and ``diagnostic`` are places among all channels, where the latter come last.
+    """
+
+    prognostic: slice
+    diagnostic: slice
     static: slice
+    forcings: slice
     longitudes: slice
 
     @classmethod
     def on(cls, mesh: Mesh, architecture: Architecture) -> Part:
         """What of a state the rank holds that the mesh describes."""
         a = architecture
-        prognostic, static = Dimension((a.prognostic, a.static)).ranges(
-            mesh.tensor.size, mesh.tensor.index
-        )
+        fields = a.fields_of(mesh.tensor.size, mesh.tensor.index)
         (longitudes,) = a.longitude_dimension.ranges(mesh.domain.size, mesh.domain.index)
+        first = a.prognostic
         return cls(
-            slice(prognostic.start, prognostic.stop),
-            slice(static.start - a.prognostic, static.stop - a.prognostic),
-            slice(longitudes.start, longitudes.stop),
+            prognostic=slice(fields.prognostic.start, fields.prognostic.stop),
+            diagnostic=slice(first + fields.diagnostic.start, first + fields.diagnostic.stop),
+            static=slice(fields.static.start, fields.static.stop),
+            forcings=slice(fields.forcings.start, fields.forcings.stop),
+            longitudes=slice(longitudes.start, longitudes.stop),
         )
+
+    @property
+    def channels(self) -> list[int]:
+        """The places, among all channels, of those that the rank predicts, in its order."""
+        return [
+            place
+            for part in (self.prognostic, self.diagnostic)
+            for place in range(part.start, part.stop)
+        ]
+
+    def names_among(self, channels: Sequence[str]) -> list[str]:
+        """The names of the rank's channels that are among the first of all channels, given here."""
+        return [channels[place] for place in self.channels if place < len(channels)]
 
     def of(self, normalisation: Normalisation) -> Normalisation:
         """What normalises and describes this part."""
         return normalisation.part(self.channels, self.static, self.longitudes)
+
+    def forcings_of(self, data: Data, normalisation: Normalisation) -> Forcings:
+        """The forcings of this part of what ``normalisation`` describes."""
+        return Forcings(
+            forcing_fields(data.forcings)[self.forcings],
+            normalisation.latitude,
+            normalisation.longitude[self.longitudes],
+            data.step_hours,
+        )
 
     def share(self, normalisation: Normalisation) -> float:
         """The fraction that it is of the values of a whole state."""
@@ -127,7 +159,18 @@ def describe(
     model = WeatherMixer(
         architecture, arithmetic=arithmetic, recompute=recompute, device=torch.device("meta")
     )
-    return parallelize(model, mesh, cuts(architecture, mesh, samples=samples))
+    return cut(model, mesh, samples=samples)
+
+
+def cut(model: WeatherMixer, mesh: Mesh, *, samples: int = 1) -> WeatherMixer:
+    """Cut a whole network over a mesh, in place: what remains is this rank's part.
+
+    Products move what is cheapest to move for batches of ``samples``.
+    """
+    a = model.architecture
+    model = parallelize(model, mesh, cuts(a, mesh, samples=samples))
+    model.prognostic = len(a.fields_of(mesh.tensor.size, mesh.tensor.index).prognostic)
+    return model
 
 
 def build(

@@ -7,6 +7,7 @@ plain PyTorch, and knows neither files nor units nor ranks: how it is cut over a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -62,14 +63,14 @@ class Mixing(nn.Module):
 class Decoder(nn.Module):
     """From latent tokens, and what the encoder made of the input, to the values of patches.
 
-    ``x`` and ``encoded (tokens, batch, channels)`` → ``(tokens, batch, prognostic · points)``.
+    ``x`` and ``encoded (tokens, batch, channels)`` → ``(tokens, batch, predicted · points)``.
     """
 
     def __init__(self, architecture: Architecture, device: Any = None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(architecture.channels, device=device)
         self.linear = nn.Linear(
-            2 * architecture.channels, architecture.state_features.size, device=device
+            2 * architecture.channels, architecture.predicted_features.size, device=device
         )
 
     def forward(self, x: Tensor, encoded: Tensor) -> Tensor:
@@ -81,6 +82,7 @@ class Increment(nn.Module):
     """Adds the decoded values, in units of each channel's step standard deviation, to the state.
 
     ``scale (prognostic, 1, 1)`` is that deviation divided by the channel's standard deviation.
+    Diagnostic channels, of which there is no state, are the decoded values themselves.
     """
 
     scale: Tensor
@@ -91,8 +93,12 @@ class Increment(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, decoded: Tensor, state: Tensor) -> Tensor:
-        """The next state ``(batch, prognostic, latitude, longitude)``."""
-        return torch.addcmul(state, decoded, self.scale)
+        """The next state ``(batch, predicted, latitude, longitude)``."""
+        prognostic = state.shape[1]
+        if decoded.shape[1] == prognostic:
+            return torch.addcmul(state, decoded, self.scale)
+        increment, diagnostic = decoded[:, :prognostic], decoded[:, prognostic:]
+        return torch.cat([torch.addcmul(state, increment, self.scale), diagnostic], dim=1)
 
 
 class Blend(nn.Module):
@@ -103,20 +109,21 @@ class Blend(nn.Module):
 
     def __init__(self, architecture: Architecture, device: Any = None) -> None:
         super().__init__()
-        channels = architecture.prognostic
-        self.decoded_norm = nn.LayerNorm(channels, device=device)
-        self.norm = nn.LayerNorm(2 * channels, device=device)
-        self.linear = nn.Linear(2 * channels, channels, device=device)
+        predicted, both = architecture.predicted, architecture.predicted + architecture.prognostic
+        self.decoded_norm = nn.LayerNorm(predicted, device=device)
+        self.norm = nn.LayerNorm(both, device=device)
+        self.linear = nn.Linear(both, predicted, device=device)
 
     def forward(self, decoded: Tensor, state: Tensor) -> Tensor:
-        """The next state ``(batch, prognostic, latitude, longitude)``."""
+        """The next state ``(batch, predicted, latitude, longitude)``."""
         points = torch.cat([self.decoded_norm(decoded.movedim(1, -1)), state.movedim(1, -1)], -1)
         return self.linear(self.norm(points)).movedim(-1, 1)
 
 
-def patches_of(state: Tensor, static: Tensor, patch: tuple[int, int]) -> Tensor:
-    """What the encoder maps: the patches of a state and of static fields."""
-    return to_patches(torch.cat([state, static.expand(len(state), -1, -1, -1)], dim=1), patch)
+def patches_of(state: Tensor, given: Sequence[Tensor], patch: tuple[int, int]) -> Tensor:
+    """What the encoder maps: the patches of a state and of the fields that are given beside it."""
+    expanded = [fields.expand(len(state), -1, -1, -1) for fields in given]
+    return to_patches(torch.cat([state, *expanded], dim=1), patch)
 
 
 def fields_of(
@@ -161,16 +168,24 @@ class WeatherMixer(nn.Module):
         head = Increment if architecture.prediction == "increment" else Blend
         self.head = head(architecture, device)
         self.patches, self.fields = patches_of, fields_of
+        # Of the rank, where the network is cut.
+        self.prognostic = architecture.prognostic
 
-    def forward(self, state: Tensor, static: Tensor, *, applications: int = 1) -> Tensor:
+    def forward(self, state: Tensor, *given: Tensor, applications: int = 1) -> Tensor:
         """The state one step later, or ``applications`` steps later by repeating the blocks.
 
-        ``state (batch, prognostic, latitude, longitude)``, ``static (static, latitude,
-        longitude)``, both normalised; the result has the shape and type of ``state``. On a mesh,
-        per rank, variables are divided by ``tensor`` and longitudes, patch columns whole, by
-        ``domain``.
+        ``state (batch, prognostic, latitude, longitude)``, of which further channels, such as an
+        earlier result has them, are left alone. ``given`` are the earlier states of as many, the
+        newest first, where there are ``input_times``; then the static fields ``(static, latitude,
+        longitude)``, and the forcings ``(batch, forcing, latitude, longitude)`` where there are
+        any; all normalised. The result, of the type of ``state``, has the prognostic channels, then
+        the diagnostic ones. On a mesh, per rank, variables are divided by ``tensor`` and
+        longitudes, patch columns whole, by ``domain``.
         """
-        x = encoded = self._encode(state, static)
+        num_earlier = self.architecture.input_times - 1
+        earlier, given = map(self._prognostic_of, given[:num_earlier]), given[num_earlier:]
+        state = self._prognostic_of(state)
+        x = encoded = self._encode(state, (*earlier, *given))
         for _ in range(applications):
             for block in self.blocks:
                 # Dropout keeps no state of a generator, so there is none to restore.
@@ -184,8 +199,12 @@ class WeatherMixer(nn.Module):
         patch, dtype = self.architecture.patch, state.dtype
         return self.head(self.fields(self.decoder(x, encoded), patch, grid, dtype), state)
 
-    def _encode(self, state: Tensor, static: Tensor) -> Tensor:
-        encoded: Tensor = self.encoder(self.patches(state, static, self.architecture.patch))
+    def _prognostic_of(self, state: Tensor) -> Tensor:
+        """The channels that the network is given of a state or of an earlier result."""
+        return state if state.shape[1] <= self.prognostic else state[:, : self.prognostic]
+
+    def _encode(self, state: Tensor, given: Sequence[Tensor]) -> Tensor:
+        encoded: Tensor = self.encoder(self.patches(state, given, self.architecture.patch))
         return encoded if self.arithmetic is None else encoded.to(self.arithmetic)
 
 

@@ -84,13 +84,14 @@ def describe_jigsaw(
         costs.append(step_cost(model, kind) + sent(model, corner, kind))
         phases.append(tuple(step_phases(model, corner, kind, machine)))
         memory.append(step_memory(model, kind, on_accelerator=on_accelerator).peak)
-        read.append(kind.samples * (kind.rollout + 1) * _state_bytes(architecture, corner))
+        times = architecture.input_times + kind.rollout
+        read.append(kind.samples * times * _state_bytes(architecture, corner))
     return JigsawStep(tuple(phases), busiest(costs), max(read), max(memory))
 
 
 def _state_bytes(architecture: Architecture, layout: Layout) -> int:
     """Bytes of a rank's part of a state in a store."""
     part = Part.on(Mesh.describe(layout), architecture)
-    channels = part.channels.stop - part.channels.start
+    channels = len(part.channels)
     columns = part.longitudes.stop - part.longitudes.start
     return channels * architecture.grid[0] * columns * _STORED_BYTES

@@ -20,12 +20,12 @@ def reading_amplification(
 ) -> float:
     """The largest factor by which a rank reads more than its share of a state, because of chunks.
 
-    ``channels`` are those of the network, all of which the states must have.
+    ``channels`` are those of the network that the states must have, in its order.
     """
     worst = 1.0
     for rank in range(layout.ways):
         part = Part.on(Mesh.describe(layout.at(rank)), architecture)
-        own = states.channel_indices(channels[part.channels])
+        own = states.channel_indices(part.names_among(channels))
         worst = max(worst, states.reading_cost(own, part.longitudes).amplification)
     return worst
 

@@ -26,7 +26,7 @@ SAFE_SHARE = 0.85
 class StepMemory:
     """Bytes that a rank holds at its peak, by what they are for; ``host`` beside the device.
 
-    ``samples`` are the states of the batch in hand, static fields and the weights of the loss, and
+    ``samples`` are the batch in hand, static fields and the weights of the loss, and
     on an accelerator the batch that is uploaded meanwhile. ``exchange`` is what is on its way:
     blocks sent and received, buckets between replicas. ``read_ahead`` is what the processor holds
     of batches to come, in the memory of the rank where it computes on the processor; on an
@@ -74,9 +74,10 @@ def _memory_of(model: WeatherMixer, kind: StepKind, *, on_accelerator: bool) -> 
     ledger = Ledger()
     StepTensors(ledger, model, kind).walk()
     weight_bytes = next(model.parameters()).element_size()
-    state = SampleSizes.of(model).state * weight_bytes
-    batch = kind.samples * (kind.rollout + 1) * state
-    ahead = buffer_bytes(batch, state) - batch  # the batch in hand is one of the samples
+    sizes = SampleSizes.of(model)
+    batch = sizes.batch(kind.samples, kind.rollout) * weight_bytes
+    # The batch in hand is one of the samples.
+    ahead = buffer_bytes(batch, sizes.state * weight_bytes) - batch
     parts = {field.name: ledger.at_peak.get(field.name, 0) for field in fields(StepMemory)}
     if on_accelerator:
         parts["samples"] += batch

@@ -187,31 +187,37 @@ def _add_edges(
     """Add encoder, decoder and head of one application."""
     part = Part.on(mesh, model.architecture)
     points = model.architecture.grid[0] * (part.longitudes.stop - part.longitudes.start)
-    prognostic = (part.channels.stop - part.channels.start) * points * wide.samples
-    static = (part.static.stop - part.static.start) * points * wide.samples
+    prognostic = _size(part.prognostic) * points * wide.samples
+    predicted = len(part.channels) * points * wide.samples
+    given = (_size(part.static) + _size(part.forcings)) * points * wide.samples
     encoder, decoder = model.encoder, model.decoder
-    # State and static fields are joined, and cut into patches.
+    # The state and what is given beside it are joined, and cut into patches.
     back = 1 if has_input_gradient else 0
-    wide.copies(prognostic + static, forward=1, backward=back)
-    wide.copies(prognostic + static, forward=1, backward=back, kind="transpose")
+    inputs = model.architecture.input_times * prognostic + given
+    wide.copies(inputs, forward=1, backward=back)
+    wide.copies(inputs, forward=1, backward=back, kind="transpose")
     wide.linear(encoder, input_gradient=has_input_gradient, fetches=fetches)
     latent = blocks.norm(decoder.norm)
     blocks.copies(latent, forward=2, backward=3)
     blocks.linear(decoder.linear, fetches=fetches)
-    wide.copies(prognostic, forward=1, backward=1, kind="transpose")
+    wide.copies(predicted, forward=1, backward=1, kind="transpose")
     if isinstance(model.head, Blend):
         wide.norm(model.head.decoded_norm)
-        wide.copies(prognostic, forward=4, backward=4)
+        wide.copies((prognostic + predicted) // 2, forward=4, backward=4)
         wide.norm(model.head.norm)
         wide.linear(model.head.linear, fetches=fetches)
     else:
-        wide.copies(prognostic, forward=2, backward=2 if has_input_gradient else 1)
+        wide.copies(predicted, forward=2, backward=2 if has_input_gradient else 1)
+
+
+def _size(part: slice) -> int:
+    return int(part.stop - part.start)
 
 
 def _add_loss(work: LayerWork, architecture: Architecture, mesh: Mesh) -> None:
     part = Part.on(mesh, architecture)
     columns = part.longitudes.stop - part.longitudes.start
-    values = (part.channels.stop - part.channels.start) * architecture.grid[0] * columns
+    values = len(part.channels) * architecture.grid[0] * columns
     # Difference, square, weight, mean; and the gradients of these.
     work.copies(values * work.samples, forward=4, backward=4)
 

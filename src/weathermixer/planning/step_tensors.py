@@ -35,20 +35,43 @@ _SLOPE_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 1, "huber": 0}
 
 @dataclass(frozen=True)
 class SampleSizes:
-    """How many values the rank that a model was built for holds of one sample."""
+    """How many values the rank that a model was built for holds of one sample.
+
+    ``state`` and ``forcings`` are those of one time, ``prognostic`` what the network is given of
+    the state; ``static`` fields have no other.
+    """
 
     state: int
+    prognostic: int
     static: int
+    forcings: int
     channels: int
+    input_times: int
+
+    @property
+    def inputs(self) -> int:
+        """Values of what the encoder maps."""
+        return self.input_times * self.prognostic + self.static + self.forcings
+
+    def batch(self, samples: int, rollout: int) -> int:
+        """Values of a batch: its states, and the forcings of the steps between them."""
+        return samples * ((self.input_times + rollout) * self.state + rollout * self.forcings)
 
     @classmethod
     def of(cls, model: WeatherMixer) -> SampleSizes:
         """The sizes of what belongs to a model's layers."""
         a, product = model.architecture, linear(model.encoder).product
-        size, index, tokens = product.along.size, product.along.index, product.source.own_rows
-        inputs = product.inputs.sizes(size)[index]
-        outputs = a.state_features.sizes(size)[index]
-        return cls(tokens * outputs, tokens * (inputs - outputs), outputs // a.points_per_patch)
+        fields = a.fields_of(product.along.size, product.along.index)
+        points = product.source.own_rows * a.points_per_patch
+        channels = len(fields.prognostic) + len(fields.diagnostic)
+        return cls(
+            state=points * channels,
+            prognostic=points * len(fields.prognostic),
+            static=points * len(fields.static),
+            forcings=points * len(fields.forcings),
+            channels=channels,
+            input_times=a.input_times,
+        )
 
 
 @dataclass
@@ -160,7 +183,7 @@ class StepTensors:
         parameters += sum(buffer.numel() for buffer in self._model.buffers())
         sizes = self._sizes
         samples = sizes.static + sizes.channels * self._model.architecture.grid[0]
-        samples += self._kind.samples * (self._kind.rollout + 1) * sizes.state
+        samples += sizes.batch(self._kind.samples, self._kind.rollout)
         return [
             (parameters * self._wide, "parameters"),
             (2 * owned * self._wide + 4 * count, "optimizer"),
@@ -178,11 +201,16 @@ class StepTensors:
         """Bytes of the states in hand at one time."""
         return self._sizes.state * self._samples * self._wide
 
+    @property
+    def _prognostic(self) -> int:
+        """Bytes of what the network is given of the states in hand at one time."""
+        return self._sizes.prognostic * self._samples * self._wide
+
     # -- forward -----------------------------------------------------------------------------------
 
     def _forward(self) -> tuple[Held, _SavedApplication]:
         model, new, apply = self._model, self._new, self._products.forward
-        inputs = (self._sizes.state + self._sizes.static) * self._samples * self._wide
+        inputs = self._sizes.inputs * self._samples * self._wide
         joined = new(inputs)
         patches = new(inputs)
         del joined
@@ -217,10 +245,13 @@ class StepTensors:
     def _head(self, fields: Held) -> tuple[Held, tuple[SavedNorm, SavedNorm, SavedMaps] | None]:
         head = self._model.head
         if not isinstance(head, Blend):
-            return self._new(self._state), None
+            sums = self._new(self._prognostic) if self._prognostic < self._state else None
+            forecast = self._new(self._state)
+            del sums
+            return forecast, None
         points = self._new(self._state)
         normed, first = self._blocks.norm(norm_of(head.decoded_norm), points)
-        both = self._new(2 * self._state)
+        both = self._new(self._state + self._prognostic)
         del normed, points
         normed, second = self._blocks.norm(norm_of(head.norm), both)
         del both
@@ -301,7 +332,7 @@ class StepTensors:
         assert made is not None
         both = self._blocks.norm_back(norm_of(head.norm), made.num_bytes, second)
         del made
-        points = self._blocks.norm_back(norm_of(head.decoded_norm), both.num_bytes // 2, first)
+        points = self._blocks.norm_back(norm_of(head.decoded_norm), self._state, first)
         return points, [] if is_first else [both]
 
     def _maps_back(

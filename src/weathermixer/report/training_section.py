@@ -110,6 +110,7 @@ def _facts(
         "Channels",
         f"{len(normalisation.channels)} predicted, {len(normalisation.static_channels)} static",
     )
+    yield "Forcings", ", ".join(config.data.forcings).replace("_", " ") or "none"
     yield "Latent channels × blocks", f"{model.channels} × {model.blocks}"
     yield "Step", f"{config.data.step_hours:g} h"
     yield "Arithmetic", training.dtype

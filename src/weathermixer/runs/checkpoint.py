@@ -91,14 +91,15 @@ def save(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
         ) from error
 
 
-def load(path: Path, tensors: Mapping[str, Tensor | Shard]) -> None:
+def load(path: Path, tensors: Mapping[str, Tensor | Shard], *, leaves_others: bool = False) -> None:
     """Fill tensors in place with those of the same names in a checkpoint; all ranks call this.
 
-    Raises UserError, the same on every rank, where the checkpoint is of something else, naming the
-    first tensor that differs, or where a file of it is missing, truncated or damaged.
+    With ``leaves_others``, the checkpoint may hold more of their kinds. Raises UserError, the same
+    on every rank, where the checkpoint is of something else, naming the first tensor that differs,
+    or where a file of it is missing, truncated or damaged.
     """
     metadata = read_index(path)
-    require_same_tensors(path, metadata, tensors)
+    require_same_tensors(path, metadata, tensors, leaves_others=leaves_others)
     problem: UserError | None = None
     try:
         _read_own(path, metadata, tensors)

@@ -67,11 +67,15 @@ def _checksum(content: bytes) -> str:
 
 
 def require_same_tensors(
-    path: Path, metadata: Metadata, tensors: Mapping[str, Tensor | Shard]
+    path: Path,
+    metadata: Metadata,
+    tensors: Mapping[str, Tensor | Shard],
+    *,
+    leaves_others: bool = False,
 ) -> None:
     """Raise UserError where a checkpoint does not hold these tensors, and of their kinds no others.
 
-    A kind is what the names have before their first dot.
+    A kind is what the names have before their first dot. With ``leaves_others`` there may be more.
     """
     stored = metadata.state_dict_metadata
     for name, tensor in tensors.items():
@@ -87,7 +91,7 @@ def require_same_tensors(
                 f"{tuple(saved.size)} there and {tuple(tensor.shape)} here; "
                 "use the configuration that it was trained with"
             )
-    for name in stored:
+    for name in () if leaves_others else stored:
         if name not in tensors and name.partition(".")[0] in _groups(tensors):
             raise UserError(
                 f"the checkpoint {path} is of another network: this one has no {name}; "

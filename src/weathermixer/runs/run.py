@@ -206,7 +206,7 @@ def build_model(
         architecture,
         mesh,
         seed=training.seed if draws_weights else None,
-        increment_scale=torch.from_numpy(normalisation.increment_scale[own.channels]),
+        increment_scale=torch.from_numpy(normalisation.increment_scale[own.prognostic]),
         samples=training.samples_at_once,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,

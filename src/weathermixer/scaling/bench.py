@@ -17,7 +17,7 @@ import torch
 
 from weathermixer.config import Config, read_config
 from weathermixer.console import Progress
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import channels_of, names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.samples import training_period
 from weathermixer.data.states import States
@@ -139,9 +139,15 @@ def _samples(config: Config, states: States, request: Request) -> Samples:
         data = data.model_copy(update={"train": None, "validation": None})
 
     def run() -> Run:
-        channels = names(channels_of(data.variables, data.levels))
+        channels = names(predicted_channels(data))
         period = training_period(data, states)
-        normalisation = Normalisation.from_store(states, channels, data.static, period)
+        normalisation = Normalisation.from_store(
+            states,
+            channels,
+            data.static,
+            period,
+            diagnostic=names(channels_of(data.diagnostic, data.levels)),
+        )
         with tempfile.TemporaryDirectory() as folder:
             return Run.create(Path(folder), config, normalisation, Path.touch).read()
 

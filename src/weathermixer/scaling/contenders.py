@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_
 
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import StateReader, kept_states_bytes, read_ahead
 from weathermixer.data.feeding.samples import Windows, training_plan
@@ -35,7 +36,13 @@ from weathermixer.scaling.cases import Case
 from weathermixer.scaling.least_bytes import LeastBytes
 from weathermixer.scaling.peers import cut_weights, replicate
 from weathermixer.training.loop import TrainingLoop
-from weathermixer.training.loss import error_function, huber_thresholds, loss_weights, rollout_loss
+from weathermixer.training.loss import (
+    error_function,
+    huber_thresholds,
+    loss_weights,
+    recent_and_targets,
+    rollout_loss,
+)
 from weathermixer.training.optimizer import build_optimizer, set_step
 
 
@@ -91,7 +98,7 @@ class JigsawTraining:
         job = Job(
             config=config,
             states=samples.states,
-            channels=names(channels_of(config.data.variables, config.data.levels)),
+            channels=names(predicted_channels(config.data)),
             architecture=architecture,
             mesh=mesh,
             part=Part.on(mesh, architecture),
@@ -146,6 +153,10 @@ class PeerTraining:
             normalisation,
             dtype,
             num_states=int(samples.windows.states().sum()),
+            forcings=Part.on(Mesh.describe(), _architecture(case, samples)).forcings_of(
+                case.config.data, normalisation
+            ),
+            input_times=case.config.data.input_times,
             memory_bytes=kept_states_bytes(this_rank().local_world_size),
         )
         plan = training_plan(
@@ -155,10 +166,10 @@ class PeerTraining:
             layout=case.layout.at(place),
             steps=range(self._training.steps),
             samples=0,
-            leads_at=self._training.leads_at,
+            leads_at=partial(self._training.leads_at, input_times=case.config.data.input_times),
         )
         self._batches = read_ahead(reader, plan, device=device)
-        self._step = 0
+        self._step, self._input_times = 0, case.config.data.input_times
 
     def counted_step(self) -> Counted:
         with LeastBytes() as sent:
@@ -166,11 +177,18 @@ class PeerTraining:
         return Counted(None, round(sent.total))
 
     def step(self) -> float:
-        states = next(self._batches).states.to(self._device, non_blocking=True)
+        batch = next(self._batches)
+        states = batch.states.to(self._device, non_blocking=True)
+        forcings = batch.forcings.to(self._device, non_blocking=True)
         set_step(self._optimizer, self._step, self._training)
         with self._arithmetic.in_force(), self._autocast():
             loss, _ = rollout_loss(
-                self._model, states, self._static, self._weights, error=self._error
+                self._model,
+                *recent_and_targets(states, self._input_times),
+                self._static,
+                self._weights,
+                forcings=forcings,
+                error=self._error,
             )
         with self._arithmetic.in_force():
             loss.backward()

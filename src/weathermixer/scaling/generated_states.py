@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Data, Period
 from weathermixer.console import Progress
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import names, predicted_channels
 from weathermixer.data.states import ALONE, Indices, Workers, digest, find_time
 from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.reading_cost import ReadingCost
@@ -33,7 +33,7 @@ class GeneratedStates:
 
     def __init__(self, data: Data, grid: tuple[int, int]) -> None:
         self.path: Path | str = "the generated states"
-        self.channels = names(channels_of(data.variables, data.levels))
+        self.channels = names(predicted_channels(data))
         self.static_channels = tuple(data.static)
         self.step = to_timedelta(data.step_hours)
         self.times = _EPOCH + np.arange(_NUM_TIMES) * self.step
@@ -52,9 +52,8 @@ class GeneratedStates:
         return digest(self)
 
     def channel_indices(self, wanted: Sequence[str]) -> Indices:
-        """Indices of the wanted channels, which follow each other in the order of the network."""
-        first = self.channels.index(wanted[0])
-        return slice(first, first + len(wanted))
+        """Indices of the wanted channels."""
+        return [self.channels.index(name) for name in wanted]
 
     def index_of(self, time: np.datetime64) -> int:
         """The index of exactly this time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from weathermixer.config import Config, Data, Section, Training
 from weathermixer.console import progress
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import channels_of, names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.samples import (
     Windows,
@@ -29,6 +30,7 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank
 from weathermixer.runs import checkpoint
 from weathermixer.runs.folder_lock import FolderLock
+from weathermixer.runs.inheritance import Source, inherit_statistics
 from weathermixer.runs.run import Run
 from weathermixer.training.notices import Notices
 from weathermixer.training.origin import Origin
@@ -46,15 +48,17 @@ def begin_run(
     lock: FolderLock,
     notices: Notices,
     workers: Workers,
-) -> tuple[Run, Path | None]:
+    source: Path | None = None,
+) -> tuple[Run, Path | None, Source | None]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
     All ranks call this together. The first alone looks into the folder and writes: a shared one may
     look older to the others, and a thousand that look into it are slow. Where the statistics of an
     archive have to be estimated, each of the ranks, the ``workers``, reads a part of the states.
 
-    Returns the run and the checkpoint to continue from, if any. ``samples`` are those to learn
-    from. What has changed since the run was begun, and costs no sample, is said.
+    Returns the run, the checkpoint to continue from, if any, and else what it is to begin with of
+    the run ``source``. ``samples`` are those to learn from. What has changed since the run was
+    begun, and costs no sample, is said.
 
     A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here,
     on the first rank, and released by the caller. Raises UserError where another training holds it,
@@ -65,31 +69,38 @@ def begin_run(
 
     def open_run() -> bool:
         nonlocal begun
-        begun = _open_run(config, out, store, samples, resume, lock, notices)
+        begun = _open_run(config, out, store, samples, resume, lock, notices, source)
         return begun.normalisation is None
 
     statistics: Statistics | None = None
     if from_first_rank(open_run):
         statistics = _statistics(config.data, store, workers)
 
-    def create() -> tuple[Run, Path | None]:
+    def create() -> tuple[Run, Path | None, Source | None]:
         assert begun is not None, "the first rank has opened the run"
         normalisation = begun.normalisation
         if normalisation is None:
             assert statistics is not None
-            channels = names(channels_of(config.data.variables, config.data.levels))
-            normalisation = Normalisation.of(store, channels, config.data.static, statistics)
+            data = config.data
+            channels = names(predicted_channels(data))
+            diagnostic = names(channels_of(data.diagnostic, data.levels))
+            normalisation = Normalisation.of(
+                store, channels, data.static, statistics, diagnostic=diagnostic
+            )
+            if begun.source is not None:
+                normalisation = inherit_statistics(normalisation, config, begun.source.run)
         run = Run.create(out, config, normalisation, begun.origin.write)
-        return run.read(), run.newest_checkpoint()
+        return run.read(), run.newest_checkpoint(), begun.source
 
     return from_first_rank(create)
 
 
 class _Begun(NamedTuple):
-    """What a run was begun with; a new one has no normalisation yet."""
+    """What a run was begun with; a new one has no normalisation yet, but may have a source."""
 
     origin: Origin
     normalisation: Normalisation | None
+    source: Source | None = None
 
 
 def _open_run(
@@ -100,6 +111,7 @@ def _open_run(
     resume: bool,
     lock: FolderLock,
     notices: Notices,
+    source: Path | None,
 ) -> _Begun:
     run = Run(out)
     if out.exists() and not out.is_dir():
@@ -114,11 +126,15 @@ def _open_run(
     if run.newest_checkpoint() is None:
         run.divergence.unlink(missing_ok=True)  # of an earlier training that left no checkpoint
         check_step(config.data, store)
-        return _Begun(origin, None)
+        if source is None:
+            return _Begun(origin, None)
+        inherited = Source.open(source.absolute())
+        return _Begun(replace(origin, source=str(inherited.checkpoint)), None, inherited)
     begun = Run.open(out)
     before = Origin.read(begun.origin)
     _check_same(begun, config, knows_its_times=before is not None)
     if before is not None:
+        before.require_source(source, out)
         before.require_same_order(origin, out)
         for change in before.changes(origin):
             notices.say(change)
@@ -135,35 +151,35 @@ def _statistics(data: Data, store: States, workers: Workers) -> Statistics:
 
 
 def training_windows(data: Data, training: Training, store: States) -> Windows:
-    """All samples to learn from, each as long as the farthest forecast.
+    """All samples to learn from: input times, and as many as the farthest forecast has steps.
 
     Raises UserError where the training period holds none.
     """
     return require_windows(
         store,
         data.step_hours,
-        training.longest.steps,
+        training.window_length(data),
         training_period(data, store),
         key="data.train",
     )
 
 
 def validation_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
-    """The samples of a validation, as time indices ``(sample, rollout + 1)``.
+    """The samples of a validation, as time indices ``(sample, input times + rollout)``.
 
     They are forecast as far as any sample of the training. A validation period that was asked for
     must hold some (UserError); the one by default may not.
     """
     period = validation_period(data, store)
-    hours, longest = data.step_hours, training.longest
+    hours, length, longest = data.step_hours, training.window_length(data), training.longest
     if period is None:
-        return np.empty((0, longest.rollout + 1), dtype=np.int64)
+        return np.empty((0, data.input_times + longest.rollout), dtype=np.int64)
     samples = (
-        windows(store.times, hours, longest.steps, period)
+        windows(store.times, hours, length, period)
         if data.validation is None
-        else require_windows(store, hours, longest.steps, period, key="data.validation")
+        else require_windows(store, hours, length, period, key="data.validation")
     )
-    return evenly_spaced(samples, training.validation_samples)[:, longest.leads]
+    return evenly_spaced(samples, training.validation_samples)[:, longest.leads(data.input_times)]
 
 
 def check_step(data: Data, store: States) -> None:

@@ -40,20 +40,21 @@ def find_cause(
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
     step_hours: float,
+    input_times: int = 1,
 ) -> Cause:
     """Explain, as far as this rank can, a loss, or else a gradient, that is NaN or infinite.
 
-    Looks for the first bad value in its part of the samples' states ``(batch, rollout + 1, channel,
-    latitude, longitude)``, then in the forecast states, of which it is given the largest
-    ``magnitudes (batch, channel)``, then in the gradients of ``model``. The states are
-    ``step_hours`` apart.
+    Looks for the first bad value in its part of the samples' states ``(batch, time, channel,
+    latitude, longitude)``, of which the last of ``input_times`` is the initial one, then in the
+    forecast states, of which it is given the largest ``magnitudes (batch, channel)``, then in the
+    gradients of ``model``. The states are ``step_hours`` apart.
     """
     named = ", ".join(str(time) for time in initial_times[:_NAMED_SAMPLES])
     more = ", ..." if len(initial_times) > _NAMED_SAMPLES else ""
     cause = (
         _bad_parameter(model)
         if math.isfinite(loss)
-        else _bad_channel(states, magnitudes, channels, initial_times, step_hours)
+        else _bad_channel(states, magnitudes, channels, initial_times, input_times, step_hours)
     )
     return Cause(*cause, samples=named + more)
 
@@ -88,19 +89,24 @@ def _bad_channel(
     magnitudes: Sequence[Tensor],
     channels: Sequence[str],
     initial_times: NDArray[np.datetime64],
+    input_times: int,
     step_hours: float,
 ) -> tuple[int, float, str]:
     given = [(torch.isfinite(state).all(-1).all(-1), "given for") for state in states.unbind(1)]
     made = [(torch.isfinite(largest), "forecast for") for largest in magnitudes]
-    for leads, group in ((range(len(given)), given), (range(1, len(made) + 1), made)):
+    first = 1 - input_times
+    for leads, group in (
+        (range(first, first + len(given)), given),
+        (range(1, len(made) + 1), made),
+    ):
         for lead, (is_finite, how) in zip(leads, group, strict=True):
             if not is_finite.all():
                 sample, channel = (~is_finite).nonzero()[0].tolist()
                 return (
                     0,
                     lead if group is given else len(given) + lead,
-                    f"first in {channels[channel]} as {how} {lead * step_hours:g} h after "
-                    f"{initial_times[sample]}",
+                    f"first in {channels[channel]} as {how} {abs(lead) * step_hours:g} h "
+                    f"{'before' if lead < 0 else 'after'} {initial_times[sample]}",
                 )
     worst = torch.stack([largest.amax(0) for largest in magnitudes]).amax(0)
     largest = int(worst.argmax())

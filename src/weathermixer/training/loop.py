@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +29,7 @@ from weathermixer.job import Job, join
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.compiling import compile_between_products, compiled, require_compiler
 from weathermixer.runs.folder_lock import FolderLock
+from weathermixer.runs.inheritance import Source, inherit_weights
 from weathermixer.runs.run import Run, build_model
 from weathermixer.training.beginning import begin_run, training_windows, validation_windows
 from weathermixer.training.divergence import Diverged, Divergence
@@ -62,7 +64,7 @@ class TrainingLoop:
     ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
     came to, ``checkpoint`` the newest that was saved or loaded, and ``divergence`` which samples
     are left out. ``windows`` are the samples to learn from, and ``validation_samples (sample,
-    rollout + 1)`` the time indices of those to validate on. While ``stop_request`` is entered, a
+    times)`` the time indices of those to validate on. While ``stop_request`` is entered, a
     signal ends the iteration after the step in hand.
     """
 
@@ -75,8 +77,9 @@ class TrainingLoop:
         notices: Notices | None = None,
         *,
         checkpoint: Path | None = None,
+        source: Source | None = None,
     ) -> None:
-        """Begin with initial weights, or with what was saved in ``checkpoint``."""
+        """Begin with initial weights, with what was saved in ``checkpoint``, or from ``source``."""
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
         self.history = History()
@@ -93,6 +96,9 @@ class TrainingLoop:
             mesh=job.mesh,
             draws_weights=checkpoint is None,
         )
+        if source is not None:
+            for sentence in inherit_weights(model, job.config, source):
+                self.notices.say(sentence)
         if self._training.compile:
             require_compiler(job.mesh.device)
             compile_between_products(model)
@@ -108,6 +114,7 @@ class TrainingLoop:
             weights,
             job.part.share(run.normalisation) / job.mesh.layout.data,
             compiled(self._error) if self._training.compile else self._error,
+            job.architecture.input_times,
         )
         needed = windows.states()
         needed[validation_samples] = True
@@ -117,6 +124,8 @@ class TrainingLoop:
             dtype,
             num_states=int(needed.sum()),
             longitudes=job.part.longitudes,
+            forcings=job.part.forcings_of(job.config.data, run.normalisation),
+            input_times=job.architecture.input_times,
             memory_bytes=kept_states_bytes(job.ranks_on_machine),
         )
         self._batches: Generator[Batch, None, None] | None = None
@@ -132,10 +141,14 @@ class TrainingLoop:
         out: Path,
         *,
         resume: bool = False,
+        source: Path | None = None,
         device: torch.device | str | None = None,
         notices: Notices | None = None,
     ) -> Self:
         """Begin a new run in ``out``, or continue one that is resumed where it was saved.
+
+        A new one begins with the weights of the run ``source``, where one is given, as far as they
+        fit.
 
         Each rank that was started calls this. ``device`` is the accelerator where there is one, by
         default; ``notices`` say what is worth knowing, on the first rank.
@@ -158,7 +171,7 @@ class TrainingLoop:
         with ExitStack() as held:
             held.callback(lock.release)
             with console.waiting_for("the first rank to open the run"):
-                run, newest = begin_run(
+                run, newest, inherited = begin_run(
                     config,
                     out,
                     states,
@@ -166,11 +179,20 @@ class TrainingLoop:
                     resume=resume,
                     lock=lock,
                     notices=notices,
+                    source=source,
                     workers=Workers(
                         job.mesh.layout.rank, job.mesh.layout.world_size, meshes.gather_objects
                     ),
                 )
-            loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
+            loop = cls(
+                job,
+                run,
+                windows,
+                validation_samples,
+                notices,
+                checkpoint=newest,
+                source=inherited,
+            )
             if newest is not None:
                 notices.say(f"continuing from {newest}")
             loop._held = held.pop_all()
@@ -209,7 +231,7 @@ class TrainingLoop:
                 layout=self._mesh.layout,
                 steps=range(self.state.step, training.steps),
                 samples=self.state.samples,
-                leads_at=training.leads_at,
+                leads_at=partial(training.leads_at, input_times=self.job.architecture.input_times),
                 skipped=self.divergence.skipped,
             )
             self._batches = read_ahead(self._reader, plan, device=self._mesh.device)
@@ -244,6 +266,7 @@ class TrainingLoop:
             training,
             states,
             self._objective,
+            batch.forcings.to(self._mesh.device, non_blocking=True),
             stopping=self.stop_request.received is not None,
         )
         if not outcome.is_taken:
@@ -291,6 +314,7 @@ class TrainingLoop:
                 self.job.part,
                 self._mesh,
                 latent=self._training.longest.latent,
+                input_times=self._objective.input_times,
             )
         self.history.add_validation(self.state.step, scores)
         return scores
@@ -357,7 +381,8 @@ class TrainingLoop:
             states,
             magnitudes,
             channels=self._normalisation.channels,
-            initial_times=self.job.states.times[batch.indices[:, 0]],
+            input_times=self._objective.input_times,
+            initial_times=self.job.states.times[batch.indices[:, self._objective.input_times - 1]],
             step_hours=self.job.config.data.step_hours
             * self._training.lengths_at(self.state.step).latent,
         )

@@ -7,7 +7,7 @@ error of a given size costs. All of it is one weight per channel and latitude, `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -46,7 +46,8 @@ def loss_weights(training: Training, normalisation: Normalisation) -> NDArray[np
     With *p* = 1 for an absolute error, else 2, and ``channel_weights`` *w*, 1 where unset:
 
     ``increment``: ``w · area / (step_std / std)^p``, so that each channel's error counts in units
-    of its change over a step, and each square metre alike. ``area``: ``w · area``, in units of a
+    of its change over a step (of its own spread where it is only predicted), and each square metre
+    alike. ``area``: ``w · area``, in units of a
     channel's standard deviation. ``published``: ``w · (cos φ / mean cos φ · factor)^p``, since
     there the error itself is multiplied.
     """
@@ -105,9 +106,9 @@ def published_factor(channel: Channel) -> float:
     """The factor by which the publication multiplies a channel's error.
 
     It (arXiv 2507.05753) gives factors on 13 levels; on others they are interpolated linearly in
-    pressure, and constant above 50 hPa.
+    pressure, and constant above 50 hPa. Precipitation, for which it has none, counts once.
     """
-    factor = _PUBLISHED_FACTORS[channel.variable]
+    factor = _PUBLISHED_FACTORS.get(channel.variable, 1.0)
     if channel.level_hpa is None:
         return factor
     return factor * float(np.interp(channel.level_hpa, _FACTOR_LEVELS_HPA, _LEVEL_FACTORS))
@@ -146,26 +147,39 @@ def weighted_huber(
 
 
 def rollout_loss(
-    model: Callable[[Tensor, Tensor], Tensor],
-    states: Tensor,
+    model: Callable[..., Tensor],
+    recent: Sequence[Tensor],
+    targets: Tensor,
     static: Tensor,
     weights: Tensor,
     *,
+    forcings: Tensor | None = None,
     share: float = 1.0,
     error: ErrorFunction = weighted_mse,
-    start: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast step by step, each from the one before, and average the steps' losses.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)``, the first of them the initial
-    one unless there is another to ``start`` from; gradients flow through all steps. Where these
-    are a rank's part of the states, ``share`` of all values, the result is its part of the mean,
-    which the ranks' parts add up to. ``error`` is the loss of one step. Also returns the forecast
-    states, step by step.
+    ``recent`` are the states ``(batch, channel, latitude, longitude)`` that the network is given at
+    first, the newest first, ``targets (batch, rollout, channel, latitude, longitude)`` those that
+    forecasts are compared with, and ``forcings (batch, rollout, forcing, latitude, longitude)`` go
+    with the steps, where there are some; gradients flow through all steps. Where these are a rank's
+    part of the states, ``share`` of all values, the result is its part of the mean, which the
+    ranks' parts add up to. ``error`` is the loss of one step. Also returns the forecast states,
+    step by step.
     """
-    forecast = [states[:, 0] if start is None else start]
-    losses = []
-    for target in states.unbind(1)[1:]:
-        forecast.append(model(forecast[-1], static))
+    losses, forecast = [], []
+    for step, target in enumerate(targets.unbind(1)):
+        given = (static,) if forcings is None else (static, forcings[:, step])
+        forecast.append(model(*recent, *given))
+        recent = [forecast[-1], *recent[:-1]]
         losses.append(error(forecast[-1], target, weights))
-    return torch.stack(losses).mean() * share, forecast[1:]
+    return torch.stack(losses).mean() * share, forecast
+
+
+def recent_and_targets(states: Tensor, input_times: int) -> tuple[list[Tensor], Tensor]:
+    """The states of a batch that the network is given, the newest first, and those that follow.
+
+    ``states (batch, input times + rollout, channel, latitude, longitude)``; the latter are
+    ``(batch, rollout, channel, latitude, longitude)``.
+    """
+    return list(states[:, :input_times].unbind(1))[::-1], states[:, input_times:]

@@ -26,7 +26,8 @@ class Origin:
 
     ``pairs`` of states one step apart are what there is to learn from, between the times ``first``
     and ``last``; ``times`` is a digest of when each begins. ``samples`` are as long as the longest
-    rollout. ``store`` is a digest of what the store says of itself, its statistics too.
+    rollout. ``store`` is a digest of what the store says of itself, its statistics too. ``source``
+    is the checkpoint of another run whose weights it began with, if it did.
     """
 
     seed: int
@@ -37,6 +38,7 @@ class Origin:
     samples: int
     store: str
     versions: dict[str, str]
+    source: str | None = None
 
     @classmethod
     def of(cls, config: Config, store: States, samples: Windows) -> Origin:
@@ -72,7 +74,8 @@ class Origin:
             ) from error
         try:
             values = json.loads(text)
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
+            known = [field.name for field in fields(cls) if field.name != "source"]
+            return cls(**{name: values[name] for name in known}, source=values.get("source"))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{path} is damaged: remove it to go on without knowing whether seed and times are "
@@ -97,6 +100,15 @@ class Origin:
                 f"{self.last}, and the store now offers {now.pairs} from {now.first} to "
                 f"{now.last}, so that {lost}: set data.train={self.first}/{self.last} where the "
                 "store has grown, give it the store as it was, or choose another --out"
+            )
+
+    def require_source(self, source: Path | None, run: Path) -> None:
+        """Raise UserError where a run that goes on is to have begun from one that it did not."""
+        begun = None if self.source is None else Path(self.source).parents[1]
+        if source is not None and source.absolute() != begun:
+            raise UserError(
+                f"the run {run} was begun from {begun or 'initial weights'}, not from {source}: "
+                "leave out --from to continue it, or choose another --out"
             )
 
     def changes(self, now: Origin) -> list[str]:

@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from weathermixer.jigsaw.activity import ACTIVITY
-from weathermixer.training.loss import ErrorFunction, rollout_loss, weighted_mse
+from weathermixer.training.loss import (
+    ErrorFunction,
+    recent_and_targets,
+    rollout_loss,
+    weighted_mse,
+)
 
-Network = Callable[[Tensor, Tensor], Tensor]
-"""From a state and static fields to the state that an application of the network makes of them."""
+Network = Callable[..., Tensor]
+"""From states, the newest first, and what is given beside them to the state made of them."""
 
 
 class Backward(Protocol):
@@ -31,45 +36,31 @@ class Objective:
 
     ``static (static_channel, latitude, longitude)`` and ``weights`` are this rank's parts, the
     latter as ``error``, the loss of one step, takes them; ``share`` is the fraction that its part
-    is of the values of all ranks.
+    is of the values of all ranks. The network is given the states at ``input_times``.
     """
 
     static: Tensor
     weights: Tensor
     share: float = 1.0
     error: ErrorFunction = weighted_mse
-
-    def loss(
-        self, network: Network, states: Tensor, *, start: Tensor, of_rollout: float = 1.0
-    ) -> tuple[Tensor, list[Tensor]]:
-        """This rank's part of the loss of a rollout, or of so much of it, and its forecast states.
-
-        ``states (batch, rollout + 1, channel, latitude, longitude)``, all but the first of which
-        are compared with what is forecast from ``start``.
-        """
-        return rollout_loss(
-            network,
-            states,
-            self.static,
-            self.weights,
-            share=self.share * of_rollout,
-            error=self.error,
-            start=start,
-        )
+    input_times: int = 1
 
 
 @dataclass(frozen=True)
 class RolloutPasses:
-    """The passes of a rollout over ``states (batch, rollout + 1, channel, latitude, longitude)``.
+    """The passes of a rollout over states of several samples.
 
-    ``by_stage``, each application of the network is a pass of its own: what an application starts
-    from is all that is kept of it until the backward passes of the later ones have ended, when it
-    is computed again. The last one is computed once.
+    ``states (batch, input times + rollout, channel, latitude, longitude)``, and ``forcings (batch,
+    rollout, forcing, latitude, longitude)`` where there are some. ``by_stage``, each application of
+    the network is a pass of its own: the state that it makes is all that is kept of it until the
+    backward passes of the later ones have ended, when it is computed again. The last one is
+    computed once.
     """
 
     network: Network
     objective: Objective
     states: Tensor
+    forcings: Tensor | None
     by_stage: bool
 
     def run(self, backward: Backward) -> tuple[Tensor, list[Tensor]]:
@@ -77,22 +68,34 @@ class RolloutPasses:
 
         The latter are ``(batch, channel)``, and NaN where one is.
         """
-        rollout = self.states.shape[1] - 1
+        given, targets = recent_and_targets(self.states, self.objective.input_times)
+        rollout = targets.shape[1]
         length = 1 if self.by_stage else rollout
         firsts = range(0, rollout, length)
-        starts = [self.states[:, 0]]
+        # In the order of time, what was given and then what was made, each a leaf of its own, in
+        # which the gradients of all later passes that it is given to come together.
+        known = given[::-1]
         with torch.no_grad(), ACTIVITY.named("forward"):
-            for _ in firsts[1:]:
-                starts.append(self.network(starts[-1], self.objective.static))
+            for first in firsts[:-1]:
+                known.append(self.network(*self._recent(known, first), *self._fields(first)))
+        for made in known[len(given) :]:
+            made.requires_grad_()
         losses: list[Tensor] = []
         magnitudes: list[Tensor] = []
-        later: Tensor | None = None
         for first in reversed(firsts):
-            start = starts.pop().requires_grad_(first > 0)
-            compared = self.states[:, first : first + length + 1]
+            later = known.pop().grad if len(known) > first + len(given) else None
             with ACTIVITY.named("forward"):
-                loss, forecast = self.objective.loss(
-                    self.network, compared, start=start, of_rollout=length / rollout
+                loss, forecast = rollout_loss(
+                    self.network,
+                    self._recent(known, first),
+                    targets[:, first : first + length],
+                    self.objective.static,
+                    self.objective.weights,
+                    forcings=None
+                    if self.forcings is None
+                    else self.forcings[:, first : first + length],
+                    share=self.objective.share * (length / rollout),
+                    error=self.objective.error,
                 )
             losses.append(loss.detach())
             magnitudes[:0] = map(_largest, forecast)
@@ -102,11 +105,18 @@ class RolloutPasses:
                 roots.append(forecast[-1])
                 gradients.append(later)
             # What is held by a name is held while the pass goes on.
-            del loss, forecast
+            del loss, forecast, later
             backward(roots, gradients, is_last=first == 0)
-            later = start.grad
-            del roots, gradients, start
+            del roots, gradients
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum(), magnitudes
+
+    def _recent(self, known: list[Tensor], first: int) -> list[Tensor]:
+        """What the network is given at an application, the newest first."""
+        return known[first : first + self.objective.input_times][::-1]
+
+    def _fields(self, application: int) -> tuple[Tensor, ...]:
+        static = self.objective.static
+        return (static,) if self.forcings is None else (static, self.forcings[:, application])
 
 
 def _largest(forecast: Tensor) -> Tensor:

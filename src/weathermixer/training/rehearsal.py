@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from weathermixer.config import Lengths, Parallel, Training
 from weathermixer.jigsaw.count import Counter
-from weathermixer.jigsaw.cutting import parallelize
 from weathermixer.jigsaw.dry_run import recording
 from weathermixer.jigsaw.fake import fake_mesh
 from weathermixer.jigsaw.layout import Layout
@@ -21,7 +20,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.trace import Event
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.model.cuts import Part, check_cuts, cuts
+from weathermixer.model.cuts import Part, check_cuts, cut
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.training.loss import error_function
 from weathermixer.training.optimizer import optimizer_tensors
@@ -75,7 +74,8 @@ def rehearse(
         recording(bare) as (mesh, recorder),
     ):
         part = Part.on(mesh, architecture)
-        channels, static = _size(part.channels), _size(part.static)
+        channels, static = len(part.channels), _size(part.static)
+        num_forcings = _size(part.forcings)
         latitudes, longitudes = architecture.grid[0], _size(part.longitudes)
         model = _build(architecture, mesh, training, arithmetic)
         state = TrainingState.initial(model, mesh, training, parallel)
@@ -86,18 +86,22 @@ def rehearse(
         recorder.label("optimizer", (*averages.values(), *steps))
         if state.average is not None:
             recorder.label("average", state.average.tensors.values())
-        shape = (training.instance_batch, lengths.rollout + 1, channels, latitudes, longitudes)
+        times = architecture.input_times + lengths.rollout
+        shape = (training.instance_batch, times, channels, latitudes, longitudes)
         states = torch.empty(shape, dtype=arithmetic.states)
+        shape = (training.instance_batch, lengths.rollout, num_forcings, latitudes, longitudes)
+        forcings = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
         objective = Objective(
             torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
             weights,
             error=error_function(training, torch.empty_like(weights)),
+            input_times=architecture.input_times,
         )
-        recorder.label("samples", (states, objective.static, objective.weights))
+        recorder.label("samples", (states, forcings, objective.static, objective.weights))
         for _ in range(2):  # after the first, weights of a sharded optimizer are on their way
             recorder.mark()
-            take_step(state, mesh, training, states, objective)
+            take_step(state, mesh, training, states, objective, forcings)
         return Rehearsal(layout, recorder.counted, tuple(recorder.events), recorder.peak())
 
 
@@ -117,7 +121,7 @@ def _build(
         )
     finally:
         torch.set_default_dtype(before)
-    return parallelize(model, mesh, cuts(architecture, mesh, samples=training.samples_at_once))
+    return cut(model, mesh, samples=training.samples_at_once)
 
 
 def _size(part: slice) -> int:

@@ -43,27 +43,33 @@ class Outcome:
 
 
 def compute_gradients(
-    state: TrainingState, training: Training, states: Tensor, objective: Objective
+    state: TrainingState,
+    training: Training,
+    states: Tensor,
+    objective: Objective,
+    forcings: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast and add to all gradients; this rank's part of the loss, and largest magnitudes.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)``, of which as many samples pass
-    through the network at once as the training says. The magnitudes ``(batch, channel)`` are those
-    of each forecast state; where one of its values is NaN, so is the magnitude.
+    ``states (batch, input times + rollout, channel, latitude, longitude)`` and ``forcings (batch,
+    rollout, forcing, latitude, longitude)``, of which as many samples pass through the network at
+    once as the training says. The magnitudes ``(batch, channel)`` are those of each forecast state;
+    where one of its values is NaN, so is the magnitude.
     """
     model, recompute = state.model, training.recompute
     network = partial(model, applications=training.lengths_at(state.step).latent)
     batches = states.split(training.samples_at_once)
+    fields = [None] * len(batches) if forcings is None else forcings.split(training.samples_at_once)
     losses: list[Tensor] = []
     magnitudes: list[list[Tensor]] = []
     with Arithmetic.of(training.dtype).in_force(), ExitStack() as keeping:
         # Gathered and cast once for all passes; the last one lets go of each weight on its way.
         apart = [model.blocks] if recompute == "blocks" else []
         keeping.enter_context(kept_weights(model, apart_from=apart))
-        for number, batch in enumerate(batches):
+        for number, (batch, given) in enumerate(zip(batches, fields, strict=True)):
             set_dropout_key(model, training.seed, state.step, number)
             own = replace(objective, share=objective.share * (len(batch) / len(states)))
-            passes = RolloutPasses(network, own, batch, by_stage=recompute == "stages")
+            passes = RolloutPasses(network, own, batch, given, by_stage=recompute == "stages")
             is_last = number == len(batches) - 1
             loss, of_batch = passes.run(partial(_backward, keeping if is_last else None))
             losses.append(loss)
@@ -94,17 +100,19 @@ def take_step(
     training: Training,
     states: Tensor,
     objective: Objective,
+    forcings: Tensor | None = None,
     *,
     stopping: bool = False,
 ) -> Outcome:
-    """Take one optimizer step on ``states (batch, rollout + 1, channel, latitude, longitude)``.
+    """Take one optimizer step on ``states (batch, times, channel, latitude, longitude)``.
 
-    Every rank calls this; ``stopping`` tells the others that this one is to stop. The processor
-    waits for the device once, for loss and norm, and the device not at all for the processor.
-    Where these are not finite, weights and optimizer are left alone, and gradients as they are.
+    ``forcings (batch, rollout, forcing, latitude, longitude)`` go with them. Every rank calls this;
+    ``stopping`` tells the others that this one is to stop. The processor waits for the device once,
+    for loss and norm, and the device not at all for the processor. Where these are not finite,
+    weights and optimizer are left alone, and gradients as they are.
     """
     set_step(state.optimizer, state.step, training)
-    loss, magnitudes = compute_gradients(state, training, states, objective)
+    loss, magnitudes = compute_gradients(state, training, states, objective, forcings)
     # One exchange for all that is summed over the whole mesh.
     sums = torch.stack(
         [

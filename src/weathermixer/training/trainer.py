@@ -19,12 +19,14 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    source: Path | None = None,
     device: torch.device | str | None = None,
     console: Console | None = None,
 ) -> TrainResult:
     """Train as configured, into the run ``out``; the same configuration gives the same bits.
 
     Each rank that was started calls this; on another mesh the result is the same but for rounding.
+    A new run begins with the weights of the run ``source``, where one is given, as far as they fit.
     ``device`` is the accelerator where there is one, by default; ``console`` is standard error, and
     only the first rank's is written to. SIGTERM, SIGUSR1 and Ctrl-C end the training after the step
     in hand, with a checkpoint. A log, validation or progress that fails is said once and ends
@@ -38,7 +40,9 @@ def train(
     console = console or Console(stderr=True)
     notices = notices_on(console)
     resume = resume or config.checkpoint.resume
-    with TrainingLoop.begin(config, out, resume=resume, device=device, notices=notices) as loop:
+    with TrainingLoop.begin(
+        config, out, resume=resume, source=source, device=device, notices=notices
+    ) as loop:
         every, steps = config.checkpoint.every, config.training.steps
         if loop.state.step >= steps:
             loop.notices.say(f"all {steps} steps were taken before: raise training.steps to go on")

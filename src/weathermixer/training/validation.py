@@ -20,7 +20,7 @@ from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.mesh import Mesh, gather_objects
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.cuts import Part
-from weathermixer.training.loss import ErrorFunction, rollout_loss
+from weathermixer.training.loss import ErrorFunction, recent_and_targets, rollout_loss
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def validate(
     mesh: Mesh,
     *,
     latent: int = 1,
+    input_times: int = 1,
 ) -> Validation:
     """Compute loss and errors of a network in eval mode; it is left in the mode that it was in.
 
@@ -82,7 +83,7 @@ def validate(
     # For each channel the model's error and persistence's; then loss, samples, failed ranks.
     channels = len(normalisation.channels)
     sums = torch.zeros(2 * channels + 3, dtype=torch.float64, device=static.device)
-    error, persistence = sums[:channels][part.channels], sums[channels:-3][part.channels]
+    error, persistence = sums.new_zeros(2, len(part.channels))
     reading = _InstanceBatches(batches, mesh, static.device)
     network = partial(model, applications=latent)
     was_training = model.training
@@ -91,15 +92,23 @@ def validate(
         with kept_weights(model):
             for batch in reading:
                 states = batch.states.to(static.device, non_blocking=True)
+                forcings = batch.forcings.to(static.device, non_blocking=True)
                 mean_loss, forecast = rollout_loss(
-                    network, states, static, weights, share=share, error=error_function
+                    network,
+                    *recent_and_targets(states, input_times),
+                    static,
+                    weights,
+                    forcings=forcings,
+                    share=share,
+                    error=error_function,
                 )
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways
                 error += square_error(forecast[-1], states[:, -1])
-                persistence += square_error(states[:, 0], states[:, -1])
+                persistence += square_error(states[:, input_times - 1], states[:, -1])
     finally:
         model.train(was_training)
+    sums[:-3].view(2, channels)[:, part.channels] = torch.stack([error, persistence])
     sums[-1] = reading.problem is not None
     *errors, loss, samples, failures = total_over(mesh.axes, sums).tolist()
     if failures:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from support.waves import CHANNELS, write_waves
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import StateReader, read_ahead
+from weathermixer.data.forcings import Forcings
 from weathermixer.data.store.store import Store
 
 events: list[str] = []
@@ -111,9 +112,12 @@ class Done:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> StateReader:
-    store = Store.open(write_waves(tmp_path / "s.zarr", times=3))
+    store = Store.open(write_waves(tmp_path / "s.zarr", times=4))
     normalisation = Normalisation.from_store(store, CHANNELS, (), (store.times[0], store.times[-1]))
-    return Reader(store, normalisation, torch.float32, num_states=3, memory_bytes=0)
+    forcings = Forcings(("hour_of_day_cosine",), store.latitude, store.longitude, 6.0)
+    return Reader(
+        store, normalisation, torch.float32, num_states=4, memory_bytes=0, forcings=forcings
+    )
 
 
 def test_the_next_batch_is_copied_while_one_is_used(
@@ -124,19 +128,24 @@ def test_the_next_batch_is_copied_while_one_is_used(
         for number, batch in enumerate(read_ahead(reader, plan, device=accelerator, ahead=1)):
             events.append(f"used {number}")
             assert batch.states[0, :, 0, 0, 0].tolist() == [number, 10 + number]
+            assert batch.forcings[0, 0, 0, 0, 0].item() == pytest.approx(
+                [1, 0, -1, 0][number], abs=1e-6
+            )
     steps = [event for event in events if event != "pinned"]
-    assert events.count("pinned") == 4
+    assert events.count("pinned") == 8  # of each batch, states and forcings
     use = [
         [
-            f"computing waits for {n + 1}",
-            "held for computing",
-            f"copying copies {n + 2}",
+            f"computing waits for {2 * n + 2}",
+            *2 * ["held for computing"],
+            f"copying copies {2 * n + 3}",
+            f"copying copies {2 * n + 4}",
             f"used {n}",
         ]
         for n in range(3)
     ]
-    last = ["computing waits for 4", "held for computing", "used 3"]
-    assert steps == ["copying copies 1", *(event for events in use for event in events), *last]
+    first = ["copying copies 1", "copying copies 2"]
+    last = ["computing waits for 8", *2 * ["held for computing"], "used 3"]
+    assert steps == [*first, *(event for events in use for event in events), *last]
 
 
 def test_on_the_processor_nothing_is_copied(reader: StateReader, accelerator: torch.device) -> None:

@@ -15,8 +15,9 @@ from weathermixer.config import Period
 from weathermixer.data.archives.analyses import Analysis, StoreAnalysis
 from weathermixer.data.archives.left_out import reasons_in_words
 from weathermixer.data.channels import (
+    DIAGNOSTIC_VARIABLES,
     LEVELS_HPA,
-    PROGNOSTIC_VARIABLES,
+    PREDICTED_VARIABLES,
     STATIC_VARIABLES,
     Channel,
     names,
@@ -73,6 +74,13 @@ class Chooser:
                 "add one that has"
             )
         if wanted is None:
+            diagnostic = {c for c in offered if c.variable in DIAGNOSTIC_VARIABLES}
+            if diagnostic:
+                self._remark(
+                    f"{self._names()}: left out {channels_in_words(diagnostic)} "
+                    "(data.diagnostic chooses)"
+                )
+                offered -= diagnostic
             usual = {c for c in offered if c.level_hpa in (None, *LEVELS_HPA)} or offered
             if usual != offered:
                 other = {c.level_hpa for c in offered - usual}
@@ -81,7 +89,7 @@ class Chooser:
                     f"{len(LEVELS_HPA)} (data.levels chooses)"
                 )
             offered = usual
-            order = list(PROGNOSTIC_VARIABLES)
+            order = list(PREDICTED_VARIABLES)
             return tuple(sorted(offered, key=lambda c: (order.index(c.variable), c.level_hpa or 0)))
         lacking = [channel for channel in wanted if channel not in offered]
         if lacking:
@@ -186,7 +194,7 @@ class Chooser:
 def channels_in_words(channels: set[Channel]) -> str:
     """Channels as variables with their levels in hPa, shorter than a list of names."""
     by_levels: dict[str, list[str]] = {}
-    for variable in PROGNOSTIC_VARIABLES:
+    for variable in PREDICTED_VARIABLES:
         levels = sorted(c.level_hpa or 0 for c in channels if c.variable == variable)
         if levels:
             place = f" at {', '.join(map(str, levels))} hPa" if levels[0] else ""

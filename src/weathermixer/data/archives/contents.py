@@ -35,7 +35,7 @@ from weathermixer.data.archives.names import (
     role_of,
 )
 from weathermixer.data.archives.time_axes import TimeAxes, shared_dimension
-from weathermixer.data.channels import PROGNOSTIC_VARIABLES, VARIABLES
+from weathermixer.data.channels import PREDICTED_VARIABLES, VARIABLES
 from weathermixer.errors import UserError
 
 ANALYSIS = (TIME,)
@@ -141,7 +141,7 @@ class _Sorting:
         return self._dataset[name].ndim < 2 or name in bounds
 
     def _leading_of(self, variable: str) -> tuple[str, ...]:
-        return self._leading if variable in PROGNOSTIC_VARIABLES else STATIC
+        return self._leading if variable in PREDICTED_VARIABLES else STATIC
 
     def _variable(self, name: str) -> tuple[str, ArchivedVariable]:
         """A variable under its canonical name; Unusable where it cannot be used."""

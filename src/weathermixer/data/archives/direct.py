@@ -20,7 +20,7 @@ from weathermixer.data.archives.analyses import ArchiveAnalysis, open_analyses
 from weathermixer.data.archives.choosing import channels_in_words
 from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import (
-    PROGNOSTIC_VARIABLES,
+    PREDICTED_VARIABLES,
     STATIC_VARIABLES,
     channels_of,
     names,
@@ -56,9 +56,9 @@ class DirectStates:
         self._offered = {channel for analysis in analyses for channel in analysis.channels}
         wanted = [
             channel
-            for channel in channels_of(PROGNOSTIC_VARIABLES, sorted(data.levels))
+            for channel in channels_of(PREDICTED_VARIABLES, sorted(data.levels))
             if channel in self._offered
-            and channel.variable in data.variables
+            and channel.variable in (*data.variables, *data.diagnostic)
             and channel.level_hpa in (None, *data.levels)
         ]
         held = {name for analysis in analyses for name in analysis.static_channels}

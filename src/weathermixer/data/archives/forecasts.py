@@ -16,7 +16,7 @@ from weathermixer.data.archives.fields import FieldGroup, slice_if_consecutive
 from weathermixer.data.archives.left_out import left_out_in_words
 from weathermixer.data.archives.names import LEAD, TIME
 from weathermixer.data.channels import (
-    PROGNOSTIC_VARIABLES,
+    PREDICTED_VARIABLES,
     names,
     parse_channel,
 )
@@ -79,7 +79,7 @@ class Forecast:
     def channels(self) -> tuple[str, ...]:
         """Names of all channels, in canonical order, by increasing level."""
         held = {channel for group in self.groups for channel in group.channels}
-        order = list(PROGNOSTIC_VARIABLES)
+        order = list(PREDICTED_VARIABLES)
         return names(sorted(held, key=lambda c: (order.index(c.variable), c.level_hpa or 0)))
 
     @property

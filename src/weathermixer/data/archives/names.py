@@ -26,6 +26,10 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "10m_u_component_of_wind": ("u10", "10u", "uas", "u10m", "u_10m", "var_10u"),
     "10m_v_component_of_wind": ("v10", "10v", "vas", "v10m", "v_10m", "var_10v"),
     "2m_temperature": ("t2m", "2t", "tas", "t_2m", "var_2t"),
+    # No short name: "tp" says nothing of the hours over which it is accumulated.
+    "total_precipitation_6hr": (),
+    "total_precipitation_12hr": (),
+    "total_precipitation_24hr": (),
     "land_sea_mask": ("lsm",),
     "soil_type": ("slt",),
     "geopotential_at_surface": ("z_sfc", "orog", "orography", "surface_geopotential"),

@@ -12,7 +12,7 @@ from weathermixer.data.archives.analyses import open_analyses
 from weathermixer.data.archives.choosing import channels_in_words
 from weathermixer.data.archives.coordinates import covers_globe
 from weathermixer.data.archives.merging import MergedAnalyses
-from weathermixer.data.channels import LEVELS_HPA, PROGNOSTIC_VARIABLES, channels_of, names
+from weathermixer.data.channels import LEVELS_HPA, PREDICTED_VARIABLES, channels_of, names
 from weathermixer.data.store.inspection import (
     Gap,
     collect_errors,
@@ -88,7 +88,7 @@ def inspect_archive(
     analyses = open_analyses(source, member)
     levels = {c.level_hpa for each in analyses for c in each.channels if c.level_hpa is not None}
     held = {channel for each in analyses for channel in each.channels}
-    ordered = channels_of(PROGNOSTIC_VARIABLES, sorted(levels | set(LEVELS_HPA)))
+    ordered = channels_of(PREDICTED_VARIABLES, sorted(levels | set(LEVELS_HPA)))
     first = analyses[0].grid
     merged = MergedAnalyses(
         analyses,

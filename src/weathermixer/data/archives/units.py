@@ -19,6 +19,7 @@ _SYMBOLS: dict[str, tuple[dict[str, int], float, float]] = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), ({"m": 1}, 1.0, 0.0)),
     **dict.fromkeys(("km", "kilometer", "kilometers"), ({"m": 1}, 1000.0, 0.0)),
     **dict.fromkeys(("cm", "centimeter", "centimeters"), ({"m": 1}, 0.01, 0.0)),
+    **dict.fromkeys(("mm", "millimeter", "millimeters"), ({"m": 1}, 0.001, 0.0)),
     # A geopotential metre is a height; what it is of geopotential is for the variable to say.
     **dict.fromkeys(("gpm", "gpmeter"), ({"m": 1}, 1.0, 0.0)),
     **dict.fromkeys(("dam", "gpdam"), ({"m": 1}, 10.0, 0.0)),

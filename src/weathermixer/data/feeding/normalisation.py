@@ -27,8 +27,9 @@ _SAME_PLACE_DEGREES = 1e-3
 class Normalisation:
     """What a network must know of its data: channels, their statistics, static fields, grid.
 
-    ``mean``, ``std`` and ``step_std`` (the standard deviation of the change over one step) are
-    ``(channel,)`` in the channels' units; ``static (static_channel, latitude, longitude)`` is
+    ``mean``, ``std`` and ``step_std`` (the standard deviation of the change over one step, or of
+    the values themselves in a channel that is only predicted) are ``(channel,)`` in the channels'
+    units; ``static (static_channel, latitude, longitude)`` is
     normalised already; ``latitude`` and ``longitude`` are in degrees.
     """
 
@@ -49,14 +50,17 @@ class Normalisation:
         static_channels: Sequence[str],
         period: tuple[np.datetime64, np.datetime64],
         progress: Progress | None = None,
+        *,
+        diagnostic: Sequence[str] = (),
     ) -> Normalisation:
         """Make one from the statistics of some channels over a period, both of its ends inclusive.
 
-        ``progress(done, total)`` is called where states must be read for them. Raises UserError
-        where the store lacks a channel or a static field, or where the period holds too few times.
+        ``diagnostic`` are those of the channels that are only predicted. ``progress(done, total)``
+        is called where states must be read for them. Raises UserError where the store lacks a
+        channel or a static field, or where the period holds too few times.
         """
         statistics = store.statistics_over(period, progress)
-        return cls.of(store, channels, static_channels, statistics)
+        return cls.of(store, channels, static_channels, statistics, diagnostic=diagnostic)
 
     @classmethod
     def of(
@@ -65,13 +69,18 @@ class Normalisation:
         channels: Sequence[str],
         static_channels: Sequence[str],
         statistics: Statistics,
+        *,
+        diagnostic: Sequence[str] = (),
     ) -> Normalisation:
         """Make one from the ``statistics`` of all channels of a store.
 
-        Raises UserError where the store lacks a channel or a static field.
+        ``diagnostic`` are those of ``channels`` that are only predicted. Raises UserError where the
+        store lacks a channel or a static field.
         """
         indices = store.channel_indices(channels)
         mean = statistics.mean[indices]
+        is_diagnostic = [name in diagnostic for name in channels]
+        change = np.where(is_diagnostic, statistics.std[indices], statistics.step_std[indices])
         static = store.read_static(static_channels)
         weights = cell_area_weights(store.latitude)
         static_mean, static_variance = field_moments(static, None, weights)[:2]
@@ -81,7 +90,7 @@ class Normalisation:
             channels=tuple(channels),
             mean=mean,
             std=_spread(statistics.std[indices], mean),
-            step_std=_spread(statistics.step_std[indices], mean),
+            step_std=_spread(change, mean),
             static_channels=tuple(static_channels),
             static=(anomaly / static_std[:, None, None]).astype(np.float32),
             latitude=store.latitude,
@@ -93,10 +102,10 @@ class Normalisation:
         """Numbers of latitudes and longitudes."""
         return len(self.latitude), len(self.longitude)
 
-    def part(self, channels: slice, static: slice, longitudes: slice) -> Normalisation:
+    def part(self, channels: Sequence[int], static: slice, longitudes: slice) -> Normalisation:
         """The normalisation of some channels, static fields and longitudes, such as a rank's."""
         return Normalisation(
-            channels=self.channels[channels],
+            channels=tuple(self.channels[place] for place in channels),
             mean=self.mean[channels],
             std=self.std[channels],
             step_std=self.step_std[channels],
@@ -108,7 +117,10 @@ class Normalisation:
 
     @property
     def increment_scale(self) -> NDArray[np.float64]:
-        """Standard deviation ``(channel,)`` of the change of a normalised state over one step."""
+        """Standard deviation ``(channel,)`` of the change of a normalised state over one step.
+
+        It is 1 for a channel that is only predicted, of whose values there is no change.
+        """
         return self.step_std / self.std
 
     def normalise(self, state: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:

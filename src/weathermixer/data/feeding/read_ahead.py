@@ -10,7 +10,7 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.upload import Upload
+from weathermixer.data.forcings import Forcings
 from weathermixer.data.states import States
+from weathermixer.data.time_steps import to_hours
 from weathermixer.jigsaw.activity import ACTIVITY
 
 AHEAD = 2  # batches that are being read, or wait, while one is used
@@ -34,15 +36,17 @@ _WORTH_KEEPING = 0.1  # of the states; visited in random order, a smaller part i
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive normalised states of several samples.
+    """Consecutive normalised states of several samples, and the forcings of the steps between them.
 
-    ``states (batch, rollout + 1, channel, latitude, longitude)`` lie on the device that they were
-    read for; ``indices (batch, rollout + 1)`` are their places among the store's times.
-    ``bytes_read`` is what reading them takes, as decoded from the store, whether or not some were
-    still in memory.
+    ``states (batch, input times + rollout, channel, latitude, longitude)`` and ``forcings (batch,
+    rollout, forcing, latitude, longitude)``, which may be none, lie on the device that they were
+    read for; ``indices (batch, input times + rollout)`` are the states' places among the store's
+    times. ``bytes_read``
+    is what reading them takes, as decoded from the store, whether or not some were still in memory.
     """
 
     states: Tensor
+    forcings: Tensor
     indices: NDArray[np.int64]
     bytes_read: int
 
@@ -51,8 +55,10 @@ class StateReader:
     """Reads, checks and normalises single states of a store, from any thread.
 
     It reads the channels and longitudes of ``normalisation`` alone, the latter at ``longitudes``
-    in the store. ``num_states`` is how many different states will be asked for; where a good part
-    of them fits in ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
+    in the store; ``forcings`` are computed beside them, on the same part of the grid, for the steps
+    that begin at the last of ``input_times`` states and later.
+    ``num_states`` is how many different states will be asked for; where a good part of them fits in
+    ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
     """
 
     def __init__(
@@ -64,8 +70,14 @@ class StateReader:
         num_states: int,
         longitudes: slice = slice(None),
         memory_bytes: int,
+        forcings: Forcings | None = None,
+        input_times: int = 1,
     ) -> None:
         self.store = store
+        self.input_times = input_times
+        self.forcings = forcings or Forcings(
+            (), normalisation.latitude, normalisation.longitude, to_hours(store.step)
+        )
         self.normalisation = normalisation
         self.dtype = dtype
         self._channels = store.channel_indices(normalisation.channels)
@@ -91,6 +103,14 @@ class StateReader:
         self.normalisation.normalise(state, out=slot)
         return state.nbytes
 
+    def fill_forcings(self, slot: NDArray[np.floating], index: int) -> int:
+        """Write the forcings of the step that begins at a time index into a slot of their shape.
+
+        Returns the bytes that reading them takes: none.
+        """
+        self.forcings.fill(slot, self.store.times[index])
+        return 0
+
 
 def read_ahead(
     reader: StateReader,
@@ -100,7 +120,7 @@ def read_ahead(
     ahead: int = AHEAD,
     threads: int = THREADS,
 ) -> Generator[Batch, None, None]:
-    """Yield the batches of a plan of time indices ``(batch, rollout + 1)``, in its order.
+    """Yield the batches of a plan of time indices ``(batch, times)``, in its order.
 
     While one batch is used, ``ahead`` others are being read, or wait. On an accelerator, ``device``
     (by default the processor), the next one is copied there meanwhile. Close the generator
@@ -131,12 +151,14 @@ def kept_states_bytes(ranks: int) -> int:
 
 @dataclass
 class _PendingBatch:
-    """A batch whose states are being read into a tensor, then copied to the stream's device.
+    """A batch that is being read into tensors, which are then copied to the stream's device.
 
-    ``times`` are those of the store, among which ``indices`` are places.
+    ``times`` are those of the store, among which ``indices`` are places; ``reads`` are those of the
+    states, then those of the forcings.
     """
 
     states: Tensor
+    forcings: Tensor
     indices: NDArray[np.int64]
     times: NDArray[np.datetime64]
     reads: list[Future[int]]
@@ -144,22 +166,24 @@ class _PendingBatch:
     upload: Upload | None = None
 
     def begin_upload(self) -> None:
-        """Begin to copy the states, where they are to be and are read."""
+        """Begin to copy the batch, where it is to be and is read."""
         if self.stream is not None and self.upload is None and all(map(Future.done, self.reads)):
-            self.upload = Upload(self.states, self.stream)
+            self.upload = Upload((self.states, self.forcings), self.stream)
 
     def batch(self) -> Batch:
         with ACTIVITY.waiting_alone_for(self), ACTIVITY.named("wait for samples"):
             bytes_read = sum(read.result() for read in self.reads)
         self.begin_upload()
-        states = self.states if self.upload is None else self.upload.wait()
-        return Batch(states, self.indices, bytes_read)
+        states, forcings = self.states, self.forcings
+        if self.upload is not None:
+            states, forcings = self.upload.wait()
+        return Batch(states, forcings, self.indices, bytes_read)
 
     def __str__(self) -> str:
         """What of it is being read, such as ``the store: state of 2010-01-01T06:00:00``."""
         missing = (
             index
-            for index, read in zip(self.indices.ravel(), self.reads, strict=True)
+            for index, read in zip(self.indices.ravel(), self.reads, strict=False)
             if not read.done()
         )
         index = next(missing, None)
@@ -172,17 +196,29 @@ def _submit(
     indices: NDArray[np.int64],
     stream: torch.Stream | None,
 ) -> _PendingBatch:
-    channels, grid = len(reader.normalisation.channels), reader.normalisation.grid
-    # Allocated by torch: NumPy aligns to 16 bytes only, and vectorised sums may depend on that.
-    states = torch.empty(
-        (*indices.shape, channels, *grid), dtype=reader.dtype, pin_memory=stream is not None
-    )
-    slots = states.view(-1, channels, *grid).numpy()
-    reads = [
-        pool.submit(reader.fill, slot, int(index))
-        for slot, index in zip(slots, indices.ravel(), strict=True)
-    ]
-    return _PendingBatch(states, indices, reader.store.times, reads, stream)
+    shape = (len(reader.normalisation.channels), *reader.normalisation.grid)
+    begins = indices[:, reader.input_times - 1 : -1]  # of steps
+    reads: list[Future[int]] = []
+
+    def filled(
+        fill: Callable[[NDArray[np.floating], int], int],
+        times: NDArray[np.int64],
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        # Allocated by torch: NumPy aligns to 16 bytes only, and vectorised sums may depend on that.
+        fields = torch.empty(
+            (*times.shape, *shape), dtype=reader.dtype, pin_memory=stream is not None
+        )
+        slots = fields.flatten(0, 1).numpy()
+        reads.extend(
+            pool.submit(fill, slot, int(index))
+            for slot, index in zip(slots, times.ravel(), strict=True)
+        )
+        return fields
+
+    states = filled(reader.fill, indices, shape)
+    forcings = filled(reader.fill_forcings, begins, reader.forcings.shape)
+    return _PendingBatch(states, forcings, indices, reader.store.times, reads, stream)
 
 
 def _in_order(batches: Iterator[_PendingBatch], ahead: int) -> Iterator[Batch]:

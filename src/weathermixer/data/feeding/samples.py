@@ -170,11 +170,11 @@ def training_plan(
     leads_at: Callable[[int], slice],
     skipped: Sequence[range] = (),
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the time indices ``(batch, rollout + 1)`` that this rank reads for each optimizer step.
+    """Yield the time indices ``(batch, times)`` that this rank reads for each optimizer step.
 
     ``samples`` were consumed before the first of ``steps``, and those that are ``skipped`` are
     passed over. Windows are as long as the farthest forecast, and ``leads_at`` says which of their
-    states a step reads, so that a growing rollout leaves the order alone.
+    states a step reads, input times first, so that a growing rollout leaves the order alone.
     """
     for step in steps:
         numbers = sample_numbers(len(all_windows), seed, samples, batch, layout, skipped)

@@ -15,7 +15,7 @@ from weathermixer.config import Config, Data, Period, parse_period
 from weathermixer.console import Progress, say
 from weathermixer.credentials import without_credentials
 from weathermixer.data.archives.merging import MergedAnalyses, open_sources
-from weathermixer.data.channels import Channel, channels_of, names
+from weathermixer.data.channels import Channel, names, predicted_channels
 from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.chunks import PlannedMeshes
 from weathermixer.data.store.climatology import write_climatology
@@ -124,7 +124,7 @@ def _choice(
 ) -> _Choice:
     if data is None:
         return _Choice(tuple(sources), None, None, member, period)
-    channels = channels_of(data.variables, data.levels)
+    channels = predicted_channels(data)
     return _Choice(tuple(sources), channels, data.static, member, period)
 
 

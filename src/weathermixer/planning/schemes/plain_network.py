@@ -77,9 +77,12 @@ class PlainNetwork:
 
     def head_weights(self) -> int:
         """Weights of decoder and head."""
-        a, p = self.architecture, self.architecture.prognostic
-        decoder = (2 * a.channels + 1) * a.state_features.size + 2 * a.channels
-        return decoder + (2 * p * p + p + 6 * p if a.prediction == "state" else 0)
+        a = self.architecture
+        predicted, both = a.predicted, a.predicted + a.prognostic
+        decoder = (2 * a.channels + 1) * a.predicted_features.size + 2 * a.channels
+        return decoder + (
+            (both + 1) * predicted + 2 * predicted + 2 * both if a.prediction == "state" else 0
+        )
 
     def edge_weights(self) -> int:
         """Weights of encoder, decoder and head."""
@@ -146,16 +149,16 @@ class PlainNetwork:
     def head(self) -> tuple[Phase, Phase]:
         """Tokens become patches, and are added to the state or blended with it; the loss."""
         a, own = self.architecture, self.architecture.tokens // self.ranks
-        latent, out = own * a.channels, a.state_features.size
-        rows, state = own * a.points_per_patch, a.prognostic
+        latent, out = own * a.channels, a.predicted_features.size
+        rows, state = own * a.points_per_patch, a.predicted
         fields = rows * state
         decoder = self._product(own, out, 2 * a.channels)
         forward = [*self.make.norm(own, a.channels), self.make.work(latent, 4.0)]
         backward = [*self.make.norm_backward(own, a.channels), self.make.work(latent, 4.0)]
         products = [decoder]
         if a.prediction == "state":
-            products.append(self._product(rows, state, 2 * state))
-            for columns in (state, 2 * state):
+            products.append(self._product(rows, state, state + a.prognostic))
+            for columns in (state, state + a.prognostic):
                 forward += self.make.norm(rows, columns)
                 backward += self.make.norm_backward(rows, columns)
         forward.append(self.make.work(fields, 12.0, kernels=8))
@@ -186,8 +189,9 @@ class PlainNetwork:
 
     def bytes_read(self) -> float:
         """Bytes that a rank reads for a step: of each sample a state and those after it."""
-        a, states = self.architecture, self.kind.rollout + 1.0
-        return states * a.prognostic * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
+        a = self.architecture
+        states = float(a.input_times + self.kind.rollout)
+        return states * a.predicted * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
 
     def _gather(self) -> PlannedExchange:
         """All ranks gather the tokens of all, or the sums of what all made of them."""

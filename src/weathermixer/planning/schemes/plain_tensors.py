@@ -68,7 +68,7 @@ class PlainTensors:
         self._latent = self._whole_latent // ranks
         of_token = network.weight_bytes * samples * a.tokens // ranks
         self._state, self._inputs = (
-            of_token * a.state_features.size,
+            of_token * a.predicted_features.size,
             of_token * a.input_features.size,
         )
         self._pending: dict[object, list[Held]] = {}
