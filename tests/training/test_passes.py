@@ -17,6 +17,7 @@ from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.tensors import load_whole, whole_gradients
+from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import Part, build
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.training.passes import Objective
@@ -24,8 +25,13 @@ from weathermixer.training.rehearsal import rehearse
 from weathermixer.training.state import TrainingState
 from weathermixer.training.step import compute_gradients
 
+SAMPLES, ROLLOUT = 5, 3
 NETWORK = replace(SMALL, dropout=0.0, prediction="state")
-SAMPLES, ROLLOUT, LATENT = 5, 3, 2
+# Either forecasts several steps at once, or is given several times and forcings.
+NETWORKS = {
+    "latent": (NETWORK, 2),
+    "given": (replace(NETWORK, input_times=3, forcings=2, diagnostic=1), 1),
+}
 WAYS = [
     {"micro_batch": 2, "recompute": "stages"},
     *exhaustive({}, {"micro_batch": 1}, {"recompute": "stages"}, {"recompute": "blocks"}),
@@ -38,35 +44,40 @@ MESHES = [
 
 
 def training_of(**options: Any) -> Training:
-    values = {"instance_batch": SAMPLES, "rollout": ROLLOUT, "latent_rollout": LATENT}
+    values = {"instance_batch": SAMPLES, "rollout": ROLLOUT}
     return Training.model_validate({"dtype": "float64", "recompute": "none", **values, **options})
 
 
-def drawn(replicas: int) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-    """Parameters, the states of all replicas' samples, static fields and weights of the loss."""
+def drawn(a: Architecture, replicas: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Parameters; states and forcings of all samples, static fields, and the weights of the loss."""
     generator = torch.Generator().manual_seed(5)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    a = NETWORK
     parameters = {
         name: 0.3 * draw(*parameter.shape)
         for name, parameter in WeatherMixer(a, device="meta").named_parameters()
     }
-    states = draw(replicas * SAMPLES, ROLLOUT + 1, a.prognostic, *a.grid)
-    return parameters, states, draw(a.static, *a.grid), draw(a.prognostic, a.grid[0], 1).square()
+    channels = a.prognostic + a.diagnostic
+    states = draw(replicas * SAMPLES, a.input_times + ROLLOUT, channels, *a.grid)
+    forcings = draw(replicas * SAMPLES, ROLLOUT, a.forcings, *a.grid)
+    weights = draw(channels, a.grid[0], 1).square()
+    return parameters, [states, forcings, draw(a.static, *a.grid), weights]
 
 
-def expected(replicas: int) -> tuple[float, dict[str, Tensor]]:
+def expected(name: str, replicas: int) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of the plain network, all samples at once, nothing computed again."""
-    parameters, states, static, weights = drawn(replicas)
-    model = WeatherMixer(NETWORK).double()
+    architecture, latent = NETWORKS[name]
+    parameters, (states, forcings, static, weights) = drawn(architecture, replicas)
+    model = WeatherMixer(architecture).double()
     model.load_state_dict(parameters)
-    state, losses = states[:, 0], []
-    for target in states.unbind(1)[1:]:
-        state = model(state, static, applications=LATENT)
-        losses.append((weights * (state - target) ** 2).mean())
+    times, losses = list(states.unbind(1)), []
+    known = times[: architecture.input_times]
+    for step, target in enumerate(times[architecture.input_times :]):
+        recent = known[-1 : -1 - architecture.input_times : -1]
+        known.append(model(*recent, static, forcings[:, step], applications=latent))
+        losses.append((weights * (known[-1] - target) ** 2).mean())
     loss = sum(losses, torch.zeros(())) / ROLLOUT
     loss.backward()
     gradients = {name: each.grad for name, each in model.named_parameters()}
@@ -74,13 +85,14 @@ def expected(replicas: int) -> tuple[float, dict[str, Tensor]]:
 
 
 def pass_through(
-    mesh: Mesh, training: Training, parallel: Parallel
+    mesh: Mesh, name: str, training: Training, parallel: Parallel
 ) -> tuple[float, dict[str, Tensor], float]:
     """This rank's part of the loss, all gradients, and their norm."""
-    parameters, states, static, weights = drawn(mesh.layout.data)
-    part = Part.on(mesh, NETWORK)
+    architecture, _ = NETWORKS[name]
+    parameters, (states, forcings, static, weights) = drawn(architecture, mesh.layout.data)
+    part = Part.on(mesh, architecture)
     model = build(
-        NETWORK,
+        architecture,
         mesh,
         seed=None,
         increment_scale=torch.ones(1),
@@ -92,8 +104,16 @@ def pass_through(
     state = TrainingState.initial(model, mesh, training, parallel)
     own = states.chunk(mesh.data.size)[mesh.data.index][:, :, part.channels, :, part.longitudes]
     share = own[0, 0].numel() / states[0, 0].numel() / mesh.data.size
-    objective = Objective(static[part.static, :, part.longitudes], weights[part.channels], share)
-    loss, magnitudes = compute_gradients(state, training, own, objective)
+    given = forcings.chunk(mesh.data.size)[mesh.data.index]
+    objective = Objective(
+        static[part.static, :, part.longitudes],
+        weights[part.channels],
+        share,
+        input_times=architecture.input_times,
+    )
+    loss, magnitudes = compute_gradients(
+        state, training, own, objective, given[:, :, part.forcings, :, part.longitudes]
+    )
     assert [each.shape for each in magnitudes] == [own.shape[::2][:1] + own.shape[2:3]] * ROLLOUT
     gradients = {} if parallel.shard_optimizer else whole_gradients(model)
     return loss.item(), gradients, state.replicas.gradient_norm().item()
@@ -101,14 +121,16 @@ def pass_through(
 
 @pytest.mark.parametrize("options", WAYS, ids=str)
 @pytest.mark.parametrize("layout", MESHES, ids=mesh_name)
+@pytest.mark.parametrize("network", NETWORKS)
 def test_any_number_of_passes_has_the_gradient_of_the_plain_network(
-    pool: Pool, layout: Layout, options: dict[str, Any]
+    pool: Pool, network: str, layout: Layout, options: dict[str, Any]
 ) -> None:
-    loss, gradients = expected(layout.data)
+    loss, gradients = expected(network, layout.data)
     norm = torch.stack([each.square().sum() for each in gradients.values()]).sum().sqrt().item()
     for sharded in {False, layout.data > 1}:
         parallel = Parallel(data=layout.data, shard_optimizer=sharded)
-        found = pool.run(pass_through, layout, training_of(**options), parallel)
+        training = training_of(latent_rollout=NETWORKS[network][1], **options)
+        found = pool.run(pass_through, layout, network, training, parallel)
         assert sum(part for part, *_ in found) == pytest.approx(loss, rel=1e-12)
         for _, ours, our_norm in found:
             assert our_norm == pytest.approx(norm, rel=1e-12)
