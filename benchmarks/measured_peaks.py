@@ -77,7 +77,7 @@ def _predicted(case: Case, layout: Layout) -> int:
         sharded=case.parallel.shard_optimizer,
         gradient_bytes=2 if case.parallel.gradient_dtype else None,
     )
-    return memory.peak - memory.read_ahead  # nothing is read here
+    return memory.peak - memory.read_ahead - memory.checkpoint  # nothing is read here, nor saved
 
 
 def _take_steps(case: Case, mesh: Mesh, rank: Rank) -> int:

@@ -30,6 +30,7 @@ from weathermixer.model.cuts import Part, check_cuts
 from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
+from weathermixer.training.validation import require_score
 
 
 @dataclass(frozen=True)
@@ -282,7 +283,14 @@ def _chunks_fit_the_mesh(
         notes.warn("data.store", warning, REMEDY)
 
 
+def _best_is_a_score(config: Config, notes: Notes) -> None:
+    with notes.noting_errors("checkpoint.best", "see 'weathermixer train --help'"):
+        channels = names(channels_of(config.data.variables, config.data.levels))
+        require_score(config.checkpoint.best, channels)
+
+
 SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
+    _best_is_a_score,
     _rollout_is_reached,
     _cycle_ends,
     _no_rate_is_above_the_highest,

@@ -120,6 +120,13 @@ def train(
 @click.option("--steps", type=click.IntRange(1), required=True, help="Steps to forecast.")
 @click.option("--out", type=PATH, required=True, help="Zarr store to write.")
 @click.option(
+    "--checkpoint",
+    default="newest",
+    show_default=True,
+    metavar="newest|best|STEP",
+    help="The checkpoint to forecast with.",
+)
+@click.option(
     "--weights",
     type=click.Choice(["average", "last"]),
     help="The moving average of the weights, by default where the run keeps one, or the last ones.",
@@ -132,6 +139,7 @@ def forecast(
     init: str,
     steps: int,
     out: Path,
+    checkpoint: str,
     weights: Literal["average", "last"] | None,
     nproc: int | None,
 ) -> None:
@@ -149,6 +157,7 @@ def forecast(
                 init,
                 steps,
                 out,
+                checkpoint=checkpoint,
                 weights=weights,
                 overrides=overrides,
                 progress=update,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import weathermixer
+from weathermixer.config import Config
 from weathermixer.console import Progress, say, waiting_for
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.grid import Grid
@@ -74,6 +75,7 @@ def forecast(
     steps: int,
     out: Path,
     *,
+    checkpoint: str = "newest",
     weights: Weights | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
@@ -82,6 +84,7 @@ def forecast(
 
     ``init`` is as :func:`parse_initial_times` reads it; ``store``, anything that ``data.store`` may
     name, holds the states at these times, and at least the run's channels on the run's grid.
+    ``checkpoint`` is the ``newest``, the ``best``, or a number of optimizer steps.
     Interrupted, the same call goes on with the initial times that are missing, and ends with the
     same values. ``weights`` are by default the average, where the checkpoint has one, else the last
     ones. ``overrides`` may change the arithmetic, ``training.dtype``, the library that
@@ -95,13 +98,8 @@ def forecast(
         raise UserError(f"--steps {steps} is impossible: forecast at least one step")
     share_one_arena()
     _check_overrides(overrides)
-    refuse_existing(out)
-    opened, checkpoint = meshes.from_first_rank(
-        lambda: (Run.open(run).read(), Run.open(run).require_checkpoint())
-    )
-    weights = weights_of(checkpoint, weights)
-    # What training had of a mesh does not bind a forecast.
-    config = opened.config_with(overrides, base_overrides=_ANY_MESH)
+    opened, config, path = meshes.from_first_rank(lambda: _look_up(run, checkpoint, out, overrides))
+    weights = weights_of(path, weights)
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)
     source = open_states_on(store, config.data, grid)
@@ -114,7 +112,7 @@ def forecast(
         source,
         trains=False,
         say=say,
-        equal_on_all={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
+        equal_on_all={"the run": str(run), "the checkpoint": path.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps), "--weights": weights},
     )
     if meshes.is_first_rank():
@@ -131,7 +129,7 @@ def forecast(
         attributes={
             "source": f"WeatherMixer {weathermixer.__version__}",
             "run": str(run),
-            "checkpoint": checkpoint.name,
+            "checkpoint": path.name,
             "weights": weights,
             # The mesh is none of them: any gives the same forecast.
             "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
@@ -149,7 +147,7 @@ def forecast(
     with waiting_for("the first rank to create the forecast"):
         finished = meshes.from_first_rank(lambda: _begin(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
-    model = opened.load_model(config, mesh, checkpoint, weights)
+    model = opened.load_model(config, mesh, path, weights)
     own, total = part.of(normalisation), len(indices) * steps
     own_channels = source.channel_indices(own.channels)
 
@@ -178,6 +176,20 @@ def forecast(
     return ForecastResult(
         out, tuple(initial_times), tuple(lead_hours.tolist()), normalisation.channels
     )
+
+
+def _look_up(
+    run: Path, checkpoint: str, out: Path, overrides: Sequence[str]
+) -> tuple[Run, Config, Path]:
+    """The run, its configuration with overrides, and the checkpoint.
+
+    The first rank tells the others: on a shared file system they may see another state of it.
+    """
+    refuse_existing(out)
+    opened = Run.open(run).read()
+    # What training had of a mesh does not bind a forecast.
+    config = opened.config_with(overrides, base_overrides=_ANY_MESH)
+    return opened, config, opened.require_checkpoint(checkpoint)
 
 
 def _begin(out: Path, description: ForecastDescription) -> list[bool]:

@@ -28,6 +28,7 @@ from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank
 from weathermixer.runs import checkpoint
+from weathermixer.runs.best import best_file
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.run import Run
 from weathermixer.training.notices import Notices
@@ -46,15 +47,15 @@ def begin_run(
     lock: FolderLock,
     notices: Notices,
     workers: Workers,
-) -> tuple[Run, Path | None]:
+) -> tuple[Run, list[Path]]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
     All ranks call this together. The first alone looks into the folder and writes: a shared one may
     look older to the others, and a thousand that look into it are slow. Where the statistics of an
     archive have to be estimated, each of the ranks, the ``workers``, reads a part of the states.
 
-    Returns the run and the checkpoint to continue from, if any. ``samples`` are those to learn
-    from. What has changed since the run was begun, and costs no sample, is said.
+    Returns the run and the checkpoints that it can be continued from, the newest first. ``samples``
+    are those to learn from. What has changed since the run was begun, and costs no sample, is said.
 
     A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here,
     on the first rank, and released by the caller. Raises UserError where another training holds it,
@@ -72,7 +73,7 @@ def begin_run(
     if from_first_rank(open_run):
         statistics = _statistics(config.data, store, workers)
 
-    def create() -> tuple[Run, Path | None]:
+    def create() -> tuple[Run, list[Path]]:
         assert begun is not None, "the first rank has opened the run"
         normalisation = begun.normalisation
         if normalisation is None:
@@ -80,7 +81,7 @@ def begin_run(
             channels = names(channels_of(config.data.variables, config.data.levels))
             normalisation = Normalisation.of(store, channels, config.data.static, statistics)
         run = Run.create(out, config, normalisation, begun.origin.write)
-        return run.read(), run.newest_checkpoint()
+        return run.read(), checkpoint.checkpoints(run.checkpoints)[::-1]
 
     return from_first_rank(create)
 
@@ -112,7 +113,8 @@ def _open_run(
     checkpoint.remove_leftovers(run.checkpoints)
     origin = Origin.of(config, store, samples)
     if run.newest_checkpoint() is None:
-        run.divergence.unlink(missing_ok=True)  # of an earlier training that left no checkpoint
+        for left in (run.divergence, best_file(run.checkpoints)):  # without a checkpoint
+            left.unlink(missing_ok=True)
         check_step(config.data, store)
         return _Begun(origin, None)
     begun = Run.open(out)

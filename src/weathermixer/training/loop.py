@@ -6,7 +6,7 @@ progress, and when it validates and saves.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
@@ -39,9 +39,10 @@ from weathermixer.training.loss import error_function, huber_thresholds, loss_we
 from weathermixer.training.notices import Notices
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
+from weathermixer.training.saving import Saver
 from weathermixer.training.state import TrainingState
 from weathermixer.training.step import Objective, take_step
-from weathermixer.training.validation import Validation, validate
+from weathermixer.training.validation import Validation, require_score, validate
 
 
 class TrainingLoop:
@@ -53,16 +54,16 @@ class TrainingLoop:
             for step in loop:
                 print(step.number, step.loss)
                 if step.number % 100 == 0:
-                    loop.save()
+                    loop.begin_save()
                     print(loop.validate().mean_relative_rmse)
             loop.save()
 
     Every rank of the mesh does the same at the same time. ``job`` holds the settings and the mesh,
     ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
-    came to, ``checkpoint`` the newest that was saved or loaded, and ``divergence`` which samples
-    are left out. ``windows`` are the samples to learn from, and ``validation_samples (sample,
-    rollout + 1)`` the time indices of those to validate on. While ``stop_request`` is entered, a
-    signal ends the iteration after the step in hand.
+    came to, ``checkpoint`` the newest that is whole, ``saver`` what writes it, and ``divergence``
+    which samples are left out. ``windows`` are the samples to learn from, and ``validation_samples
+    (sample, rollout + 1)`` the time indices of those to validate on. While ``stop_request`` is
+    entered, a signal ends the iteration after the step in hand.
     """
 
     def __init__(
@@ -73,13 +74,12 @@ class TrainingLoop:
         validation_samples: NDArray[np.int64],
         notices: Notices | None = None,
         *,
-        checkpoint: Path | None = None,
+        checkpoints: Sequence[Path] = (),
     ) -> None:
-        """Begin with initial weights, or with what was saved in ``checkpoint``."""
+        """Begin with initial weights, or with the first of ``checkpoints`` that is not damaged."""
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
         self.history = History()
-        self.checkpoint: Path | None = None
         self.stop_request = StopRequest()
         self.notices = notices or Notices(console.say)
         self._held = ExitStack()
@@ -90,7 +90,7 @@ class TrainingLoop:
             self._training,
             run.normalisation,
             mesh=job.mesh,
-            draws_weights=checkpoint is None,
+            draws_weights=not checkpoints,
         )
         if self._training.compile:
             require_compiler(job.mesh.device)
@@ -120,9 +120,11 @@ class TrainingLoop:
         )
         self._batches: Generator[Batch, None, None] | None = None
         self.divergence = Divergence(self._training, run.divergence)
-        self._saved_step = -1
-        if checkpoint is not None:
-            self.load(checkpoint)
+        self.saver = Saver(
+            run, job.config.checkpoint, self.state, self.notices, begins=self._keep_recent_losses
+        )
+        if checkpoints:
+            self._load(checkpoints)
 
     @classmethod
     def begin(
@@ -151,13 +153,14 @@ class TrainingLoop:
         job = join(config, states, trains=True, say=notices.say, device=device)
         windows = training_windows(data, training, states)
         validation_samples = validation_windows(data, training, states)
+        require_score(config.checkpoint.best, job.channels)
         require_last_sample(job, windows)
         validation_samples = readable_samples(job, validation_samples, notices)
         lock = FolderLock(out, "training")
         with ExitStack() as held:
             held.callback(lock.release)
             with console.waiting_for("the first rank to open the run"):
-                run, newest = begin_run(
+                run, checkpoints = begin_run(
                     config,
                     out,
                     states,
@@ -169,9 +172,9 @@ class TrainingLoop:
                         job.mesh.layout.rank, job.mesh.layout.world_size, meshes.gather_objects
                     ),
                 )
-            loop = cls(job, run, windows, validation_samples, notices, checkpoint=newest)
-            if newest is not None:
-                notices.say(f"continuing from {newest}")
+            loop = cls(job, run, windows, validation_samples, notices, checkpoints=checkpoints)
+            if loop.checkpoint is not None:
+                notices.say(f"continuing from {loop.checkpoint}")
             loop._held = held.pop_all()
         return loop
 
@@ -190,9 +193,18 @@ class TrainingLoop:
                 return
 
     def close(self) -> None:
-        """End the threads that read ahead, and let another training write into the run."""
+        """End the threads that read and write, and let another training write into the run.
+
+        What was begun to be saved is no checkpoint unless ``finish_saving`` or ``save`` was called.
+        """
         self._end_reading()
+        self.saver.close()
         self._held.close()
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, if there is one."""
+        return self.saver.newest
 
     def next_batch(self) -> Batch:
         """This rank's samples of the next step in the plan, once they are read.
@@ -244,13 +256,14 @@ class TrainingLoop:
             states,
             self._objective,
             stopping=self.stop_request.received is not None,
+            has_saved=self.saver.has_written,
         )
         if not outcome.is_taken:
+            self.saver.finish()
             raise self._not_finite(outcome.loss, batch, states, outcome.forecast, stop)
         state.samples = stop
-        self.divergence.require_no_spike(
-            state.step, outcome.loss, stop=stop, checkpoint=self.checkpoint
-        )
+        self._require_no_spike(outcome.loss, stop)
+        self.saver.go_on(round(outcome.saved))
         effort = meter.effort(bytes_read=batch.bytes_read)
         stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
@@ -266,7 +279,9 @@ class TrainingLoop:
     def validate(self) -> Validation:
         """Compute loss and errors on the validation samples; nothing of the training changes.
 
-        Where an average of the weights is kept, they are those of the average.
+        Where an average of the weights is kept, they are those of the average. Where they are the
+        best so far by ``checkpoint.best``, it begins to save them.
+
         Raises UserError, alike on all ranks, where there are no such samples, where any rank cannot
         read its part of them, and where the loss is NaN or infinite.
         """
@@ -275,6 +290,7 @@ class TrainingLoop:
         size, data = self._training.instance_batch, self._mesh.data
         firsts = range(data.index * size, len(self.validation_samples), data.size * size)
         plan = (self.validation_samples[first : first + size] for first in firsts)
+        self.saver.hold_back()  # an average takes the place of weights that may be being copied
         with (
             closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches,
             self._arithmetic.in_force(),
@@ -291,26 +307,39 @@ class TrainingLoop:
                 self._mesh,
             )
         self.history.add_validation(self.state.step, scores)
+        self.saver.consider(scores)
         return scores
+
+    def begin_save(self) -> None:
+        """Begin to write a checkpoint of this step, unless there is one, while training goes on.
+
+        The steps that follow carry it on; it is whole a few of them later, and ``checkpoint`` is
+        its path then. A step or the next checkpoint raises UserError, on all ranks, with the
+        checkpoint before kept, where it cannot be written.
+        """
+        self.saver.begin()
 
     def save(self) -> Path:
         """Write a checkpoint of this step, unless there is one, and keep the newest few.
 
         Raises UserError, with the one before kept, where it cannot be written.
         """
-        if self.checkpoint is None or self._saved_step != self.state.step:
-            if self.divergence.remember(self.state.step):
-                meshes.from_first_rank(self.divergence.write)
-            keep = self.job.config.checkpoint.keep
-            self.checkpoint = self.state.save(self.run, keep=keep, notices=self.notices)
-            self._saved_step = self.state.step
+        self.begin_save()
+        self.saver.finish()
+        assert self.checkpoint is not None, "it was just written"
         return self.checkpoint
+
+    def finish_saving(self) -> None:
+        """Wait until what was begun to be saved is written; UserError where it cannot be."""
+        self.saver.finish()
 
     def load(self, checkpoint: Path) -> None:
         """Take over what was saved in ``checkpoint``, on any mesh; UserError if it does not fit."""
+        self._load([checkpoint])
+
+    def _load(self, checkpoints: Sequence[Path]) -> None:
         self._end_reading()
-        self.state.load(checkpoint, self.notices)
-        self.checkpoint, self._saved_step = checkpoint, self.state.step
+        self.saver.load(checkpoints)
         # As the first rank sees it: the others need not look into the run.
         self.divergence = meshes.from_first_rank(self.divergence.read)
         self.divergence.return_to(self.state.step)
@@ -324,6 +353,7 @@ class TrainingLoop:
             self._mesh,
             dtype=self._training.dtype,
             checkpoint=self.checkpoint,
+            saving_seconds=self.saver.seconds,
             stopped_by=stopped_by,
         )
 
@@ -331,6 +361,20 @@ class TrainingLoop:
         if self._batches is not None:
             self._batches.close()
             self._batches = None
+
+    def _keep_recent_losses(self) -> None:
+        """Keep them with the checkpoint that is begun."""
+        if self.divergence.remember(self.state.step):
+            meshes.from_first_rank(self.divergence.write)
+
+    def _require_no_spike(self, loss: float, stop: int) -> None:
+        what = self.divergence.spike(self.state.step, loss)
+        if what is not None:
+            # Which checkpoint a run goes back to must not depend on the disk.
+            self.saver.finish()
+            raise self.divergence.spiked(
+                what, step=self.state.step, stop=stop, checkpoint=self.checkpoint
+            )
 
     def _go_back(self, diverged: Diverged) -> None:
         """Return to the newest checkpoint, and leave out the samples that were seen since."""
