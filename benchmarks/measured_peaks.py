@@ -72,7 +72,7 @@ def _predicted(case: Case, layout: Layout) -> int:
         arithmetic=arithmetic.products,
     ).to(arithmetic.states)
     memory = step_memory(model, StepKind.of(case.training, case.parallel))
-    return memory.peak - memory.read_ahead  # nothing is read here
+    return memory.peak - memory.read_ahead - memory.checkpoint  # nothing is read here, nor saved
 
 
 def _take_steps(case: Case, mesh: Mesh, rank: Rank) -> int:

@@ -58,6 +58,7 @@ def test_a_sound_configuration_has_no_problems(configuration: Path) -> None:
             "--training.channel_weights={temperature: 0, 2m_temperature: 0}",
             "training.channel_weights",
         ),
+        ("--checkpoint.best=geopotential_500", "checkpoint.best"),
     ],
 )
 def test_a_problem_says_what_is_wrong_and_what_to_do(

@@ -161,6 +161,7 @@ def test_the_path_from_store_to_scores_prints_the_promised_json(
         "peak_memory_bytes",
         "parameter_bytes",
         "optimizer_bytes",
+        "saving_seconds",
     ):
         assert len(trained[per_rank]) == 1
     assert trained["parameter_bytes"] == [4 * trained["parameters"]]

@@ -31,6 +31,7 @@ from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_tensors import SampleSizes
 from weathermixer.training.beginning import check_step, training_windows, validation_windows
+from weathermixer.training.validation import require_score
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,14 @@ def _chunks_fit_the_mesh(
         notes.warn("data.store", warning, REMEDY)
 
 
+def _best_is_a_score(config: Config, notes: Notes) -> None:
+    with notes.noting_errors("checkpoint.best", "see 'weathermixer train --help'"):
+        channels = names(predicted_channels(config.data))
+        require_score(config.checkpoint.best, channels)
+
+
 SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
+    _best_is_a_score,
     _rollout_is_reached,
     _stages_are_recomputed,
     _cycle_ends,

@@ -16,7 +16,7 @@ class UserError(ValueError):
     """
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What an error says, in a form that fits into a sentence: with its type where it is no user's.
 
     >>> reason(OSError(28, "No space left on device")), reason(KeyError("x"))

@@ -181,6 +181,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.spike_window": st.integers(1, 10_000),
         "checkpoint.every": counts,
         "checkpoint.keep": counts,
+        "checkpoint.best": st.none() | st.sampled_from(["loss", "mean_relative_rmse"]),
         "checkpoint.resume": st.booleans(),
         "logging.every": counts,
         "logging.tensorboard": st.booleans(),
@@ -225,6 +226,8 @@ def test_a_saved_configuration_reads_back_equal(preset: str, chosen: st.DataObje
     steps = sections.get("training", {}).get("steps", 100)
     if sections.get("training", {}).get("warmup_steps", 0) >= steps:
         del sections["training"]["warmup_steps"]
+    if sections["data"].get("input_times", 1) > 1:  # of which forecasts advance step by step
+        sections.get("training", {}).pop("latent_rollout", None)
     config = Config.model_validate(sections)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "saved.yaml"

@@ -176,6 +176,11 @@ def test_a_forecast_goes_on_only_with_the_checkpoint_it_began_with(
     shutil.copytree(checkpoints / "step-00000007", checkpoints / "step-00000008")
     with pytest.raises(UserError, match="unfinished forecast of another model"):
         forecast(run_path, waves, INITS, 2, tmp_path / "f.zarr")
+    # That one is what it can be told to take.
+    forecast(run_path, waves, INITS, 2, tmp_path / "f.zarr", checkpoint="7")
+    assert xr.open_zarr(tmp_path / "f.zarr").attrs["checkpoint"] == "step-00000007"
+    with pytest.raises(UserError, match="has no checkpoint after step 9: there are 7, 8"):
+        forecast(run_path, waves, INITS, 2, tmp_path / "g.zarr", checkpoint="9")
 
 
 def test_a_forecast_that_blows_up_is_stopped_and_named(waves: Path, tmp_path: Path) -> None:

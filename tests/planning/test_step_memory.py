@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.networks import mesh_name
 from support.selection import exhaustive
 from weathermixer.config import Parallel, Recompute, Training
+from weathermixer.jigsaw.fake import fake_mesh
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
@@ -24,7 +25,9 @@ from weathermixer.model.cuts import describe
 from weathermixer.planning.ledger import Ledger
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import StepMemory, fits, step_memory
+from weathermixer.runs.shards import Shard, own_share
 from weathermixer.training.rehearsal import rehearse
+from weathermixer.training.state import TrainingState
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "peak_memory.py"
 
@@ -78,7 +81,7 @@ def disagreement(
     """The relative difference of the formula from what the real step holds on a fake rank."""
     held = rehearse(architecture, layout, training, parallel, has_link=has_link).peak_bytes
     memory = predicted(architecture, layout, training, parallel, has_link=has_link)
-    return (memory.peak - memory.read_ahead) / held - 1.0
+    return (memory.peak - memory.read_ahead - memory.checkpoint) / held - 1.0
 
 
 MESHES = [
@@ -234,8 +237,26 @@ def test_an_accelerator_holds_the_next_batch_and_the_host_what_is_read_ahead() -
     state = 4 * 23 * 48 * 104
     batch = 2 * 3 * state
     assert on_device.samples - on_processor.samples == batch
-    assert on_device.host == on_processor.read_ahead == 3 * batch + 6 * state
-    assert on_device.peak == on_processor.peak - on_processor.read_ahead + batch
+    assert on_processor.read_ahead == 3 * batch + 6 * state
+    on_host = on_processor.read_ahead + on_processor.checkpoint
+    assert on_device.host == on_host
+    assert on_device.peak == on_processor.peak - on_host + batch
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("layout", MESHES, ids=str)
+def test_what_a_checkpoint_copies_is_what_a_rank_writes(layout: Layout, sharded: bool) -> None:
+    training = Training(instance_batch=1, average_decay=0.999 if sharded else None)
+    parallel = Parallel(data=layout.data, shard_optimizer=sharded)
+    with fake_mesh(layout) as mesh:
+        model = describe(NETWORK, mesh).to_empty(device="cpu")
+        tensors = own_share(TrainingState.initial(model, mesh, training, parallel).tensors())
+    written = sum(each.tensor.nbytes for each in tensors.values() if isinstance(each, Shard))
+    assert predicted(NETWORK, layout, training, parallel).checkpoint == written
+    # Weights, Adam's two averages and that of the weights, divided as well as whole tensors can be.
+    count = sum(each.numel() for each in describe(NETWORK, Mesh.describe()).parameters())
+    whole = (16 if sharded else 12) * count
+    assert abs(written * layout.world_size / whole - 1.0) < 0.25
 
 
 def test_what_takes_more_than_the_safe_share_of_a_device_does_not_fit() -> None:

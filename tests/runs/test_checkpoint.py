@@ -18,7 +18,8 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw.fake import fake_mesh
 from weathermixer.jigsaw.layout import Block, Dimension, Layout
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.runs import checkpoint, checkpoint_index
+from weathermixer.runs import checkpoint, checkpoint_index, saving
+from weathermixer.runs.checkpoint_index import DamagedCheckpoint
 from weathermixer.runs.shards import Shard, ShardSavePlanner, own_share
 
 
@@ -39,7 +40,7 @@ def _empty() -> dict[str, Tensor]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = checkpoint.checkpoint_path(tmp_path, 12)
-    checkpoint.save(path, _tensors())
+    saving.save(path, _tensors())
     return path
 
 
@@ -75,7 +76,7 @@ def test_the_format_is_the_one_that_pytorch_reads(saved: Path) -> None:
 
 def test_equal_tensors_make_equal_files(saved: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "step-00000012"
-    checkpoint.save(other, _tensors())
+    saving.save(other, _tensors())
     assert {f.name: f.read_bytes() for f in saved.iterdir()} == {
         f.name: f.read_bytes() for f in other.iterdir()
     }
@@ -94,9 +95,9 @@ def test_names_that_only_one_side_has_are_named(saved: Path) -> None:
 
 
 def _write_index(path: Path, metadata: Any) -> None:
-    content = pickle.dumps(metadata)
-    (path / ".metadata").write_bytes(content)
-    (path / "metadata.sha256").write_text(hashlib.sha256(content).hexdigest())
+    """Write an index, sealed as the program does it."""
+    (path / ".metadata").write_bytes(pickle.dumps(metadata))
+    checkpoint_index.write_seal(path)
 
 
 class _Evil:
@@ -140,11 +141,11 @@ def test_a_stored_tensor_that_would_run_something_is_refused(saved: Path, tmp_pa
 def test_a_truncated_file_is_named(saved: Path, name: str, share: float) -> None:
     file = saved / name
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.raises(UserError, match=f"{name} .*remove {saved}"):
+    with pytest.raises(UserError, match=rf"{name} .*remove {saved} to go"):
         checkpoint.load(saved, _empty())
 
 
-@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "metadata.sha256"])
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "checkpoint.json"])
 def test_a_missing_file_is_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
     with pytest.raises(UserError, match=f"{name} cannot be read .No such file"):
@@ -157,17 +158,65 @@ def test_a_flipped_bit_in_a_weight_is_noticed(saved: Path) -> None:
     weight = _tensors()["model.weight"].numpy().tobytes()
     content[content.find(weight) + 1234] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"__0_0\.distcp is truncated or damaged"):
+    with pytest.raises(DamagedCheckpoint, match=r"__0_0\.distcp is truncated or damaged"):
         checkpoint.load(saved, _empty())
 
 
-def test_a_flipped_bit_in_the_index_is_noticed(saved: Path) -> None:
-    index = saved / ".metadata"
-    content = bytearray(index.read_bytes())
-    content[len(content) // 2] ^= 1
-    index.write_bytes(content)
-    with pytest.raises(UserError, match=r"\.metadata is truncated or damaged"):
+@pytest.mark.exhaustive
+def test_any_flipped_bit_in_a_file_of_records_is_noticed_or_changes_nothing(saved: Path) -> None:
+    file = saved / "__0_0.distcp"
+    content = file.read_bytes()
+    unnoticed = 0
+    for place in range(0, len(content), 1 + len(content) // 150):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        loaded = _empty()
+        try:
+            checkpoint.load(saved, loaded)
+        except DamagedCheckpoint as error:
+            assert "__0_0.distcp" in str(error)
+        else:
+            unnoticed += 1
+            assert all(torch.equal(loaded[name], value) for name, value in _tensors().items())
+    assert unnoticed < 75  # what fills the gaps between records
+
+
+@pytest.mark.parametrize("name", [".metadata", "checkpoint.json"])
+def test_any_flipped_bit_in_index_or_seal_is_noticed(saved: Path, name: str) -> None:
+    file = saved / name
+    content = file.read_bytes()
+    for place in range(0, len(content), 1 + len(content) // 100):
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        file.write_bytes(flipped)
+        with pytest.raises(DamagedCheckpoint) as caught:
+            checkpoint.load(saved, _empty())
+        assert name in str(caught.value), place
+
+
+def test_a_checkpoint_of_before_formats_had_numbers_is_read(saved: Path) -> None:
+    (saved / "checkpoint.json").unlink()
+    seal = saved / "metadata.sha256"
+    seal.write_text(hashlib.sha256((saved / ".metadata").read_bytes()).hexdigest())
+    loaded = _empty()
+    checkpoint.load(saved, loaded)
+    assert torch.equal(loaded["model.weight"], _tensors()["model.weight"])
+    seal.write_text("0" * 64)
+    with pytest.raises(DamagedCheckpoint, match=r"\.metadata does not match metadata\.sha256"):
+        checkpoint.load(saved, loaded)
+
+
+def test_a_checkpoint_of_a_later_format_is_refused_with_what_reads_it(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setattr(checkpoint_index, "FORMAT", 3)
+        later.setattr(checkpoint_index, "__version__", "7.1")
+        checkpoint_index.write_seal(saved)
+    with pytest.raises(UserError, match=r"of format 3, which WeatherMixer 7\.1 writes") as caught:
         checkpoint.load(saved, _empty())
+    assert not isinstance(caught.value, DamagedCheckpoint)
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -175,19 +224,19 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> No
         full_disk(after_bytes=4000),
         pytest.raises(UserError, match=r"step-00000003 cannot be written .File too large"),
     ):
-        checkpoint.save(checkpoint.checkpoint_path(tmp_path, 3), _tensors())
+        saving.save(checkpoint.checkpoint_path(tmp_path, 3), _tensors())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="step-00000003 cannot be written"):
-        checkpoint.save(checkpoint.checkpoint_path(tmp_path / "file", 3), _tensors())
+        saving.save(checkpoint.checkpoint_path(tmp_path / "file", 3), _tensors())
 
 
 def test_the_newest_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
     for step in (5, 10, 99999999, 123456789):
-        checkpoint.save(checkpoint.checkpoint_path(tmp_path, step), _tensors())
+        saving.save(checkpoint.checkpoint_path(tmp_path, step), _tensors())
     (tmp_path / "step-00000011.partial").mkdir()
     (tmp_path / "step-00000002.removed").mkdir()
     assert len(checkpoint.checkpoints(tmp_path)) == 4
@@ -269,7 +318,7 @@ def _load_without_looking(mesh: Mesh, path: Path) -> bool:
 
 def _load_damaged(mesh: Mesh, path: Path) -> str:
     """Work for a pool: load what one rank alone finds damaged; what each of them says."""
-    plain = checkpoint._read_own
+    plain = checkpoint._read
 
     def read(*arguments: Any) -> None:
         if mesh.layout.rank == 1:
@@ -277,7 +326,7 @@ def _load_damaged(mesh: Mesh, path: Path) -> str:
         plain(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError) as caught:
-        patch.setattr(checkpoint, "_read_own", read)
+        patch.setattr(checkpoint, "_read", read)
         checkpoint.load(path, _empty())
     return str(caught.value)
 

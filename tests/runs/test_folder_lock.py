@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import signal
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from weathermixer.errors import UserError
 from weathermixer.runs.folder_lock import FolderLock
 
 HOLDING = """
-import sys, time
+import socket, sys, time
 from pathlib import Path
+socket.gethostname = lambda: "node17"
 from weathermixer.runs.folder_lock import FolderLock
 with FolderLock(Path(sys.argv[1]), "training"):
     print("held", flush=True)
@@ -42,7 +42,7 @@ def test_a_second_process_is_refused_with_the_name_of_the_first(
     with pytest.raises(UserError) as refusal, FolderLock(tmp_path, "training"):
         pass
     said = str(refusal.value)
-    who = f"by another training, process {pid} on {socket.gethostname()}, since 2"
+    who = f"by another training, process {pid} on node17, since 2"
     assert said.startswith(f"{tmp_path} is in use {who}")
     assert said.endswith("choose another --out")
 

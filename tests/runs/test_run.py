@@ -11,7 +11,7 @@ from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.model.architecture import architecture_of
-from weathermixer.runs import checkpoint
+from weathermixer.runs import checkpoint, saving
 from weathermixer.runs.run import Run, build_model, model_tensors
 
 
@@ -35,7 +35,7 @@ def _save(run: Run, step: int, value: float) -> None:
     for parameter in model.parameters():
         parameter.data.fill_(value)
     path = checkpoint.checkpoint_path(run.checkpoints, step)
-    checkpoint.save(path, {**model_tensors(model), "progress.step": torch.tensor(step)})
+    saving.save(path, {**model_tensors(model), "progress.step": torch.tensor(step)})
 
 
 def test_a_run_is_opened_as_it_was_created(run: Run, config: Config) -> None:

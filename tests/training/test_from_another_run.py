@@ -48,10 +48,10 @@ def waves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def source_run(folder: Path, waves: Path, **data: Any) -> Path:
+def source_run(folder: Path, waves: Path, *, dtype: str = "float64", **data: Any) -> Path:
     """A run on two levels, with weights of which each matters."""
-    data = {"levels": [500, 850], "dtype": "float64", **data}
-    return write_run(folder / "source", waves, scale=0.1, **data)
+    data = {"levels": [500, 850], **data}
+    return write_run(folder / "source", waves, scale=0.1, training={"dtype": dtype}, **data)
 
 
 def wider_config(waves: Path, layout: Layout | None = None, **model: Any) -> Config:

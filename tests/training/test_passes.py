@@ -49,7 +49,7 @@ def training_of(**options: Any) -> Training:
 
 
 def drawn(a: Architecture, replicas: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Parameters; states and forcings of all samples, static fields, and the weights of the loss."""
+    """Parameters; states and forcings of all samples, static fields, and weights of the loss."""
     generator = torch.Generator().manual_seed(5)
 
     def draw(*shape: int) -> Tensor:

@@ -44,7 +44,7 @@ DEADLINE_SECONDS = 120
 PER_RANK = (
     "bytes_sent_per_step", "bytes_read_per_step", "flops_per_step", "peak_memory_bytes",
     "parameter_bytes", "optimizer_bytes", "exchanges_per_step", "waited_for_data",
-    "waited_for_ranks",
+    "waited_for_ranks", "saving_seconds",
 )  # fmt: skip
 
 
@@ -81,10 +81,14 @@ def begin_by_hand(*words: list[str | Path]) -> list[tuple[int, str]]:
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
-    """Return when the log says that so many steps were taken."""
+    """Return when the log says that so many steps were taken, and there is a checkpoint."""
     end = time.monotonic() + DEADLINE_SECONDS
     log = run / "log.jsonl"
-    while not log.exists() or len(log.read_text().splitlines()) < step:
+    while (
+        Run(run).newest_checkpoint() is None
+        or not log.exists()
+        or len(log.read_text().splitlines()) < step
+    ):
         assert process.poll() is None, "it ended early"
         assert time.monotonic() < end, "it is too slow"
         time.sleep(0.01)

@@ -37,6 +37,7 @@ RESULT = TrainResult(
     peak_memory_bytes=[9] * 6,
     parameter_bytes=[10] * 6,
     optimizer_bytes=[11] * 6,
+    saving_seconds=[0.5] * 6,
     samples_seen=40,
     checkpoint=Path("run") / "checkpoints" / "step-00000006",
     validation={6: Validation(0.125, {"2m_temperature": 0.1})},

@@ -22,6 +22,7 @@ from support.waves import wave_config
 from weathermixer.config import Config
 from weathermixer.data.making.synthetic import write_synthetic
 from weathermixer.errors import UserError
+from weathermixer.runs.checkpoint_index import DamagedCheckpoint
 from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.result import TrainResult
@@ -95,11 +96,13 @@ def test_a_run_that_crashed_and_went_on_ends_with_the_same_bits(
     assert _log(tmp_path / "run") == _log(whole[0])
 
 
+_REPEATABLE = {"step", "samples", "loss", "grad_norm", "learning_rate", "validation"}
+
+
 def _log(run: Path) -> list[dict[str, Any]]:
-    """The records of a run, without what steps took and what each training says once."""
-    lines = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
-    kept = ("step", "samples", "loss", "grad_norm", "learning_rate", "validation")
-    return [{key: line[key] for key in kept if key in line} for line in lines]
+    """The records of a run, without what a machine took for them."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: line[key] for key in line if key in _REPEATABLE} for line in lines]
 
 
 def test_the_log_has_each_step_once(whole: tuple[Path, TrainResult]) -> None:
@@ -258,3 +261,53 @@ def test_a_finished_run_has_nothing_to_add(waves: Path, whole: tuple[Path, Train
     assert (again.start_step, again.loss) == (16, [])
     assert again.checkpoint.name == "step-00000016"
     assert len(_log(whole[0])) == 16
+
+
+def _cut(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    # Of a file of records, among the values of the first: between records there are gaps.
+    content[content.find(b"data/0") + 200 if b"data/0" in content else len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("__0_0.distcp", _cut),
+        (".metadata", _flip),
+        *exhaustive(
+            ("__0_0.distcp", _flip),
+            ("__0_0.distcp", Path.unlink),
+            ("checkpoint.json", _flip),
+            ("checkpoint.json", Path.unlink),
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+    waves: Path, whole: tuple[Path, TrainResult], tmp_path: Path, name: str, damage: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole[0], run)
+    newest, before = (run / "checkpoints" / f"step-000000{step}" for step in (16, 15))
+    damage(newest / name)
+    said = io.StringIO()
+    rest = train(_config(waves), run, resume=True, console=Console(file=said, width=1000))
+    (sentence,) = [line for line in said.getvalue().splitlines() if ".damaged" in line]
+    assert sentence.startswith(str(newest)) and name in sentence
+    assert sentence.endswith(f"is step-00000016.damaged from now on, and {before.name} is used")
+    assert f"continuing from {before}" in said.getvalue()
+    assert rest.start_step == 15
+    assert _files(run) == _files(whole[0])
+    assert _log(run) == _log(whole[0])
+    for path in (newest, before):
+        _cut(path / "__0_0.distcp")
+    with pytest.raises(DamagedCheckpoint, match=rf"{newest}.* is truncated or damaged: copy"):
+        train(_config(waves), run, resume=True, console=QUIET)
+    assert {path.name for path in newest.parent.iterdir()} == {
+        "step-00000015", "step-00000016", "step-00000016.damaged",
+    }  # fmt: skip

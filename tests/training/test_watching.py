@@ -190,6 +190,7 @@ def test_a_folder_that_is_removed_costs_no_step(
 
     def removing(loop: TrainingLoop) -> StepReport:
         if loop.state.step == 5:
+            loop.finish_saving()
             shutil.rmtree(tmp_path / "run")
         return step(loop)
 
@@ -225,7 +226,7 @@ def test_a_checkpoint_that_is_in_the_way_costs_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refused(*_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(checkpoint, "remove_old", refused)

@@ -130,6 +130,13 @@ def train(
 )
 @click.option("--out", type=PATH, required=True, help="Zarr store to write.")
 @click.option(
+    "--checkpoint",
+    default="newest",
+    show_default=True,
+    metavar="newest|best|STEP",
+    help="The checkpoint to forecast with.",
+)
+@click.option(
     "--weights",
     type=click.Choice(["average", "last"]),
     help="The moving average of the weights, by default where the run keeps one, or the last ones.",
@@ -142,6 +149,7 @@ def forecast(
     init: str,
     steps: int,
     out: Path,
+    checkpoint: str,
     weights: Literal["average", "last"] | None,
     nproc: int | None,
 ) -> None:
@@ -159,6 +167,7 @@ def forecast(
                 init,
                 steps,
                 out,
+                checkpoint=checkpoint,
                 weights=weights,
                 overrides=overrides,
                 progress=update,

@@ -244,6 +244,11 @@ class Checkpoint(Section):
 
     every: Count = Field(500, description="steps between checkpoints; one more at the end")
     keep: Count = Field(2, description="newest checkpoints kept")
+    best: str | None = Field(
+        None,
+        description="score of a validation by which the best checkpoint is kept too: loss, "
+        "mean_relative_rmse, or the relative RMSE of a channel, such as geopotential_500",
+    )
     resume: bool = Field(False, description="continue a run that has checkpoints; as --resume does")
 
 

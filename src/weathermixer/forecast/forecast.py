@@ -80,6 +80,7 @@ def forecast(
     steps: int,
     out: Path,
     *,
+    checkpoint: str = "newest",
     weights: Weights | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
@@ -87,14 +88,15 @@ def forecast(
     """Forecast ``steps`` steps from each initial time and write them to the Zarr ``out``.
 
     ``init`` is as :func:`parse_initial_times` reads it; ``store``, anything that ``data.store`` may
-    name, holds the states at these times, and at least the run's channels on the run's grid. A
-    forecast advances by as many steps at a time as training taught it to at the least, of which
-    ``steps`` are a multiple. Interrupted, the same call goes on with the initial times that are
-    missing, and ends with the same values. ``weights`` are by default the average, where the
-    checkpoint has one, else the last ones. ``overrides`` may change the arithmetic,
-    ``training.dtype``, the steps at a time, ``training.latent_rollout``, the library that reads,
-    ``data.reader``, and the mesh, ``parallel.*``. Each rank that was started calls this, and holds,
-    computes, reads and writes its own part of every state and no more.
+    name, holds the states at these times, and at least the run's channels on the run's grid.
+    ``checkpoint`` is the ``newest``, the ``best``, or a number of optimizer steps. A forecast
+    advances by as many steps at a time as training taught it to at the least, of which ``steps``
+    are a multiple. Interrupted, the same call goes on with the initial times that are missing, and
+    ends with the same values. ``weights`` are by default the average, where the checkpoint has one,
+    else the last ones. ``overrides`` may change the arithmetic, ``training.dtype``, the steps at a
+    time, ``training.latent_rollout``, the library that reads, ``data.reader``, and the mesh,
+    ``parallel.*``. Each rank that was started calls this, and holds, computes, reads and writes its
+    own part of every state and no more.
 
     Raises UserError for anything of this that does not hold, for an ``out`` that exists, for a disk
     that is full, and for a forecast that becomes NaN or infinite.
@@ -103,13 +105,8 @@ def forecast(
         raise UserError(f"--steps {steps} is impossible: forecast at least one step")
     share_one_arena()
     _check_overrides(overrides)
-    refuse_existing(out)
-    opened, checkpoint = meshes.from_first_rank(
-        lambda: (Run.open(run).read(), Run.open(run).require_checkpoint())
-    )
-    weights = weights_of(checkpoint, weights)
-    # What training had of a mesh does not bind a forecast.
-    config = opened.config_with(overrides, base_overrides=_ANY_MESH)
+    opened, config, path = meshes.from_first_rank(lambda: _look_up(run, checkpoint, out, overrides))
+    weights = weights_of(path, weights)
     advance = _steps_of_an_application(opened.config, config, steps)
     applications = steps // advance
     normalisation = opened.normalisation
@@ -127,7 +124,7 @@ def forecast(
         source,
         trains=False,
         say=say,
-        equal_on_all={"the run": str(run), "the checkpoint": checkpoint.name, "--out": str(out)}
+        equal_on_all={"the run": str(run), "the checkpoint": path.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps), "--weights": weights},
     )
     if meshes.is_first_rank():
@@ -144,7 +141,7 @@ def forecast(
         attributes={
             "source": f"WeatherMixer {weathermixer.__version__}",
             "run": str(run),
-            "checkpoint": checkpoint.name,
+            "checkpoint": path.name,
             "weights": weights,
             # The mesh is none of them: any gives the same forecast.
             "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
@@ -162,7 +159,7 @@ def forecast(
     with waiting_for("the first rank to create the forecast"):
         finished = meshes.from_first_rank(lambda: _begin(out, description))
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
-    model = opened.load_model(config, mesh, checkpoint, weights)
+    model = opened.load_model(config, mesh, path, weights)
     network = partial(model, applications=advance)
     own, total = part.of(normalisation), len(windows) * applications
     given = normalisation.part(
@@ -226,6 +223,20 @@ def _steps_of_an_application(trained: Config, config: Config, steps: int) -> int
                 f"lead times are {advance * hours:g} h apart"
             )
     return advance
+
+
+def _look_up(
+    run: Path, checkpoint: str, out: Path, overrides: Sequence[str]
+) -> tuple[Run, Config, Path]:
+    """The run, its configuration with overrides, and the checkpoint.
+
+    The first rank tells the others: on a shared file system they may see another state of it.
+    """
+    refuse_existing(out)
+    opened = Run.open(run).read()
+    # What training had of a mesh does not bind a forecast.
+    config = opened.config_with(overrides, base_overrides=_ANY_MESH)
+    return opened, config, opened.require_checkpoint(checkpoint)
 
 
 def _begin(out: Path, description: ForecastDescription) -> list[bool]:

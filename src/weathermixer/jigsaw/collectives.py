@@ -70,3 +70,17 @@ def begin_all_reduce(axis: Axis, tensor: Tensor) -> Collective:
         sent=2 * others * tensor.numel() // axis.size,
         messages=2 * others,
     )
+
+
+def begin_broadcast(axis: Axis, tensor: Tensor, *, source: int) -> Collective:
+    """Begin to fill ``tensor`` on each rank of an axis with that of the one at ``source``."""
+    others = axis.size - 1
+    return Collective(
+        axis,
+        lambda **options: dist.broadcast(tensor, group_src=source, **options),
+        tensor,
+        tensor,
+        kind="broadcast",
+        sent=others * tensor.numel() // axis.size,  # whoever passes it on
+        messages=1,
+    )

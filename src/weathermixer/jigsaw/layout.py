@@ -222,15 +222,29 @@ class Block:
         return Block(self.shape, (kept, *self.ranges[1:]))
 
     def pieces(self) -> Iterator[tuple[tuple[int, ...], tuple[range, ...]]]:
-        """The boxes of the global tensor that make up the block: global offsets, local ranges."""
-        placed = [
-            list(zip(parts, offsets([len(part) for part in parts]), strict=True))
-            for parts in self.ranges
-        ]
-        for box in product(*placed):
-            local = tuple(here for _, here in box)
-            if all(len(here) for here in local):
-                yield tuple(there.start for there, _ in box), local
+        """The boxes of the global tensor that make up the block: global offsets, local ranges.
+
+        There are as few as can be: ranges that adjoin are taken together.
+
+        >>> list(Block((7,), ((range(0, 2), range(2, 5)),)).pieces())
+        [((0,), (range(0, 5),))]
+        """
+        for box in product(*map(_runs, self.ranges)):
+            yield tuple(start for start, _ in box), tuple(here for _, here in box)
+
+
+def _runs(parts: Sequence[range]) -> list[tuple[int, range]]:
+    """Where each run of adjoining parts begins in the global tensor, and its local range."""
+    found: list[tuple[int, range]] = []
+    for there, here in zip(parts, offsets([len(part) for part in parts]), strict=True):
+        if not len(there):
+            continue
+        if found and found[-1][0] + len(found[-1][1]) == there.start:
+            start, before = found.pop()
+            found.append((start, range(before.start, here.stop)))
+        else:
+            found.append((there.start, here))
+    return found
 
 
 def offsets(sizes: Sequence[int]) -> list[range]:

@@ -197,7 +197,7 @@ def connect_first(
     """
     if layout.world_size > world_size():
         layout.require_ranks(world_size())
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    rank = own_rank()
     groups: dict[tuple[str, tuple[int, ...]], Any] = {}
     for axis in ("data", "domain", "tensor"):
         lines = sorted({layout.at(other).ranks_along(axis) for other in range(layout.world_size)})
@@ -259,9 +259,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def own_rank() -> int:
+    """The number of this rank among those that were started; 0 where none were."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def is_first_rank() -> bool:
     """Whether this is the rank that speaks, and writes what is written once."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return own_rank() == 0
 
 
 def wait_for_all() -> None:

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
+from torch import Tensor
+
 from weathermixer.data.feeding.read_ahead import buffer_bytes
+from weathermixer.jigsaw.layout import shard
+from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ledger import Ledger
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_tensors import SampleSizes, StepTensors
+from weathermixer.runs.shards import Shard, own_share
 
 # What a plan may take of a device's memory. Tensors are predicted within 5% of what a step holds
 # (docs/planning-memory.md); the rest is for blocks of an allocator that are larger than what
@@ -29,8 +34,9 @@ class StepMemory:
     ``samples`` are the batch in hand, static fields and the weights of the loss, and
     on an accelerator the batch that is uploaded meanwhile. ``exchange`` is what is on its way:
     blocks sent and received, buckets between replicas. ``read_ahead`` is what the processor holds
-    of batches to come, in the memory of the rank where it computes on the processor; on an
-    accelerator this is the pinned memory of the ``host``, and not of the device.
+    of batches to come, and ``checkpoint`` the copies of weights and averages that are written
+    while training goes on, in the memory of the rank where it computes on the processor; on an
+    accelerator both are the pinned memory of the ``host``, and not of the device.
     """
 
     parameters: int = 0
@@ -42,6 +48,7 @@ class StepMemory:
     exchange: int = 0
     samples: int = 0
     read_ahead: int = 0
+    checkpoint: int = 0
     host: int = 0
 
     @property
@@ -79,9 +86,37 @@ def _memory_of(model: WeatherMixer, kind: StepKind, *, on_accelerator: bool) -> 
     # The batch in hand is one of the samples.
     ahead = buffer_bytes(batch, sizes.state * weight_bytes) - batch
     parts = {field.name: ledger.at_peak.get(field.name, 0) for field in fields(StepMemory)}
+    copies = copied_bytes(model, kind)
     if on_accelerator:
         parts["samples"] += batch
-        parts["host"] = ahead
+        parts["host"] = ahead + copies
     else:
-        parts["read_ahead"] = ahead
+        parts["read_ahead"], parts["checkpoint"] = ahead, copies
     return StepMemory(**parts)
+
+
+def copied_bytes(model: WeatherMixer, kind: StepKind) -> int:
+    """Bytes that the rank that ``model`` was built for writes of a checkpoint, and copies before.
+
+    The arguments are as in ``step_memory``.
+    """
+    sharded, keeps_average = kind.shards_optimizer, kind.keeps_average
+    weights: dict[str, Tensor | Shard] = {}
+    averages: dict[str, Tensor | Shard] = {}
+    for name, parameter, piece in local_parameters(model):
+        destination, block = piece.destination, piece.block
+        axes = piece.shared_over
+        replicas = () if destination.data is None else (destination.data,)
+        weights[name] = Shard(parameter, block, (*replicas, *axes))
+        if sharded and destination.rows_over is not None:
+            own = shard(len(parameter), destination.rows_over.size, destination.rows_over.index)
+            averages[name] = Shard(parameter[own.start : own.stop], block.rows(own), axes)
+        else:
+            averages[name] = weights[name]
+    of_averages = {
+        f"{number}.{name}": each
+        for number in range(3 if keeps_average else 2)  # Adam's two, and that of the weights
+        for name, each in averages.items()
+    }
+    written = own_share({**weights, **of_averages}).values()
+    return sum(each.tensor.nbytes for each in written if isinstance(each, Shard))

@@ -24,7 +24,8 @@ from weathermixer.planning.machine import Machine, ProductType
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import Phase, PlannedExchange
 
-_SCALARS = 3  # summed over the mesh in each step: loss, square of the norm, whether to stop
+# Summed over the mesh in each step: loss, square of the norm, whether to stop, whether saved.
+_SCALARS = 4
 
 
 def has_link(machine: Machine) -> bool:

@@ -1,13 +1,15 @@
 """The index of a checkpoint: which tensors it holds, read without executing anything.
 
 ``torch.distributed.checkpoint`` (DCP) pickles it. Here it is read by an unpickler that admits only
-the few classes that hold it, and only where a checksum beside it says that it is whole.
+the few classes that hold it, and only where a checksum beside it says that it is whole. With the
+checksum stands the number of the format.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 from collections.abc import Iterable, Mapping
@@ -17,6 +19,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from weathermixer import __version__
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank
 from weathermixer.runs.shards import Shard
@@ -24,7 +27,24 @@ from weathermixer.runs.shards import Shard
 INDEX = ".metadata"
 """The name that DCP gives the index."""
 
-_CHECKSUM = "metadata.sha256"
+SEAL = "checkpoint.json"
+"""The name of the file with a checkpoint's format, the version that wrote it, and a checksum."""
+
+FORMAT = 2
+"""What is written, and read. Format 1, which is read too, had no number: its seal was another."""
+
+_FORMER_SEAL = "metadata.sha256"
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is not as it was written: ``problem`` says where, the rest what to do."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 def read_index(path: Path) -> Metadata:
@@ -43,27 +63,45 @@ def read_index(path: Path) -> Metadata:
 
 
 def _whole_index(path: Path) -> bytes:
-    index = path / INDEX
+    index, seal = path / INDEX, path / SEAL
     try:
         content = index.read_bytes()
-        expected = (path / _CHECKSUM).read_text(encoding="utf-8")
+        if not seal.exists() and (path / _FORMER_SEAL).exists():
+            seal = path / _FORMER_SEAL
+        sealed = seal.read_bytes()
     except OSError as error:
         raise unreadable(error, path) from error
-    if _checksum(content) != expected:
-        raise damaged(index, "is truncated or damaged")
+    if seal.name == _FORMER_SEAL:
+        is_whole = sealed == hashlib.sha256(content).hexdigest().encode()
+    else:
+        try:
+            record = json.loads(sealed)
+            number, program = record["format"], record["program"]
+            is_whole = record["checksum"] == _checksum(content, number, program)
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(seal, "is truncated or damaged") from error
+        if is_whole and number != FORMAT:
+            raise UserError(
+                f"the checkpoint {path} is of format {number}, which WeatherMixer {program} writes "
+                f"and {__version__} does not read: go on with that version or a newer one"
+            )
+    if not is_whole:
+        raise damaged(index, f"does not match {seal.name}: one of the two is truncated or damaged")
     return content
 
 
-def write_checksum(path: Path) -> None:
-    """Leave the checksum of a checkpoint's index beside it, on the disk."""
-    with (path / _CHECKSUM).open("w", encoding="utf-8") as file:
-        file.write(_checksum((path / INDEX).read_bytes()))
+def write_seal(path: Path) -> None:
+    """Leave beside the index of a checkpoint its format and a checksum of both, on the disk."""
+    checksum = _checksum((path / INDEX).read_bytes(), FORMAT, __version__)
+    record = {"format": FORMAT, "program": __version__, "checksum": checksum}
+    with (path / SEAL).open("w", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _checksum(index: bytes, number: int, program: str) -> str:
+    return hashlib.sha256(f"{number} {program}\n".encode() + index).hexdigest()
 
 
 def require_same_tensors(
@@ -113,14 +151,18 @@ def _groups(names: Iterable[str]) -> set[str]:
 
 def unreadable(error: OSError, path: Path) -> UserError:
     """The error that says which file of a checkpoint cannot be read."""
-    return damaged(Path(error.filename or path), f"cannot be read ({error.strerror})")
+    file = Path(error.filename or path)
+    if isinstance(error, PermissionError):
+        return UserError(f"{file} cannot be read ({error.strerror}): make it readable")
+    return damaged(file, f"cannot be read ({error.strerror})")
 
 
-def damaged(file: Path, what: str) -> UserError:
+def damaged(file: Path, what: str) -> DamagedCheckpoint:
     """The error that says ``what`` is wrong with a file of a checkpoint, and what to do."""
-    return UserError(
-        f"{file} {what}: copy the checkpoint again, or remove {file.parent} to go on from the one "
-        "before"
+    folder = file if file.is_dir() else file.parent
+    return DamagedCheckpoint(
+        f"{file} {what}",
+        f"copy the checkpoint again, or remove {folder} to go on from the one before",
     )
 
 

@@ -6,6 +6,7 @@
     normalisation.npz     channels, their statistics, static fields, grid
     origin.json           seed, times and software that the run was begun with
     checkpoints/step-N    weights, and what else a training needs to go on
+    checkpoints/best.json which of them scored best, where checkpoint.best is set
     log.jsonl             what training said, and TensorBoard's events beside it
     .lock                 there while a training writes into the folder
     training.json         what the latest training took and came to, when it ended
@@ -37,6 +38,7 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, build
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
+from weathermixer.runs.best import best_checkpoint, read_best
 from weathermixer.runs.checkpoint_index import stored_kinds
 from weathermixer.runs.shards import Shard
 
@@ -148,12 +150,31 @@ class Run:
         """The path of the newest whole checkpoint, None where there is none."""
         return next(reversed(checkpoint.checkpoints(self.checkpoints)), None)
 
-    def require_checkpoint(self) -> Path:
-        """The path of the newest whole checkpoint; UserError where there is none."""
-        newest = self.newest_checkpoint()
-        if newest is None:
+    def require_checkpoint(self, which: str = "newest") -> Path:
+        """The path of a whole checkpoint: the ``newest``, the ``best``, or that after a step.
+
+        Raises UserError where there is none.
+        """
+        if which == "best":
+            found = best_checkpoint(self.checkpoints, read_best(self.checkpoints))
+            if found is None:
+                raise UserError(
+                    f"{self.path} has no best checkpoint: train it with checkpoint.best=loss, or "
+                    "another score of its validations"
+                )
+            return found
+        whole = checkpoint.checkpoints(self.checkpoints)
+        if not whole:
             raise UserError(f"{self.path} has no checkpoint yet: train it first")
-        return newest
+        if which == "newest":
+            return whole[-1]
+        if not which.isdecimal():
+            raise UserError(f"{which} is no checkpoint: give newest, best, or a number of steps")
+        path = checkpoint.checkpoint_path(self.checkpoints, int(which))
+        if path not in whole:
+            steps = ", ".join(str(int(each.name.partition("-")[2])) for each in whole)
+            raise UserError(f"{self.path} has no checkpoint after step {which}: there are {steps}")
+        return path
 
     def config_with(
         self, overrides: Sequence[str], *, base_overrides: Sequence[str] = ()
@@ -179,12 +200,13 @@ class Run:
         """
         path = checkpoint_path or self.require_checkpoint()
         config = config or self.config
+        mesh = mesh or Mesh.describe()
         architecture = architecture_of(config.data, config.model, self.normalisation.grid)
         model = build_model(
             architecture, config.training, self.normalisation, mesh=mesh, draws_weights=False
         )
         kind = AVERAGE if weights_of(path, weights) == "average" else "model"
-        checkpoint.load(path, model_tensors(model, kind=kind))
+        checkpoint.load(path, model_tensors(model, mesh.data, kind=kind))
         return model.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from torch import Size, Tensor
@@ -73,28 +74,57 @@ class Shard:
 def own_share(tensors: Mapping[str, Tensor | Shard]) -> dict[str, Tensor | Shard]:
     """What this rank writes of the tensors of a checkpoint: of what many hold alike, a part.
 
-    The order and the shapes of the tensors decide who writes what, so that ranks which hold the
-    same need not ask each other, and each writes about as much. Of tensors that are no shards, the
-    first rank writes all.
+    Of tensors that are no shards, the first rank writes all.
     """
-    share: dict[str, Tensor | Shard] = {}
-    written: dict[tuple[str, ...], list[int]] = {}  # elements by each rank, for each set of axes
+    places = _divided({name: _axes(tensor) for name, tensor in tensors.items()}, tensors)
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if (
+            places[name] == tuple(axis.index for axis in tensor.shared_over)
+            if isinstance(tensor, Shard)
+            else is_first_rank()
+        )
+    }
+
+
+def readers(tensors: Mapping[str, Tensor | Shard]) -> dict[str, tuple[Axis, int]]:
+    """For each shard that replicas hold alike, their axis and the place on it of the one to read.
+
+    Each replica reads about as much.
+    """
+    axes = {
+        name: tuple(axis for axis in _axes(tensor) if axis.name == "data" and axis.size > 1)
+        for name, tensor in tensors.items()
+    }
+    places = _divided(axes, tensors)
+    return {name: (axes[name][0], place[0]) for name, place in places.items() if place}
+
+
+def _axes(tensor: Tensor | Shard) -> tuple[Axis, ...]:
+    return tensor.shared_over if isinstance(tensor, Shard) else ()
+
+
+def _divided(
+    axes: Mapping[str, tuple[Axis, ...]], tensors: Mapping[str, Tensor | Shard]
+) -> dict[str, tuple[int, ...]]:
+    """Divide tensors among the ranks along the axes of each: the place on them of the one.
+
+    The order and the shapes of the tensors decide, so that ranks which hold the same need not ask
+    each other, and each is given about as much.
+    """
+    given: dict[tuple[str, ...], dict[tuple[int, ...], int]] = {}  # elements, by axes and place
+    found = {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, Shard):
-            axes = tensor.shared_over
-            place = 0
-            for axis in axes:
-                place = place * axis.size + axis.index
-            by_rank = written.setdefault(
-                tuple(axis.name for axis in axes), [0] * math.prod(axis.size for axis in axes)
-            )
-            least = by_rank.index(min(by_rank))
-            by_rank[least] += math.prod(tensor.shape)
-            if least == place:
-                share[name] = tensor
-        elif is_first_rank():
-            share[name] = tensor
-    return share
+        shared = axes[name]
+        elements = given.setdefault(
+            tuple(axis.name for axis in shared),
+            dict.fromkeys(product(*(range(axis.size) for axis in shared)), 0),
+        )
+        place = min(elements, key=elements.__getitem__)
+        elements[place] += math.prod(tensor.shape)
+        found[name] = place
+    return found
 
 
 class ShardSavePlanner(DefaultSavePlanner):

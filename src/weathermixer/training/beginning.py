@@ -29,6 +29,7 @@ from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank
 from weathermixer.runs import checkpoint
+from weathermixer.runs.best import best_file
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.inheritance import Source, inherit_statistics
 from weathermixer.runs.run import Run
@@ -49,16 +50,16 @@ def begin_run(
     notices: Notices,
     workers: Workers,
     source: Path | None = None,
-) -> tuple[Run, Path | None, Source | None]:
+) -> tuple[Run, list[Path], Source | None]:
     """Create the run in ``out``, or continue it, with its configuration written into it.
 
     All ranks call this together. The first alone looks into the folder and writes: a shared one may
     look older to the others, and a thousand that look into it are slow. Where the statistics of an
     archive have to be estimated, each of the ranks, the ``workers``, reads a part of the states.
 
-    Returns the run, the checkpoint to continue from, if any, and else what it is to begin with of
-    the run ``source``. ``samples`` are those to learn from. What has changed since the run was
-    begun, and costs no sample, is said.
+    Returns the run, the checkpoints that it can be continued from, the newest first, and what it is
+    to begin with of the run ``source`` where there are none. ``samples`` are those to learn from.
+    What has changed since the run was begun, and costs no sample, is said.
 
     A run without checkpoints starts over, whether or not it is resumed. ``lock`` is acquired here,
     on the first rank, and released by the caller. Raises UserError where another training holds it,
@@ -76,7 +77,7 @@ def begin_run(
     if from_first_rank(open_run):
         statistics = _statistics(config.data, store, workers)
 
-    def create() -> tuple[Run, Path | None, Source | None]:
+    def create() -> tuple[Run, list[Path], Source | None]:
         assert begun is not None, "the first rank has opened the run"
         normalisation = begun.normalisation
         if normalisation is None:
@@ -90,7 +91,7 @@ def begin_run(
             if begun.source is not None:
                 normalisation = inherit_statistics(normalisation, config, begun.source.run)
         run = Run.create(out, config, normalisation, begun.origin.write)
-        return run.read(), run.newest_checkpoint(), begun.source
+        return run.read(), checkpoint.checkpoints(run.checkpoints)[::-1], begun.source
 
     return from_first_rank(create)
 
@@ -124,7 +125,8 @@ def _open_run(
     checkpoint.remove_leftovers(run.checkpoints)
     origin = Origin.of(config, store, samples)
     if run.newest_checkpoint() is None:
-        run.divergence.unlink(missing_ok=True)  # of an earlier training that left no checkpoint
+        for left in (run.divergence, best_file(run.checkpoints)):  # without a checkpoint
+            left.unlink(missing_ok=True)
         check_step(config.data, store)
         if source is None:
             return _Begun(origin, None)

@@ -92,17 +92,13 @@ class Divergence:
         self._recent.append(loss)
         return None
 
-    def require_no_spike(
-        self, step: int, loss: float, *, stop: int, checkpoint: Path | None
-    ) -> None:
-        """Raise Diverged where the loss of ``step`` is a spike; ``stop`` as that has it."""
-        what = self.spike(step, loss)
-        if what is not None:
-            remedy = (
-                f"and training stopped: {checkpoint or 'no checkpoint'} was saved last; lower "
-                "training.learning_rate, or go on from there with training.on_divergence=skip"
-            )
-            raise Diverged(what, remedy, step=step, stop=stop)
+    def spiked(self, what: str, *, step: int, stop: int, checkpoint: Path | None) -> Diverged:
+        """The error of a loss that is a spike, as ``what`` says; ``stop`` as that has it."""
+        remedy = (
+            f"and training stopped: {checkpoint or 'no checkpoint'} was saved last; lower "
+            "training.learning_rate, or go on from there with training.on_divergence=skip"
+        )
+        return Diverged(what, remedy, step=step, stop=stop)
 
     def remember(self, step: int) -> bool:
         """Keep the recent losses with the checkpoint of ``step``; whether there is anything new."""

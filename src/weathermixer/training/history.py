@@ -69,11 +69,13 @@ class History:
         *,
         dtype: str,
         checkpoint: Path,
+        saving_seconds: float,
         stopped_by: str | None,
     ) -> TrainResult:
         """Sum up the training so far; all ranks call this together, and get the same result.
 
-        ``checkpoint`` is the one that it led to, ``stopped_by`` the signal that ended it, if any.
+        ``checkpoint`` is the one that it led to, ``saving_seconds`` how long saving held up this
+        rank, and ``stopped_by`` the signal that ended it, if any.
         """
         effort, taken = self.effort, max(1, self.effort.steps)
         averages = optimizer_tensors(state.replicas.parameters(), state.optimizer)
@@ -89,13 +91,14 @@ class History:
                     peak_memory_bytes(mesh.device),
                     total_bytes(state.model.parameters()),
                     total_bytes(averages.values()),
+                    saving_seconds,
                 )
             ),
             strict=True,
         )
-        sent, read, flops, exchanges, for_data, for_ranks, memory, parameters, optimizer = map(
-            list, by_rank
-        )
+        (
+            sent, read, flops, exchanges, for_data, for_ranks, memory, parameters, optimizer, saving
+        ) = map(list, by_rank)  # fmt: skip
 
         def result() -> TrainResult:
             loss, grad_norm, seconds = _columns(self._steps)
@@ -118,6 +121,7 @@ class History:
                 peak_memory_bytes=memory,
                 parameter_bytes=parameters,
                 optimizer_bytes=optimizer,
+                saving_seconds=saving,
                 samples_seen=state.samples,
                 checkpoint=checkpoint,
                 validation={

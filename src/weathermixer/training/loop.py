@@ -6,7 +6,7 @@ progress, and when it validates and saves.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -42,9 +42,10 @@ from weathermixer.training.notices import Notices
 from weathermixer.training.passes import Objective
 from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
+from weathermixer.training.saving import Saver
 from weathermixer.training.state import TrainingState
 from weathermixer.training.step import take_step
-from weathermixer.training.validation import Validation, validate
+from weathermixer.training.validation import Validation, require_score, validate
 
 
 class TrainingLoop:
@@ -56,15 +57,15 @@ class TrainingLoop:
             for step in loop:
                 print(step.number, step.loss)
                 if step.number % 100 == 0:
-                    loop.save()
+                    loop.begin_save()
                     print(loop.validate().mean_relative_rmse)
             loop.save()
 
     Every rank of the mesh does the same at the same time. ``job`` holds the settings and the mesh,
     ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
-    came to, ``checkpoint`` the newest that was saved or loaded, and ``divergence`` which samples
-    are left out. ``windows`` are the samples to learn from, and ``validation_samples (sample,
-    times)`` the time indices of those to validate on. While ``stop_request`` is entered, a
+    came to, ``checkpoint`` the newest that is whole, ``saver`` what writes it, and ``divergence``
+    which samples are left out. ``windows`` are the samples to learn from, and ``validation_samples
+    (sample, times)`` the time indices of those to validate on. While ``stop_request`` is entered, a
     signal ends the iteration after the step in hand.
     """
 
@@ -76,14 +77,16 @@ class TrainingLoop:
         validation_samples: NDArray[np.int64],
         notices: Notices | None = None,
         *,
-        checkpoint: Path | None = None,
+        checkpoints: Sequence[Path] = (),
         source: Source | None = None,
     ) -> None:
-        """Begin with initial weights, with what was saved in ``checkpoint``, or from ``source``."""
+        """Begin with initial weights, or those of ``source``, or with one of the ``checkpoints``.
+
+        That is the first of them that is not damaged.
+        """
         self.job, self.run = job, run
         self.windows, self.validation_samples = windows, validation_samples
         self.history = History()
-        self.checkpoint: Path | None = None
         self.stop_request = StopRequest()
         self.notices = notices or Notices(console.say)
         self._held = ExitStack()
@@ -94,7 +97,7 @@ class TrainingLoop:
             self._training,
             run.normalisation,
             mesh=job.mesh,
-            draws_weights=checkpoint is None,
+            draws_weights=not checkpoints,
         )
         if source is not None:
             for sentence in inherit_weights(model, job.config, source):
@@ -130,9 +133,11 @@ class TrainingLoop:
         )
         self._batches: Generator[Batch, None, None] | None = None
         self.divergence = Divergence(self._training, run.divergence)
-        self._saved_step = -1
-        if checkpoint is not None:
-            self.load(checkpoint)
+        self.saver = Saver(
+            run, job.config.checkpoint, self.state, self.notices, begins=self._keep_recent_losses
+        )
+        if checkpoints:
+            self._load(checkpoints)
 
     @classmethod
     def begin(
@@ -165,13 +170,14 @@ class TrainingLoop:
         job = join(config, states, trains=True, say=notices.say, device=device)
         windows = training_windows(data, training, states)
         validation_samples = validation_windows(data, training, states)
+        require_score(config.checkpoint.best, job.channels)
         require_last_sample(job, windows)
         validation_samples = readable_samples(job, validation_samples, notices)
         lock = FolderLock(out, "training")
         with ExitStack() as held:
             held.callback(lock.release)
             with console.waiting_for("the first rank to open the run"):
-                run, newest, inherited = begin_run(
+                run, checkpoints, inherited = begin_run(
                     config,
                     out,
                     states,
@@ -190,11 +196,11 @@ class TrainingLoop:
                 windows,
                 validation_samples,
                 notices,
-                checkpoint=newest,
+                checkpoints=checkpoints,
                 source=inherited,
             )
-            if newest is not None:
-                notices.say(f"continuing from {newest}")
+            if loop.checkpoint is not None:
+                notices.say(f"continuing from {loop.checkpoint}")
             loop._held = held.pop_all()
         return loop
 
@@ -213,9 +219,18 @@ class TrainingLoop:
                 return
 
     def close(self) -> None:
-        """End the threads that read ahead, and let another training write into the run."""
+        """End the threads that read and write, and let another training write into the run.
+
+        What was begun to be saved is no checkpoint unless ``finish_saving`` or ``save`` was called.
+        """
         self._end_reading()
+        self.saver.close()
         self._held.close()
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The newest checkpoint that is whole, if there is one."""
+        return self.saver.newest
 
     def next_batch(self) -> Batch:
         """This rank's samples of the next step in the plan, once they are read.
@@ -268,13 +283,14 @@ class TrainingLoop:
             self._objective,
             batch.forcings.to(self._mesh.device, non_blocking=True),
             stopping=self.stop_request.received is not None,
+            has_saved=self.saver.has_written,
         )
         if not outcome.is_taken:
+            self.saver.finish()
             raise self._not_finite(outcome.loss, batch, states, outcome.magnitudes, stop)
         state.samples = stop
-        self.divergence.require_no_spike(
-            state.step, outcome.loss, stop=stop, checkpoint=self.checkpoint
-        )
+        self._require_no_spike(outcome.loss, stop)
+        self.saver.go_on(round(outcome.saved))
         effort = meter.effort(bytes_read=batch.bytes_read)
         stopped_by = self.stop_request.received or "a signal to another rank"
         report = StepReport(
@@ -290,7 +306,9 @@ class TrainingLoop:
     def validate(self) -> Validation:
         """Compute loss and errors on the validation samples; nothing of the training changes.
 
-        Where an average of the weights is kept, they are those of the average.
+        Where an average of the weights is kept, they are those of the average. Where they are the
+        best so far by ``checkpoint.best``, it begins to save them.
+
         Raises UserError, alike on all ranks, where there are no such samples, where any rank cannot
         read its part of them, and where the loss is NaN or infinite.
         """
@@ -299,6 +317,7 @@ class TrainingLoop:
         size, data = self._training.samples_at_once, self._mesh.data
         firsts = range(data.index * size, len(self.validation_samples), data.size * size)
         plan = (self.validation_samples[first : first + size] for first in firsts)
+        self.saver.hold_back()  # an average takes the place of weights that may be being copied
         with (
             closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches,
             self._arithmetic.in_force(),
@@ -317,26 +336,39 @@ class TrainingLoop:
                 input_times=self._objective.input_times,
             )
         self.history.add_validation(self.state.step, scores)
+        self.saver.consider(scores)
         return scores
+
+    def begin_save(self) -> None:
+        """Begin to write a checkpoint of this step, unless there is one, while training goes on.
+
+        The steps that follow carry it on; it is whole a few of them later, and ``checkpoint`` is
+        its path then. A step or the next checkpoint raises UserError, on all ranks, with the
+        checkpoint before kept, where it cannot be written.
+        """
+        self.saver.begin()
 
     def save(self) -> Path:
         """Write a checkpoint of this step, unless there is one, and keep the newest few.
 
         Raises UserError, with the one before kept, where it cannot be written.
         """
-        if self.checkpoint is None or self._saved_step != self.state.step:
-            if self.divergence.remember(self.state.step):
-                meshes.from_first_rank(self.divergence.write)
-            keep = self.job.config.checkpoint.keep
-            self.checkpoint = self.state.save(self.run, keep=keep, notices=self.notices)
-            self._saved_step = self.state.step
+        self.begin_save()
+        self.saver.finish()
+        assert self.checkpoint is not None, "it was just written"
         return self.checkpoint
+
+    def finish_saving(self) -> None:
+        """Wait until what was begun to be saved is written; UserError where it cannot be."""
+        self.saver.finish()
 
     def load(self, checkpoint: Path) -> None:
         """Take over what was saved in ``checkpoint``, on any mesh; UserError if it does not fit."""
+        self._load([checkpoint])
+
+    def _load(self, checkpoints: Sequence[Path]) -> None:
         self._end_reading()
-        self.state.load(checkpoint, self.notices)
-        self.checkpoint, self._saved_step = checkpoint, self.state.step
+        self.saver.load(checkpoints)
         # As the first rank sees it: the others need not look into the run.
         self.divergence = meshes.from_first_rank(self.divergence.read)
         self.divergence.return_to(self.state.step)
@@ -350,6 +382,7 @@ class TrainingLoop:
             self._mesh,
             dtype=self._training.dtype,
             checkpoint=self.checkpoint,
+            saving_seconds=self.saver.seconds,
             stopped_by=stopped_by,
         )
 
@@ -357,6 +390,20 @@ class TrainingLoop:
         if self._batches is not None:
             self._batches.close()
             self._batches = None
+
+    def _keep_recent_losses(self) -> None:
+        """Keep them with the checkpoint that is begun."""
+        if self.divergence.remember(self.state.step):
+            meshes.from_first_rank(self.divergence.write)
+
+    def _require_no_spike(self, loss: float, stop: int) -> None:
+        what = self.divergence.spike(self.state.step, loss)
+        if what is not None:
+            # Which checkpoint a run goes back to must not depend on the disk.
+            self.saver.finish()
+            raise self.divergence.spiked(
+                what, step=self.state.step, stop=stop, checkpoint=self.checkpoint
+            )
 
     def _go_back(self, diverged: Diverged) -> None:
         """Return to the newest checkpoint, and leave out the samples that were seen since."""

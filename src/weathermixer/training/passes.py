@@ -77,9 +77,9 @@ class RolloutPasses:
         known = given[::-1]
         with torch.no_grad(), ACTIVITY.named("forward"):
             for first in firsts[:-1]:
-                known.append(self.network(*self._recent(known, first), *self._fields(first)))
-        for made in known[len(given) :]:
-            made.requires_grad_()
+                made = self.network(*self._recent(known, first), *self._fields(first))
+                known.append(made.requires_grad_())
+                del made  # held by a name, it would be held to the end
         losses: list[Tensor] = []
         magnitudes: list[Tensor] = []
         for first in reversed(firsts):

@@ -21,12 +21,13 @@ class TrainResult:
     and ``parameters`` their number. ``loss``, ``grad_norm`` (before clipping) and
     ``seconds_per_step`` (of the first rank) have one number per step; the lists after them one per
     rank: bytes sent and read, operations and exchanges in a step, the seconds of a step in which it
-    waited for its samples and for other ranks, and the most bytes held in all and those of
-    parameters and of the optimizer's state. ``flops_per_step`` counts two operations for each
-    multiply-add of a matrix product, ``exchanges_per_step`` calls of the backend. On an accelerator
-    ``waited_for_ranks`` is None: the device waits, and no processor sees it. ``samples_seen`` are
-    those of the whole run, over all replicas. ``checkpoint`` is the newest, and ``validation``
-    holds scores by step. ``stopped_by`` names the signal that ended the training early.
+    waited for its samples and for other ranks, the most bytes held in all and those of parameters
+    and of the optimizer's state, and the seconds in which steps were held up by saving.
+    ``flops_per_step`` counts two operations for each multiply-add of a matrix product,
+    ``exchanges_per_step`` calls of the backend. On an accelerator ``waited_for_ranks`` is None: the
+    device waits, and no processor sees it. ``samples_seen`` are those of the whole run, over all
+    replicas. ``checkpoint`` is the newest, and ``validation`` holds scores by step. ``stopped_by``
+    names the signal that ended the training early.
     """
 
     layout: Layout
@@ -47,6 +48,7 @@ class TrainResult:
     optimizer_bytes: list[int]
     samples_seen: int
     checkpoint: Path
+    saving_seconds: list[float] = field(default_factory=list)
     validation: dict[int, Validation] = field(default_factory=dict)
     stopped_by: str | None = None
 
@@ -67,7 +69,7 @@ class TrainResult:
 
         Raises KeyError, TypeError or ValueError where it is something else.
         """
-        typed: dict[str, Any] = {each.name: values[each.name] for each in fields(cls)}
+        typed = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         typed["layout"] = Layout(**values["layout"])
         typed["checkpoint"] = Path(values["checkpoint"])
         typed["validation"] = {

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from weathermixer.config import Parallel, Training
-from weathermixer.errors import reason
-from weathermixer.jigsaw.mesh import Mesh, is_first_rank
+from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.replicas import Replicas
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
 from weathermixer.runs.checkpoint_index import stored_kinds
-from weathermixer.runs.run import AVERAGE, Run, model_tensors
+from weathermixer.runs.run import AVERAGE, model_tensors
 from weathermixer.runs.shards import Shard
 from weathermixer.training.average import WeightAverage
 from weathermixer.training.notices import Notices
@@ -66,25 +65,6 @@ class TrainingState:
         parameters, decay = replicas.parameters(), training.average_decay
         average = None if decay is None else WeightAverage(parameters, decay)
         return cls(model, mesh, replicas, build_optimizer(parameters, training), average)
-
-    def save(self, run: Run, *, keep: int, notices: Notices) -> Path:
-        """Write a checkpoint, then remove all but the newest ``keep``; returns its path.
-
-        Every rank calls this. Raises UserError where the checkpoint cannot be written; that old
-        ones cannot be removed is only said.
-        """
-        path = checkpoint.checkpoint_path(run.checkpoints, self.step)
-        checkpoint.save(path, self.tensors())
-        if is_first_rank():
-            try:
-                checkpoint.remove_old(run.checkpoints, keep)
-            except OSError as error:
-                notices.say_once(
-                    "old checkpoints",
-                    f"old checkpoints in {run.checkpoints} cannot be removed ({reason(error)}): "
-                    "training goes on; remove them yourself, or make the folder writable",
-                )
-        return path
 
     def load(self, path: Path, notices: Notices) -> None:
         """Take over what was saved, on any mesh; UserError where it is damaged or does not fit.

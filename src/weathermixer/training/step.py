@@ -28,13 +28,14 @@ from weathermixer.training.state import TrainingState
 class Outcome:
     """Loss and gradient norm of all ranks in a step; where either is not finite, none was taken.
 
-    ``stops`` counts the ranks that are to stop; ``magnitudes (batch, channel)`` are the largest of
-    each of this rank's forecast states.
+    ``stops`` counts the ranks that are to stop, and ``saved`` those that have written their part;
+    ``magnitudes (batch, channel)`` are the largest of each of this rank's forecast states.
     """
 
     loss: float
     grad_norm: float
     stops: float
+    saved: float
     magnitudes: list[Tensor]
 
     @property
@@ -103,37 +104,37 @@ def take_step(
     forcings: Tensor | None = None,
     *,
     stopping: bool = False,
+    has_saved: bool = False,
 ) -> Outcome:
     """Take one optimizer step on ``states (batch, times, channel, latitude, longitude)``.
 
     ``forcings (batch, rollout, forcing, latitude, longitude)`` go with them. Every rank calls this;
-    ``stopping`` tells the others that this one is to stop. The processor waits for the device once,
-    for loss and norm, and the device not at all for the processor. Where these are not finite,
-    weights and optimizer are left alone, and gradients as they are.
+    ``stopping`` tells the others that this one is to stop, ``has_saved`` that it has written its
+    part of a checkpoint. The processor waits for the device once, for loss and norm, and the device
+    not at all for the processor. Where these are not finite, weights and optimizer are left alone,
+    and gradients as they are.
     """
     set_step(state.optimizer, state.step, training)
     loss, magnitudes = compute_gradients(state, training, states, objective, forcings)
     # One exchange for all that is summed over the whole mesh.
-    sums = torch.stack(
-        [
-            loss.double(),
-            state.replicas.gradient_square(),
-            torch.full((), float(stopping), dtype=torch.float64, device=loss.device),
-        ]
+    told = (
+        torch.full((), float(news), dtype=torch.float64, device=loss.device)
+        for news in (stopping, has_saved)
     )
+    sums = torch.stack([loss.double(), state.replicas.gradient_square(), *told])
     with ACTIVITY.at("loss and norm of the gradient"):
-        total_loss, square, stops = total_over(mesh.axes, sums)
+        total_loss, square, *counts = total_over(mesh.axes, sums)
     norm = square.sqrt()
     is_bad = ~(torch.isfinite(total_loss) & torch.isfinite(norm))
     # The only wait: begun here, so that it ends before the optimizer does.
-    summary = HostCopy(torch.stack([total_loss, norm, stops]))
+    summary = HostCopy(torch.stack([total_loss, norm, *counts]))
     with ACTIVITY.named("optimizer"):
         # Gradients that are not finite stay as they are, to be looked at.
         state.replicas.clip_gradients(training.clip_norm, norm.masked_fill(is_bad, 0.0))
         step_unless(is_bad, state.optimizer)
     with ACTIVITY.waiting_alone_for("its device"), ACTIVITY.named("wait for loss and norm"):
-        loss_value, norm_value, stop_count = summary.wait()
-    outcome = Outcome(loss_value, norm_value, stop_count, magnitudes)
+        loss_value, norm_value, stop_count, saved = summary.wait()
+    outcome = Outcome(loss_value, norm_value, stop_count, saved, magnitudes)
     if outcome.is_taken:
         if state.average is not None:
             state.average.update()

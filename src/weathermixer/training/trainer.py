@@ -54,8 +54,10 @@ def train(
                 watch.record(step)
                 # A signal during the last step has nothing left to stop.
                 stopped_by = step.stopped_by if step.number < steps else None
-                if stopped_by or step.number == steps or step.number % every == 0:
+                if stopped_by or step.number == steps:
                     loop.save()
+                elif step.number % every == 0:
+                    loop.begin_save()
                 watch.validate(step)
         if stopped_by is not None:
             loop.notices.say(

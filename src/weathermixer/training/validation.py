@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -44,6 +45,28 @@ class Validation:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The scores from an object of JSON that has this class's fields."""
         return cls(float(values["loss"]), dict(values["relative_rmse"]))
+
+
+SCORES = ("loss", "mean_relative_rmse")
+"""What ``score_of`` knows beside the channels."""
+
+
+def score_of(scores: Validation, name: str) -> float:
+    """The loss, the mean relative RMSE, or that of the channel ``name``; NaN where it has none."""
+    if name in SCORES:
+        return float(getattr(scores, name))
+    return scores.relative_rmse.get(name, math.nan)
+
+
+def require_score(name: str | None, channels: Sequence[str]) -> None:
+    """Raise UserError where ``checkpoint.best`` is no score of a network with these channels."""
+    if name is not None and name not in (*SCORES, *channels):
+        near = difflib.get_close_matches(name, channels, n=1)
+        known = ", ".join([*SCORES, near[0] if near else channels[0]])
+        raise UserError(
+            f"checkpoint.best={name} is no score of a validation: choose among {known}"
+            f"{'' if near else ' and the other channels'}"
+        )
 
 
 @torch.no_grad()
