@@ -119,3 +119,13 @@ def test_an_average_that_was_not_kept_is_refused(waves: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="has no average of the weights: take the last ones"):
         forecast(run, waves, INIT, 1, tmp_path / "f.zarr", weights="average")
     assert not (tmp_path / "f.zarr.partial").exists()
+
+
+def test_a_run_that_begins_from_another_takes_its_average(
+    waves: Path, averaged: Path, tmp_path: Path
+) -> None:
+    tensors = stored(Run.open(averaged).require_checkpoint())
+    with TrainingLoop.begin(config_of(waves), tmp_path / "run", source=averaged) as loop:
+        for name, parameter in loop.state.model.named_parameters():
+            assert torch.equal(parameter, tensors[f"average.{name}"])
+            assert not torch.equal(parameter, tensors[f"model.{name}"])

@@ -36,7 +36,11 @@ from weathermixer.config.lengths import (
 )
 from weathermixer.config.presets import fitting_schedule
 from weathermixer.config.sections import Data, Section
-from weathermixer.config.variables import PRESSURE_LEVEL_NAMES, VARIABLE_NAMES
+from weathermixer.config.variables import (
+    DIAGNOSTIC_NAMES,
+    PRESSURE_LEVEL_NAMES,
+    VARIABLE_NAMES,
+)
 
 LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
 ErrorKind: TypeAlias = Literal["squared", "absolute", "huber"]
@@ -223,7 +227,8 @@ class Training(Section):
     @classmethod
     def _are_of_channels(cls, value: dict[str, float]) -> dict[str, float]:
         variables = [name for name in value if not _is_channel_on_a_level(name)]
-        require_known(tuple(variables), VARIABLE_NAMES, "variable or channel")
+        known = (*VARIABLE_NAMES, *DIAGNOSTIC_NAMES)
+        require_known(tuple(variables), known, "variable or channel")
         return value
 
     @field_validator("warmup_steps")

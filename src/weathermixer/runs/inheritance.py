@@ -25,7 +25,7 @@ from weathermixer.jigsaw.pieces import LocalParameter, local_parameters
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
-from weathermixer.runs.run import Run
+from weathermixer.runs.run import AVERAGE, Run, weights_of
 from weathermixer.runs.shards import Shard
 
 
@@ -85,11 +85,11 @@ def inherit_statistics(own: Normalisation, config: Config, source: Run) -> Norma
 def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list[str]:
     """Fill a rank's part of a network, with initial weights, from another run; what was taken over.
 
-    All ranks call this. What both networks have in common, by name and size, is taken over whole;
-    of encoder, decoder and head, what belongs to fields that both know. Columns of the encoder for
-    new fields are zero, so that the network begins with what it knows. Where patches have a whole
-    multiple of the other's grid points, each point takes its part of the weight of the point that
-    it lies in.
+    All ranks call this. The weights are the other run's average, where it has one, else the last.
+    What both networks have in common, by name and size, is taken over whole; of encoder, decoder
+    and head, what belongs to fields that both know. Columns of the encoder for new fields are zero,
+    so that the network begins with what it knows. Where patches have a whole multiple of the
+    other's grid points, each point takes its part of the weight of the point that it lies in.
 
     Raises UserError where nothing can be taken over, and where the checkpoint is damaged.
     """
@@ -119,9 +119,11 @@ def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list
             f"{source.checkpoint} has nothing that this network could take over: leave out --from, "
             "or give it the sizes of that network"
         )
+    # As a forecast of the other run takes them.
+    kind = AVERAGE if weights_of(source.checkpoint, None) == "average" else "model"
     checkpoint.load(
         source.checkpoint,
-        {f"model.{each.local.name}": each.shard for each in taken if each.shard.tensor.numel()},
+        {f"{kind}.{each.local.name}": each.shard for each in taken if each.shard.tensor.numel()},
         leaves_others=True,
     )
     for each in taken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,9 @@ def test_other_meshes_and_steps_are_refused() -> None:
         published.describe(architecture, Layout(domain=2), StepKind(samples=1), NODES)
     with pytest.raises(UserError, match="rollout 1"):
         published.describe(architecture, Layout(), StepKind(samples=1, rollout=2), NODES)
+    given = replace(architecture, forcings=2)
+    with pytest.raises(UserError, match=r"neither data\.forcings nor"):
+        published.describe(given, Layout(), StepKind(samples=1), NODES)
     with pytest.raises(UserError, match="there is no scheme tensor: choose jigsaw, or one of"):
         find_scheme("tensor")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import cast
 
+from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
@@ -46,6 +47,11 @@ def describe(
 ) -> StepDescription:
     """A step of the published implementation, on the rank of an instance that does most."""
     require_plain_step("published", kind)
+    if architecture.forcings or architecture.diagnostic or architecture.input_times > 1:
+        raise UserError(
+            "the scheme published has neither data.forcings nor data.diagnostic nor several "
+            "data.input_times: leave these out, or plan with another --scheme"
+        )
     require_mesh(
         _MESHES.get(layout.ways) == (layout.domain, layout.tensor),
         "the published implementation has the meshes 1 × 1, 1 × 2 and 2 × 2 (domain × tensor), "
