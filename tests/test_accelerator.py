@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from support.selection import exhaustive
-
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 
 # The small network: two levels of five variables and four at the surface, three static fields;
@@ -31,7 +29,8 @@ def operations() -> int:
     return 2 * (2 * encoder + 3 * (BLOCKS * (tokens + channels) + decoder + head))
 
 
-@pytest.mark.parametrize("compiled", [False, *exhaustive(True)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("compiled", [False, True])
 def test_it_measures_everything_without_an_accelerator(tmp_path: Path, compiled: bool) -> None:
     if compiled and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("torch.compile needs a C++ compiler, and none of c++, g++, clang++ is there")

@@ -23,6 +23,7 @@ def test_forecasts_start_where_training_never_was_and_end_with_the_truth() -> No
     assert inits.max() + demo.FORECAST_STEPS * np.timedelta64(6, "h") <= times[-1]
 
 
+@pytest.mark.exhaustive
 def test_the_demonstration_continues_where_it_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,7 +53,7 @@ def test_a_configuration_fits_data_of_its_kind(path: Path, tmp_path: Path) -> No
     assert check(path, overrides).problems == []
 
 
-@pytest.mark.parametrize("path", [FIRST, *exhaustive(*OTHERS)], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", exhaustive(FIRST, *OTHERS), ids=lambda path: path.stem)
 def test_a_network_learns_the_same_on_four_ranks_as_on_one(path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", path],

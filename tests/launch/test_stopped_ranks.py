@@ -35,7 +35,7 @@ SECONDS_TO_BEAT = 3.0
 
 @pytest.mark.parametrize(
     ("start", "stopped"),
-    [("nproc", 1), *exhaustive(("nproc", 0), ("torchrun", 1), ("torchrun", 0))],
+    exhaustive(("nproc", 1), ("nproc", 0), ("torchrun", 1), ("torchrun", 0)),
 )
 def test_a_rank_that_is_stopped_is_named_and_ends_all(
     start: str, stopped: int, processes: Processes, tmp_path: Path

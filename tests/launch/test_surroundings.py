@@ -98,6 +98,7 @@ def test_a_program_by_its_path_runs_the_package_around_it(
     assert (status, out) == (0, f"weathermixer, version {weathermixer.__version__}\n")
 
 
+@pytest.mark.exhaustive
 def test_no_locale_stands_in_the_way_of_words_or_names(
     processes: Processes, config: Path, tmp_path: Path
 ) -> None:

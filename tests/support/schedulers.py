@@ -16,10 +16,12 @@ JOB = "4711"
 # How a turn ends: what srun does in the place of a training.
 _SRUN = r"""
 turn=$((${SLURM_RESTART_COUNT:-0} + 1))
+# SLURM does so hours after the script has begun to wait.
+warn() { sleep 0.5; kill -USR1 $PPID; }
 save() { mkdir -p "$CHECKPOINTS/step-0000000$turn"; }
 case $(sed -n "${turn}p" "$FOLDER/endings") in
-    warned) trap 'save; exit 75' USR1; kill -USR1 $PPID; while :; do sleep 0.02; done ;;
-    deaf) trap '' USR1; echo $$ >"$FOLDER/deaf"; kill -USR1 $PPID; while :; do sleep 0.02; done ;;
+    warned) trap 'save; exit 75' USR1; warn; while :; do sleep 0.02; done ;;
+    deaf) trap '' USR1; echo $$ >"$FOLDER/deaf"; warn; while :; do sleep 0.02; done ;;
     cancelled) save; kill -TERM $PPID; sleep 0.1; exit 75 ;;
     signalled) save; exit 75 ;;
     done) save; exit 0 ;;

@@ -173,7 +173,7 @@ def test_a_profile_names_the_parts_of_a_step_and_every_exchange(watched: Watched
             assert names[part] == 1
         # 8 rows of 2 samples, and half of 16 channels of 4 bytes.
         assert names["all-gather over tensor (blocks.0.1.contract, forward), 512 bytes"] == 1
-        assert names["all-reduce over tensor (loss and norm of the gradient), 24 bytes"] == 1
+        assert names["all-reduce over tensor (loss and norm of the gradient), 32 bytes"] == 1
         exchanges = [name for name in names if re.match(r"(all|reduce)-.* over tensor", name)]
         begun = sum(names[name] for name in exchanges)
         assert begun == watched.result.exchanges_per_step[rank]

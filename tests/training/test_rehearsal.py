@@ -50,9 +50,14 @@ NETWORK = Architecture(
     prediction="state",
 )
 MESHES = [
-    Layout(domain=2, tensor=2),
     Layout(data=2, domain=2),
-    *exhaustive(Layout(), Layout(data=3), Layout(domain=3), Layout(data=2, tensor=2)),
+    *exhaustive(
+        Layout(domain=2, tensor=2),
+        Layout(),
+        Layout(data=3),
+        Layout(domain=3),
+        Layout(data=2, tensor=2),
+    ),
 ]
 TRAININGS = [
     {"rollout": 2, "recompute": True},
@@ -62,7 +67,6 @@ TRAININGS = [
         {"instance_batch": 3, "micro_batch": 2, "rollout": 2, "recompute": "stages"},
     ),
 ]  # fmt: skip
-SCALARS = 3  # loss, square of the gradient's norm, and whether to stop: in float64
 
 
 def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:

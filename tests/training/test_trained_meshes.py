@@ -375,9 +375,9 @@ def test_what_is_sent_and_computed_is_what_the_cost_model_says(
 
 
 def _sent_besides(layout: Layout, model: torch.nn.Module) -> int:
-    """Three numbers summed over every axis, and gradients of weights summed over replicas."""
+    """Four numbers summed over every axis, and gradients of weights summed over replicas."""
     replicas = layout.data
-    numbers = 2 * (replicas - 1) * 3 // replicas + 3 * (layout.domain - 1 + layout.tensor - 1)
+    numbers = 2 * (replicas - 1) * 4 // replicas + 4 * (layout.domain - 1 + layout.tensor - 1)
     for weight in model.parameters():
         if weight.ndim > 1:
             rows, columns = weight.shape

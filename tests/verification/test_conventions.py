@@ -35,7 +35,7 @@ def _truth(planet: Planet) -> xr.Dataset:
             "geopotential": (ON_LEVELS, planet.states[:, :2]),
             "2m_temperature": (("time", "latitude", "longitude"), planet.states[:, 2]),
             "land_sea_mask": (("latitude", "longitude"), planet.states[0, 0]),
-            "total_precipitation_6hr": (("time", "latitude", "longitude"), planet.states[:, 2]),
+            "total_cloud_cover": (("time", "latitude", "longitude"), planet.states[:, 2]),
         },
         {
             "time": planet.times.astype("datetime64[ns]"),
@@ -185,7 +185,7 @@ def test_a_truth_without_climatology_still_scores(make_planet: MakePlanet, tmp_p
     assert result["scores"].keys() == {"rmse", "bias"}
     assert result["baselines"].keys() == {"persistence"}
     unused, lacking = result["warnings"]
-    assert "left out total_precipitation_6hr (WeatherMixer does not use it)" in unused
+    assert "left out total_cloud_cover (WeatherMixer does not use it)" in unused
     assert "has no climatology" in lacking
 
 

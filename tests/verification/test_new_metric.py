@@ -22,6 +22,7 @@ from weathermixer.verification.metrics import METRICS, Metric, Statistic
 from weathermixer.verification.verify import verify
 
 
+@pytest.mark.exhaustive
 def test_mean_absolute_error_is_scored_in_several_processes(
     make_planet: Callable[..., Planet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -163,11 +163,11 @@ def test_a_variable_that_nobody_knows_is_left_out_and_said(
     planet = make_planet()
     inits = planet.times[:2]
     dataset = write_forecast(tmp_path / "a.zarr", planet, noisy(planet, inits), inits, LEADS)
-    dataset["total_precipitation_6hr"] = dataset["2m_temperature"]
+    dataset["total_cloud_cover"] = dataset["2m_temperature"]
     dataset.to_zarr(tmp_path / "f.zarr", zarr_format=2, consolidated=True)
     verification = verify(tmp_path / "f.zarr", planet.truth)
     assert verification.scores.channels == CHANNELS
-    assert "left out total_precipitation_6hr (WeatherMixer does not use" in verification.warnings[0]
+    assert "left out total_cloud_cover (WeatherMixer does not use" in verification.warnings[0]
 
 
 def test_missing_values_are_named(make_planet: MakePlanet, tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ class BackwardPass:
         with torch.no_grad():
             BACKLOG.finish()
             if not self._holds:
+                _begin_anew()
                 self._take_what_was_held()
             self._begin_sums(of_unwanted=True)
             if self._holds:
@@ -176,8 +177,8 @@ class BackwardPass:
         """Begin the sums that can begin now, and deliver a gradient that needs none."""
         self._begin_sums()
         part = self._part(source)
-        if part.destination.is_here and part.is_complete:
-            # Of later uses and passes nobody has to keep it apart.
+        # A pass alone gives nothing before its end, so that one which breaks off leaves nothing.
+        if _adds_up and part.destination.is_here and part.is_complete:
             with torch.no_grad():
                 part.deliver()
             part.total = None
@@ -208,6 +209,12 @@ class BackwardPass:
 _passes: dict[int, BackwardPass] = {}
 _held: dict[nn.Parameter, Part] = {}
 _holds = False
+_adds_up = False  # whether gradients of passes before, or of this one, are to be added to others
+
+
+def _begin_anew() -> None:
+    global _adds_up
+    _adds_up = False
 
 
 @contextmanager
@@ -219,12 +226,13 @@ def held_gradients() -> Iterator[None]:
     rank holds its part in the type of the parameter. Every rank enters and leaves the scope at the
     same place of the program; where it is left with an error, what was held is forgotten.
     """
-    global _holds
-    before, _holds = _holds, True
+    global _holds, _adds_up
+    before, _holds, _adds_up = _holds, True, True
     try:
         yield
     except BaseException:
         _held.clear()
+        _begin_anew()
         raise
     finally:
         _holds = before
@@ -270,6 +278,7 @@ def let_go_of_broken_passes() -> None:
     if _passes:
         BACKLOG.finish()
         _held.clear()
+        _begin_anew()
     while _passes:
         _, broken = _passes.popitem()
         broken.let_go()

@@ -76,7 +76,7 @@ class BatchJob:
         """The name of the job: alike for all jobs of one run, and for no other run.
 
         >>> BatchJob(Path("/a/run 1"), Path("/a"), ["true"], nodes=1, ranks_per_node=1).name
-        'run-1-1e2c63'
+        'run-1-7e6a90'
         """
         digest = hashlib.blake2b(str(self.run).encode(), digest_size=3).hexdigest()
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', self.run.name)}-{digest}"

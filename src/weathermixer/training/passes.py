@@ -75,11 +75,11 @@ class RolloutPasses:
         # In the order of time, what was given and then what was made, each a leaf of its own, in
         # which the gradients of all later passes that it is given to come together.
         known = given[::-1]
-        with torch.no_grad(), ACTIVITY.named("forward"):
-            for first in firsts[:-1]:
+        for first in firsts[:-1]:
+            with torch.no_grad(), ACTIVITY.named("forward"):
                 made = self.network(*self._recent(known, first), *self._fields(first))
-                known.append(made.requires_grad_())
-                del made  # held by a name, it would be held to the end
+            known.append(made.requires_grad_())
+            del made  # held by a name, it would be held to the end
         losses: list[Tensor] = []
         magnitudes: list[Tensor] = []
         for first in reversed(firsts):

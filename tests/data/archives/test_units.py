@@ -27,6 +27,7 @@ SI_SPELLINGS = {
     "land_sea_mask": FRACTION,
     "soil_type": FRACTION,
     "geopotential_at_surface": GEOPOTENTIAL,
+    **{f"total_precipitation_{hours}hr": ("m", "metre", "meters") for hours in (6, 12, 24)},
 }
 # Text, SI unit, what 2.5 of it is.
 CONVERTIBLE = [
