@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -207,3 +208,10 @@ def test_a_mesh_of_more_ranks_than_there_is_to_cut_is_refused(
     (problem,) = json.loads(capsys.readouterr().out)["problems"]
     assert problem["where"] == "parallel"
     assert said in problem["what"]
+
+
+def test_a_training_leaves_signals_as_they_were(tmp_path: Path) -> None:
+    """Programs that are started later would otherwise never be warned."""
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "absent.yaml"), "--out", str(tmp_path / "run")])
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -61,19 +61,19 @@ def wait(folder: Path) -> None:
 
 
 def stop_when_asked(folder: Path) -> None:
-    from weathermixer.training.interrupt import StopRequest, hold_back_warnings
+    from weathermixer.training.interrupt import StopRequest, held_back_warnings
 
-    hold_back_warnings()
-    with StopRequest() as stop:
-        (folder / f"{RANK}.pid").write_text(str(os.getpid()), encoding="utf-8")
-        while stop.received is None:
-            time.sleep(0.01)
-        time.sleep(0.3)  # a step to finish, during which a second signal would kill
-    (folder / f"{RANK}.stopped").write_text(stop.received, encoding="utf-8")
-    if RANK == 0:
-        print(f"stopped by {stop.received}", flush=True)
-    os.kill(os.getpid(), signal.SIGUSR1)  # nothing is left to stop
-    sys.exit(STOPPED_EARLY)
+    with held_back_warnings():
+        with StopRequest() as stop:
+            (folder / f"{RANK}.pid").write_text(str(os.getpid()), encoding="utf-8")
+            while stop.received is None:
+                time.sleep(0.01)
+            time.sleep(0.3)  # a step to finish, during which a second signal would kill
+        (folder / f"{RANK}.stopped").write_text(stop.received, encoding="utf-8")
+        if RANK == 0:
+            print(f"stopped by {stop.received}", flush=True)
+        os.kill(os.getpid(), signal.SIGUSR1)  # nothing is left to stop
+        sys.exit(STOPPED_EARLY)
 
 
 def exchange_until(rank: int, act: Callable[[], None]) -> Callable[[RankInfo, Path], None]:

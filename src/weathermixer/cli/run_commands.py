@@ -22,6 +22,7 @@ from weathermixer.errors import STOPPED_EARLY
 from weathermixer.interpreter import program
 from weathermixer.launch.ranks import run_as_rank
 from weathermixer.launch.start import should_start_ranks, start_ranks, without_option
+from weathermixer.training.interrupt import held_back_warnings
 
 _TRAIN_AGAIN = "continue with --resume"
 _FORECAST_AGAIN = "continue with the same command"
@@ -74,6 +75,7 @@ def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
 )
 @nproc_option
 @as_json
+@held_back_warnings()
 def train(
     config: Path,
     overrides: tuple[str, ...],
@@ -88,9 +90,7 @@ def train(
     SIGTERM, SIGUSR1 and Ctrl-C end it after the step in hand, with a checkpoint and status 75.
     """
     from weathermixer.config import read_config
-    from weathermixer.training.interrupt import hold_back_warnings
 
-    hold_back_warnings()
     settings = read_config(config, overrides)
     if start_if_asked(nproc, remedy=_TRAIN_AGAIN):
         return

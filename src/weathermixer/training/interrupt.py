@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-def hold_back_warnings() -> None:
-    """Keep SIGUSR1, a scheduler's warning, until a ``StopRequest`` is entered to receive it.
+@contextmanager
+def held_back_warnings() -> Iterator[None]:
+    """While entered, keep SIGUSR1, a scheduler's warning, until a ``StopRequest`` receives it.
 
     Nothing that was sent while a training was still starting is lost then, and nothing that comes
     when it has ended kills this process. Only the main thread receives signals; anywhere else this
     does nothing.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        yield
+    finally:
+        if signal.SIGUSR1 not in before:
+            while signal.SIGUSR1 in signal.sigpending():
+                signal.sigwait({signal.SIGUSR1})  # there is nothing left to stop
+        # Whoever called this may start programs, which would never be warned.
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class StopRequest:
