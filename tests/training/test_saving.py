@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from support.disk import contents, full_disk
 from support.ranks import Pool
@@ -27,6 +28,7 @@ from weathermixer.runs.run import Run
 from weathermixer.training import loop as looping
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.notices import Notices
+from weathermixer.training.trainer import train
 from weathermixer.training.validation import Validation
 
 
@@ -130,6 +132,24 @@ def test_a_disk_that_is_full_for_one_rank_is_heard_of_by_all(
     assert len(steps) == 2 and "step-00000001" in steps and "step-00000002" not in steps
 
 
+def _save_after_a_failure(mesh: Mesh, waves: Path, out: Path) -> str:
+    """Work for a pool: the first checkpoint finds one rank's disk full, the next finds space."""
+    with TrainingLoop.begin(_config(waves, mesh.layout), out) as loop:
+        loop.step()
+        limit = 4000 if mesh.layout.rank == 1 else 1_000_000_000
+        with full_disk(after_bytes=limit), pytest.raises(UserError, match="File too large"):
+            loop.save()
+        loop.step()
+        return loop.save().name
+
+
+def test_after_a_first_checkpoint_that_failed_the_next_is_written(
+    waves: Path, tmp_path: Path, pool: Pool
+) -> None:
+    names = pool.run(_save_after_a_failure, Layout(data=2), waves, tmp_path / "run")
+    assert names == ["step-00000002"] * 2
+
+
 def test_the_next_checkpoint_waits_for_the_one_before_and_says_so(
     waves: Path, tmp_path: Path
 ) -> None:
@@ -186,7 +206,7 @@ def test_the_best_by_a_score_is_kept_beside_the_newest_and_found_again(
     def validate(loop: TrainingLoop, loss: float) -> list[int]:
         loop.step()
         monkeypatch.setattr(looping, "validate", _scores(loss))
-        loop.validate()
+        loop.keep_if_best(loop.validate())
         return _steps(loop)
 
     with TrainingLoop.begin(config, tmp_path) as loop:
@@ -209,7 +229,7 @@ def test_the_best_by_a_score_is_kept_beside_the_newest_and_found_again(
         loop.step()
         # Known to be better, and killed before that was written.
         monkeypatch.setattr(looping, "validate", _scores(0.5))
-        loop.validate()
+        loop.keep_if_best(loop.validate())
         loop.saver._writer.close()
         loop.saver.close()
     assert [each.step for each in read_best(run.checkpoints)] == [8, 9]
@@ -228,6 +248,23 @@ def test_the_best_by_a_score_is_kept_beside_the_newest_and_found_again(
     }
 
 
+def test_a_checkpoint_of_the_best_that_cannot_be_written_ends_the_training(
+    waves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no validation that is left out, after which training goes on."""
+    config = wave_config(
+        waves,
+        training={"steps": 4, "validate_every": 1},
+        checkpoint={"every": 1000, "best": "loss"},
+    )
+    monkeypatch.setattr(looping, "validate", _scores(4.0, 3.0, 2.0, 1.0))
+    with (
+        full_disk(after_bytes=4000),
+        pytest.raises(UserError, match="step-00000001 cannot be written"),
+    ):
+        train(config, tmp_path / "run", console=Console(quiet=True))
+
+
 def test_what_is_no_score_or_no_checkpoint_is_said(waves: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint\.best=temperature_85 .* temperature_850$"):
         TrainingLoop.begin(_config(waves, best="temperature_85"), tmp_path / "run")
@@ -238,7 +275,7 @@ def test_what_is_no_score_or_no_checkpoint_is_said(waves: Path, tmp_path: Path) 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(looping, "validate", _scores(1.0))
             loop.step()
-            loop.validate()
+            loop.keep_if_best(loop.validate())
         assert said == ["the validation has no 2m_temperature, so none is the best"]
         loop.save()
     run = Run(tmp_path / "run")

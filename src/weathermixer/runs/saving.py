@@ -98,6 +98,7 @@ class CheckpointWriter:
         problem = next((problem for problem, _ in news if problem is not None), None)
         if problem is not None:
             self._phases = None
+            self._written = None  # the first rank may not have taken it up
             if is_first_rank():
                 shutil.rmtree(_partial(self._path), ignore_errors=True)
             raise UserError(

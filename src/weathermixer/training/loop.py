@@ -306,8 +306,7 @@ class TrainingLoop:
     def validate(self) -> Validation:
         """Compute loss and errors on the validation samples; nothing of the training changes.
 
-        Where an average of the weights is kept, they are those of the average. Where they are the
-        best so far by ``checkpoint.best``, it begins to save them.
+        Where an average of the weights is kept, they are those of the average.
 
         Raises UserError, alike on all ranks, where there are no such samples, where any rank cannot
         read its part of them, and where the loss is NaN or infinite.
@@ -336,8 +335,14 @@ class TrainingLoop:
                 input_times=self._objective.input_times,
             )
         self.history.add_validation(self.state.step, scores)
-        self.saver.consider(scores)
         return scores
+
+    def keep_if_best(self, scores: Validation) -> None:
+        """Begin to save this step where ``scores`` are the best so far by ``checkpoint.best``.
+
+        Raises UserError as ``begin_save``.
+        """
+        self.saver.consider(scores)
 
     def begin_save(self) -> None:
         """Begin to write a checkpoint of this step, unless there is one, while training goes on.

@@ -207,6 +207,7 @@ class Watch:
             f"{scores.mean_relative_rmse:.3f} of persistence's on average"
         )
         self._write(number, {"validation": asdict(scores)})
+        self._loop.keep_if_best(scores)
 
     def _write(self, step: int, record: dict[str, Any]) -> None:
         if self._log is not None:
