@@ -144,7 +144,7 @@ def test_of_launchers_within_each_other_the_innermost_decides() -> None:
     # --nproc in an interactive task of srun.
     shell = {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
     assert places(rank_info(shell))[:2] == (0, 1)
-    assert places(rank_info({**shell, **TORCHRUN, MEETING_FOLDER: "/tmp/x"})) == (5, 8, 1, 4)
+    assert places(rank_info({**shell, **TORCHRUN, MEETING_FOLDER: "/meeting"})) == (5, 8, 1, 4)
 
 
 def test_a_rank_that_a_batch_script_exported_is_not_that_of_every_task() -> None:

@@ -41,7 +41,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def run(processes: Processes, *words: str | Path, **options: Any) -> tuple[int, str, str]:
-    """As ``finish`` says, of a process from its beginning to its end."""
+    """Status, output and words of a process that is begun here and runs to its end."""
     return finish(begin(processes, *words, **options))
 
 

@@ -42,7 +42,7 @@ def area_loss(
     threshold: float = 0.0,
     weights: dict[int, float] | None = None,
 ) -> float:
-    """Of normalised states ``(batch, channel, latitude, longitude)``, one sample after another.
+    """The loss of normalised states ``(batch, channel, latitude, longitude)``, sample by sample.
 
     Errors are measured in ``units (channel,)`` and averaged over the sphere; ``weights`` multiply
     what those of some channels cost.

@@ -69,7 +69,7 @@ def test_it_is_learned_forecast_and_verified_without_being_given(
 def test_the_first_loss_is_that_of_persistence_and_of_the_mean(
     archive: str, tmp_path: Path
 ) -> None:
-    """As the oracle computes it, with errors of the other in units of its own spread.
+    """The oracle's loss, in which errors of a diagnostic channel count in units of its own spread.
 
     The network is given an earlier state too; it is the newest that persists.
     """

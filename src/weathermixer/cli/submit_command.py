@@ -15,6 +15,7 @@ from weathermixer.cli.arguments import (
     print_result,
 )
 from weathermixer.console import say, waiting_for
+from weathermixer.launch.batch_script import SECONDS_TO_STOP
 
 
 @click.command(cls=WithSettings, context_settings=OVERRIDES)
@@ -35,7 +36,7 @@ from weathermixer.console import say, waiting_for
 @click.option(
     "--stop-before",
     type=click.IntRange(1),
-    default=180,
+    default=SECONDS_TO_STOP,
     show_default=True,
     metavar="SECONDS",
     help="How long before the limit to save: longer than a step and a checkpoint take.",

@@ -29,8 +29,8 @@ class Normalisation:
 
     ``mean``, ``std`` and ``step_std`` (the standard deviation of the change over one step, or of
     the values themselves in a channel that is only predicted) are ``(channel,)`` in the channels'
-    units; ``static (static_channel, latitude, longitude)`` is
-    normalised already; ``latitude`` and ``longitude`` are in degrees.
+    units; ``static (static_channel, latitude, longitude)`` is normalised already; ``latitude`` and
+    ``longitude`` are in degrees.
     """
 
     channels: tuple[str, ...]

@@ -41,8 +41,8 @@ class Batch:
     ``states (batch, input times + rollout, channel, latitude, longitude)`` and ``forcings (batch,
     rollout, forcing, latitude, longitude)``, which may be none, lie on the device that they were
     read for; ``indices (batch, input times + rollout)`` are the states' places among the store's
-    times. ``bytes_read``
-    is what reading them takes, as decoded from the store, whether or not some were still in memory.
+    times. ``bytes_read`` is what reading them takes, as decoded from the store, whether or not some
+    were still in memory.
     """
 
     states: Tensor
@@ -56,9 +56,9 @@ class StateReader:
 
     It reads the channels and longitudes of ``normalisation`` alone, the latter at ``longitudes``
     in the store; ``forcings`` are computed beside them, on the same part of the grid, for the steps
-    that begin at the last of ``input_times`` states and later.
-    ``num_states`` is how many different states will be asked for; where a good part of them fits in
-    ``memory_bytes``, as many as fit are kept, unnormalised, in float32.
+    that begin at the last of ``input_times`` states and later. ``num_states`` is how many different
+    states will be asked for; where a good part of them fits in ``memory_bytes``, as many as fit are
+    kept, unnormalised, in float32.
     """
 
     def __init__(
@@ -209,11 +209,12 @@ def _submit(
         fields = torch.empty(
             (*times.shape, *shape), dtype=reader.dtype, pin_memory=stream is not None
         )
-        slots = fields.flatten(0, 1).numpy()
-        reads.extend(
-            pool.submit(fill, slot, int(index))
-            for slot, index in zip(slots, times.ravel(), strict=True)
-        )
+        if fields.numel():  # of no forcings there is nothing to compute
+            slots = fields.flatten(0, 1).numpy()
+            reads.extend(
+                pool.submit(fill, slot, int(index))
+                for slot, index in zip(slots, times.ravel(), strict=True)
+            )
         return fields
 
     states = filled(reader.fill, indices, shape)

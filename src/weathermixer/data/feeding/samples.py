@@ -107,8 +107,8 @@ def require_windows(
     raise UserError(
         f"{key} ({period[0]} to {period[1]}) holds {len(times)} of the store's times but no "
         f"{length + 1} in a row that are {step_hours:g} h apart, and {pairs} pairs: {spacing} and "
-        f"data.step_hours is {step_hours:g}, so change data.step_hours, {key}, training.rollout or "
-        "training.latent_rollout"
+        f"data.step_hours is {step_hours:g}, so change data.step_hours, {key}, training.rollout, "
+        "training.latent_rollout or data.input_times"
     )
 
 
