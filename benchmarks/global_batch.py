@@ -35,7 +35,7 @@ from weathermixer.interpreter import program
 from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train
 
-BATCHES = (1, 4, 16, 64)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SEEDS = (0, 1, 2)
 LARGEST_RATE = 8e-3  # with which the search for the best begins, for the largest batch
 NETWORK = ("--model.channels=160", "--model.blocks=2", "--model.token_hidden=1")
