@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Self
 
+from weathermixer.credentials import without_credentials
+
 Progress = Callable[[int, int], None]
 """A function that shows progress; it takes how many of how many are done."""
 
@@ -34,7 +36,7 @@ def say(sentence: str) -> None:
         with suppress(
             OSError, ValueError
         ):  # the terminal is gone, or the disk under a file is full
-            print(sentence, file=sys.stderr, flush=True)
+            print(without_credentials(sentence), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.forecast_runs import write_run
 from support.waves import wave_config, write_waves
 from support.weatherbench import as_dataset, write_archive
+from weathermixer.cli import main
 from weathermixer.config import Data
 from weathermixer.credentials import without_credentials
 from weathermixer.data.making.preparation import prepare
@@ -160,6 +165,38 @@ def test_credentials_in_an_address_are_not_repeated() -> None:
     ):
         sentence = refused(address)
         assert SECRET not in sentence and f"127.0.0.1:{port}/a." in sentence
+
+
+@pytest.fixture
+def served(uploaded: Uploaded) -> Iterator[str]:
+    """The address of the prepared store at a server, with a user and a password in it."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(uploaded.store.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://me:{SECRET}@127.0.0.1:{server.server_port}/{uploaded.store.name}"
+        server.shutdown()
+
+
+def test_nothing_that_commands_write_or_say_has_the_credentials_of_an_address(
+    uploaded: Uploaded, served: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, out = write_run(tmp_path / "run", uploaded.store, scale=0.05), tmp_path / "f.zarr"
+    archive = served.replace(uploaded.store.name, uploaded.archive.name)
+    for words in (
+        ["forecast", run, "--store", served, "--init", "2001-01-01T06", "--steps", 2, "--out", out],
+        ["verify", out, "--truth", served, "--out", tmp_path / "scores", "--json"],
+        ["report", tmp_path / "scores", "--out", tmp_path / "report.html"],
+        ["data", "inspect", served],
+        ["data", "prepare", tmp_path / "again.zarr", archive, "--no-climatology"],
+    ):
+        main([*map(str, words)])
+    with pytest.raises(SystemExit):
+        main(["data", "inspect", served.replace(uploaded.store.name, "absent.zarr")])
+    said = capfd.readouterr()
+    assert "127.0.0.1" in said.out and "absent.zarr" in said.err
+    assert SECRET not in said.out + said.err
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or SECRET.encode() not in path.read_bytes(), path
 
 
 def test_a_run_is_given_no_address_that_carries_credentials() -> None:

@@ -11,7 +11,6 @@ from urllib.parse import unquote
 import aiohttp
 import fsspec
 
-from weathermixer.credentials import without_credentials
 from weathermixer.errors import UserError
 
 # What the libraries that decode and download raise when bytes are missing, torn or unreachable.
@@ -65,11 +64,9 @@ def file_system(address: str) -> tuple[Any, str]:
         files, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
         raise UserError(
-            f"{without_credentials(address)} needs a package that is not installed ({error}): "
+            f"{address} needs a package that is not installed ({error}): "
             "pip install 'weathermixer[cloud]'"
         ) from error
     except ValueError as error:
-        raise UserError(
-            without_credentials(f"{address} cannot be reached ({error}): correct the address")
-        ) from error
+        raise UserError(f"{address} cannot be reached ({error}): correct the address") from error
     return files, path

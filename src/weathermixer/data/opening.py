@@ -6,7 +6,6 @@ from pathlib import Path
 
 from weathermixer.config import Data
 from weathermixer.console import Progress, waiting_for
-from weathermixer.credentials import without_credentials
 from weathermixer.data.addresses import is_address, local_path
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
@@ -61,7 +60,7 @@ def _is_there(name: str) -> bool:
 
 
 def _open(source: Path | str, data: Data) -> Store | DirectStates:
-    with waiting_for(f"{without_credentials(str(source))} to be opened"):
+    with waiting_for(f"{source} to be opened"):
         return _open_named(local_path(str(source)), data)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 import weathermixer
 from weathermixer.config import Config
 from weathermixer.console import Progress, say, waiting_for
+from weathermixer.credentials import without_credentials
 from weathermixer.data.channels import channels_of, names
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.forcings import Forcings
@@ -145,7 +146,7 @@ def forecast(
             "weights": weights,
             # The mesh is none of them: any gives the same forecast.
             "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
-            "initial_conditions": str(store),
+            "initial_conditions": without_credentials(str(store)),
         },
         longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         one_level_per_chunk=mesh.tensor.size > 1,

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from weathermixer.console import muted, say, waiting_for
+from weathermixer.credentials import without_credentials
 from weathermixer.errors import UserError
 from weathermixer.launch.environment import (
     MeetingAddress,
@@ -140,6 +141,7 @@ def exit_with_error(
     """
     if is_rank_lost(error):
         sentence = f"Error: {error}"
+    sentence = without_credentials(sentence)
     words = LastWords.of(error, sentence, status, rank_lost=is_rank_lost(error))
     told_status = _tell_others(
         words, show_traceback=show_traceback, run_by_all_ranks=run_by_all_ranks

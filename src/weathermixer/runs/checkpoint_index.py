@@ -40,11 +40,11 @@ class DamagedCheckpoint(UserError):
     """A checkpoint that is not as it was written: ``problem`` says where, the rest what to do."""
 
     def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
+        super().__init__(f"{problem}: {remedy}")
+        self.problem, self._remedy = problem, remedy
 
-    def __str__(self) -> str:
-        return ": ".join(self.args)
+    def __reduce__(self) -> tuple[type[DamagedCheckpoint], tuple[str, str]]:
+        return type(self), (self.problem, self._remedy)  # ranks tell each other what they find
 
 
 def read_index(path: Path) -> Metadata:

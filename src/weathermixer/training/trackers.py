@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Protocol
 
 from weathermixer.config import Config
-from weathermixer.credentials import without_credentials
 from weathermixer.errors import reason
 from weathermixer.launch.consistency import settings_of
 from weathermixer.training.notices import Notices
@@ -107,14 +106,13 @@ class _Writer:
         except ImportError as error:
             self._say(f"{reason(error)}; install it with: pip install 'weathermixer[tracking]'")
         except BaseException as error:  # noqa: BLE001 - a library's own, of any kind, even SystemExit
-            self._say(f"{type(error).__name__}: {error}")
+            self._say(reason(error))
 
     def _say(self, trouble: str) -> None:
-        first_line = without_credentials(" ".join(trouble.split()))
         self._notices.say_once(
             self._setting,
-            f"{self._service} gets no more of this training ({first_line}): training goes on, and "
-            f"log.jsonl has all numbers; mend it, or set logging.{self._setting}=null",
+            f"{self._service} gets no more of this training ({' '.join(trouble.split())}): it goes "
+            f"on, and log.jsonl has all numbers; mend it, or set logging.{self._setting}=null",
         )
 
 
@@ -200,9 +198,9 @@ class _Names:
 
     def keep(self, service: str, name: str) -> None:
         with self._lock:
-            self._path.write_text(
-                json.dumps({**self._read(), service: name}) + "\n", encoding="utf-8"
-            )
+            partial = self._path.with_name(self._path.name + ".partial")
+            partial.write_text(json.dumps({**self._read(), service: name}) + "\n", encoding="utf-8")
+            partial.replace(self._path)
 
     def _read(self) -> dict[str, str]:
         try:

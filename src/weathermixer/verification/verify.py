@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from weathermixer.console import Progress
+from weathermixer.credentials import without_credentials
 from weathermixer.data.grid import area_name
 from weathermixer.data.partial_files import write_error
 from weathermixer.errors import UserError
@@ -66,9 +67,9 @@ def verify(
         {metric.name: MetricLabel.of(metric) for metric in metrics},
         tuple(comparison.initial_times[comparison.times]),
         int((~comparison.pairs).sum()),
-        {name: each.path for name, each in comparison.forecasts.items()},
-        comparison.truth.path,
-        tuple(_warnings(comparison)),
+        {name: without_credentials(each.path) for name, each in comparison.forecasts.items()},
+        without_credentials(comparison.truth.path),
+        tuple(map(without_credentials, _warnings(comparison))),
     )
     if out is not None:
         failures = _write(result, comparison, Path(out))

@@ -16,7 +16,6 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from weathermixer.credentials import without_credentials
 from weathermixer.data.addresses import file_system, is_address, local_path
 from weathermixer.data.archives.contents import ANALYSIS, read_contents
 from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup, slice_if_consecutive
@@ -244,7 +243,7 @@ def is_store(source: str) -> bool:
 
 def _is_remote_store(address: str) -> bool:
     files, path = file_system(address)
-    with naming_errors(without_credentials(address), "opened"):
+    with naming_errors(address, "opened"):
         try:
             described = json.loads(files.cat_file(f"{path.rstrip('/')}/zarr.json"))
         except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):

@@ -16,7 +16,6 @@ import xarray as xr
 from zarr.storage import LocalStore
 
 from weathermixer.console import waiting_for
-from weathermixer.credentials import without_credentials
 from weathermixer.data.addresses import (
     file_system,
     is_address,
@@ -88,7 +87,7 @@ def naming_errors(name: str, doing: str) -> Iterator[None]:
     except UserError:
         raise
     except read_errors() as error:
-        reason = without_credentials(" ".join(str(error).split())) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{name} cannot be {doing} ({reason}): it may be corrupt, cut short or out of reach; "
             "check it, or fetch it again"
@@ -96,26 +95,25 @@ def naming_errors(name: str, doing: str) -> Iterator[None]:
 
 
 def _open_remote(address: str) -> OpenedDataset:
-    name = without_credentials(address)
     files, path = file_system(address)
-    with naming_errors(name, "opened"):
+    with naming_errors(address, "opened"):
         if any(files.exists(f"{path.rstrip('/')}/{marker}") for marker in _ZARR_MARKERS):
             return _open_zarr(address, address)
         if not files.exists(path):
-            raise UserError(f"there is nothing at {name}: correct the address")
+            raise UserError(f"there is nothing at {address}: correct the address")
         file = files.open(path, "rb")
         start = file.read(4)
         file.seek(0)
     if start != b"\x89HDF":
         raise UserError(
-            f"{name} is neither Zarr nor NetCDF 4, which alone can be read in part from afar: "
+            f"{address} is neither Zarr nor NetCDF 4, which alone can be read in part from afar: "
             "download it first"
         )
-    return _open_netcdf(name, file, start)
+    return _open_netcdf(address, file, start)
 
 
 def _open_zarr(source: str, store: LocalStore | str) -> OpenedDataset:
-    with naming_errors(without_credentials(source), "opened as Zarr"), warnings.catch_warnings():
+    with naming_errors(source, "opened as Zarr"), warnings.catch_warnings():
         # Metadata that are not consolidated cost a few requests more, which is all that is said.
         warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated")
         return OpenedDataset(_open_dataset(store, "zarr"), ZarrStorage(store), is_partial=True)

@@ -79,11 +79,12 @@ class Store:
             group = zarr.open_group(
                 ExactStore(path, read_only=True), mode="r", use_consolidated=False
             )
-            _require_format(group, path)
+            version = group.attrs.get("weathermixer_store")
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} cannot be opened as a Zarr group ({error}): is it a prepared store?"
             ) from error
+        _require_format(version, path)
         if path.name.endswith(".partial"):
             raise UserError(f"{path} is only half prepared: run the command that prepares it again")
         if reader == "tensorstore":
@@ -101,12 +102,13 @@ class Store:
         file_system(address)  # says which package is lacking
         try:
             group = zarr.open_group(address, mode="r")
-            _require_format(group, name)
+            version = group.attrs.get("weathermixer_store")
         except read_errors() as error:
-            reason = without_credentials(" ".join(str(error).split())) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"{name} cannot be opened as a Zarr group ({reason}): is it a prepared store?"
             ) from error
+        _require_format(version, name)
         return cls(name, group)
 
     @property
@@ -307,7 +309,7 @@ class Store:
             values = read()
         except read_errors() as error:
             raise UserError(
-                f"{self.path}: the {what} cannot be read ({without_credentials(str(error))}); its "
+                f"{self.path}: the {what} cannot be read ({error}); its "
                 "file is corrupt, truncated or out of reach: copy or prepare the store again"
             ) from error
         # One addition per value finds NaN and infinity more cheaply than a mask. Missing chunks
@@ -321,8 +323,8 @@ class Store:
         return values
 
 
-def _require_format(group: zarr.Group, name: Path | str) -> None:
-    if group.attrs.get("weathermixer_store") != FORMAT:
+def _require_format(version: object, name: Path | str) -> None:
+    if version != FORMAT:
         raise UserError(
             f"{name} is not a WeatherMixer store of format {FORMAT}: "
             "make one of it with 'weathermixer data prepare'"
