@@ -30,7 +30,8 @@ from weathermixer.model.cuts import check_cuts, describe
 from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_tensors import SampleSizes
-from weathermixer.training.beginning import check_step, training_windows, validation_windows
+from weathermixer.training.beginning import check_step
+from weathermixer.training.feed import training_windows, validation_windows
 from weathermixer.training.validation import require_score
 
 

@@ -38,7 +38,7 @@ from weathermixer.errors import STOPPED_EARLY
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.runs.run import Run
-from weathermixer.training.beginning import training_windows
+from weathermixer.training.feed import training_windows
 
 DEADLINE_SECONDS = 120
 PER_RANK = (

@@ -11,6 +11,7 @@ from weathermixer.data.feeding.read_ahead import Batch
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.cuts import Part
 from weathermixer.training.loss import loss_weights, weighted_mae
+from weathermixer.training.passes import Objective
 from weathermixer.training.validation import validate
 
 LATITUDE = np.array([80.0, 30.0, -10.0, -70.0])
@@ -50,9 +51,11 @@ def test_scores_are_area_means_over_all_samples_whatever_the_batches() -> None:
     scores = validate(
         model,
         batches,
-        torch.empty(0, 4, 6, dtype=torch.float64),
-        torch.from_numpy(loss_weights(Training(error="absolute"), NORMALISATION)),
-        weighted_mae,
+        Objective(
+            torch.empty(0, 4, 6, dtype=torch.float64),
+            torch.from_numpy(loss_weights(Training(error="absolute"), NORMALISATION)),
+            error=weighted_mae,
+        ),
         NORMALISATION,
         Part(slice(0, 3), slice(3, 3), slice(0), slice(0), slice(None)),
         Mesh.describe(),

@@ -34,7 +34,8 @@ from weathermixer.scaling.pictures import draw
 from weathermixer.scaling.record import Ceiling, Record
 from weathermixer.scaling.table import render
 from weathermixer.scaling.throttle import throttled
-from weathermixer.training.beginning import check_step, training_windows
+from weathermixer.training.beginning import check_step
+from weathermixer.training.feed import training_windows
 
 
 @dataclass(frozen=True)

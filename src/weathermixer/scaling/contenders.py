@@ -35,15 +35,11 @@ from weathermixer.runs.run import Run, build_model
 from weathermixer.scaling.cases import Case
 from weathermixer.scaling.least_bytes import LeastBytes
 from weathermixer.scaling.peers import cut_weights, replicate
+from weathermixer.training.beginning import Beginning
 from weathermixer.training.loop import TrainingLoop
-from weathermixer.training.loss import (
-    error_function,
-    huber_thresholds,
-    loss_weights,
-    recent_and_targets,
-    rollout_loss,
-)
+from weathermixer.training.loss import recent_and_targets, rollout_loss
 from weathermixer.training.optimizer import build_optimizer, set_step
+from weathermixer.training.passes import Objective
 
 
 @dataclass(frozen=True)
@@ -107,7 +103,7 @@ class JigsawTraining:
         )
         no_validation = np.empty((0, config.training.longest.rollout + 1), dtype=np.int64)
         self._counter = mesh.counter
-        self._loop = TrainingLoop(job, samples.run, samples.windows, no_validation)
+        self._loop = TrainingLoop(Beginning(job, samples.run, samples.windows, no_validation))
 
     def counted_step(self) -> Counted:
         before = self._counter.copy()
@@ -142,21 +138,19 @@ class PeerTraining:
         self._model, parameters = _build(case, samples, device, group)
         self._optimizer = build_optimizer(parameters, self._training)
         self._parameters = list(parameters.values())
-        dtype, normalisation = self._arithmetic.states, samples.normalisation
-        self._static = torch.from_numpy(normalisation.static).to(device, dtype)
-        weights = loss_weights(self._training, normalisation)
-        self._weights = torch.from_numpy(weights).to(device, dtype)
-        thresholds = torch.from_numpy(huber_thresholds(self._training, normalisation))
-        self._error = error_function(self._training, thresholds.to(self._weights))
+        normalisation, input_times = samples.normalisation, case.config.data.input_times
+        self._objective = Objective.of(
+            self._training, normalisation, share=1.0, input_times=input_times, device=device
+        )
         reader = StateReader(
             samples.states,
             normalisation,
-            dtype,
+            self._arithmetic.states,
             num_states=int(samples.windows.states().sum()),
             forcings=Part.on(Mesh.describe(), _architecture(case, samples)).forcings_of(
                 case.config.data, normalisation
             ),
-            input_times=case.config.data.input_times,
+            input_times=input_times,
             memory_bytes=kept_states_bytes(this_rank().local_world_size),
         )
         plan = training_plan(
@@ -166,10 +160,10 @@ class PeerTraining:
             layout=case.layout.at(place),
             steps=range(self._training.steps),
             samples=0,
-            leads_at=partial(self._training.leads_at, input_times=case.config.data.input_times),
+            leads_at=partial(self._training.leads_at, input_times=input_times),
         )
         self._batches = read_ahead(reader, plan, device=device)
-        self._step, self._input_times = 0, case.config.data.input_times
+        self._step = 0
 
     def counted_step(self) -> Counted:
         with LeastBytes() as sent:
@@ -184,11 +178,11 @@ class PeerTraining:
         with self._arithmetic.in_force(), self._autocast():
             loss, _ = rollout_loss(
                 self._model,
-                *recent_and_targets(states, self._input_times),
-                self._static,
-                self._weights,
+                *recent_and_targets(states, self._objective.input_times),
+                self._objective.static,
+                self._objective.weights,
                 forcings=forcings,
-                error=self._error,
+                error=self._objective.error,
             )
         with self._arithmetic.in_force():
             loss.backward()

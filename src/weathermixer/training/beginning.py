@@ -2,41 +2,103 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from weathermixer.config import Config, Data, Section, Training
-from weathermixer.console import progress
+from weathermixer.config import Config, Data, Section
+from weathermixer.console import progress, waiting_for
 from weathermixer.data.channels import channels_of, names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
-from weathermixer.data.feeding.samples import (
-    Windows,
-    evenly_spaced,
-    require_windows,
-    training_period,
-    validation_period,
-    windows,
-)
+from weathermixer.data.feeding.samples import Windows, training_period
+from weathermixer.data.opening import open_states
 from weathermixer.data.states import States, Workers
 from weathermixer.data.statistics import Statistics
 from weathermixer.data.store.store import Store
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.mesh import from_first_rank
+from weathermixer.jigsaw.mesh import from_first_rank, gather_objects
+from weathermixer.job import Job, join
 from weathermixer.runs import checkpoint
 from weathermixer.runs.best import best_file
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.inheritance import Source, inherit_statistics
 from weathermixer.runs.run import Run
+from weathermixer.training.feed import training_windows, validation_windows
 from weathermixer.training.notices import Notices
 from weathermixer.training.origin import Origin
+from weathermixer.training.probing import readable_samples, require_last_sample
+from weathermixer.training.validation import require_score
 
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the ranks of a training have settled before its first step.
+
+    ``windows`` are the samples to learn from, ``validation_samples (sample, times)`` the time
+    indices of those to validate on. The run can be continued from any of ``checkpoints``, the
+    newest first; one without begins with weights of its ``source``, if it has one. ``held`` is
+    closed with the training: it keeps others out of the run.
+    """
+
+    job: Job
+    run: Run
+    windows: Windows
+    validation_samples: NDArray[np.int64]
+    checkpoints: Sequence[Path] = ()
+    source: Source | None = None
+    held: ExitStack = field(default_factory=ExitStack)
+
+
+def begin_together(
+    config: Config,
+    out: Path,
+    *,
+    resume: bool,
+    source: Path | None,
+    device: torch.device | str | None,
+    notices: Notices,
+) -> Beginning:
+    """Connect the ranks, look at the data, and create or open the run in ``out``.
+
+    Each rank that was started calls this. Raises UserError and LayoutError as
+    ``TrainingLoop.begin``.
+    """
+    data, training = config.data, config.training
+    states = open_states(data.store, data)
+    job = join(config, states, trains=True, say=notices.say, device=device)
+    windows = training_windows(data, training, states)
+    validation_samples = validation_windows(data, training, states)
+    require_score(config.checkpoint.best, job.channels)
+    require_last_sample(job, windows)
+    validation_samples = readable_samples(job, validation_samples, notices)
+    layout = job.mesh.layout
+    lock = FolderLock(out, "training")
+    with ExitStack() as held:
+        held.callback(lock.release)
+        with waiting_for("the first rank to open the run"):
+            run, checkpoints, inherited = begin_run(
+                config,
+                out,
+                states,
+                windows,
+                resume=resume,
+                lock=lock,
+                notices=notices,
+                source=source,
+                workers=Workers(layout.rank, layout.world_size, gather_objects),
+            )
+        return Beginning(
+            job, run, windows, validation_samples, checkpoints, inherited, held.pop_all()
+        )
 
 
 def begin_run(
@@ -150,38 +212,6 @@ def _statistics(data: Data, store: States, workers: Workers) -> Statistics:
     estimating = f"estimating the statistics of {store.path}"
     with nullcontext() if isinstance(store, Store) else progress(estimating) as update:
         return store.statistics_over(training_period(data, store), update, workers)
-
-
-def training_windows(data: Data, training: Training, store: States) -> Windows:
-    """All samples to learn from: input times, and as many as the farthest forecast has steps.
-
-    Raises UserError where the training period holds none.
-    """
-    return require_windows(
-        store,
-        data.step_hours,
-        training.window_length(data),
-        training_period(data, store),
-        key="data.train",
-    )
-
-
-def validation_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
-    """The samples of a validation, as time indices ``(sample, input times + rollout)``.
-
-    They are forecast as far as any sample of the training. A validation period that was asked for
-    must hold some (UserError); the one by default may not.
-    """
-    period = validation_period(data, store)
-    hours, length, longest = data.step_hours, training.window_length(data), training.longest
-    if period is None:
-        return np.empty((0, data.input_times + longest.rollout), dtype=np.int64)
-    samples = (
-        windows(store.times, hours, length, period)
-        if data.validation is None
-        else require_windows(store, hours, length, period, key="data.validation")
-    )
-    return evenly_spaced(samples, training.validation_samples)[:, longest.leads(data.input_times)]
 
 
 def check_step(data: Data, store: States) -> None:

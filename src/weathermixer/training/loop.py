@@ -6,46 +6,38 @@ progress, and when it validates and saves.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from weathermixer import console
 from weathermixer.config import Config
-from weathermixer.data.feeding.read_ahead import Batch, StateReader, kept_states_bytes, read_ahead
-from weathermixer.data.feeding.samples import Windows, consumed_by, training_plan
-from weathermixer.data.opening import open_states
-from weathermixer.data.states import Workers
+from weathermixer.data.feeding.read_ahead import Batch
+from weathermixer.data.feeding.samples import consumed_by
 from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
-from weathermixer.job import Job, join
 from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.model.compiling import compile_between_products, compiled, require_compiler
-from weathermixer.runs.folder_lock import FolderLock
-from weathermixer.runs.inheritance import Source, inherit_weights
-from weathermixer.runs.run import Run, build_model
-from weathermixer.training.beginning import begin_run, training_windows, validation_windows
+from weathermixer.model.compiling import compile_between_products, require_compiler
+from weathermixer.runs.inheritance import inherit_weights
+from weathermixer.runs.run import build_model
+from weathermixer.training.beginning import Beginning, begin_together
 from weathermixer.training.divergence import Diverged, Divergence
 from weathermixer.training.effort import StepMeter
+from weathermixer.training.feed import Feed
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
 from weathermixer.training.interrupt import StopRequest
-from weathermixer.training.loss import error_function, huber_thresholds, loss_weights
 from weathermixer.training.notices import Notices
 from weathermixer.training.passes import Objective
-from weathermixer.training.probing import readable_samples, require_last_sample
 from weathermixer.training.result import TrainResult
 from weathermixer.training.saving import Saver
 from weathermixer.training.state import TrainingState
-from weathermixer.training.step import take_step
-from weathermixer.training.validation import Validation, require_score, validate
+from weathermixer.training.step import Outcome, take_step
+from weathermixer.training.validation import Validation, validate
 
 
 class TrainingLoop:
@@ -69,27 +61,18 @@ class TrainingLoop:
     signal ends the iteration after the step in hand.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        run: Run,
-        windows: Windows,
-        validation_samples: NDArray[np.int64],
-        notices: Notices | None = None,
-        *,
-        checkpoints: Sequence[Path] = (),
-        source: Source | None = None,
-    ) -> None:
-        """Begin with initial weights, or those of ``source``, or with one of the ``checkpoints``.
+    def __init__(self, beginning: Beginning, notices: Notices | None = None) -> None:
+        """Begin with the newest checkpoint that is not damaged, or else with first weights.
 
-        That is the first of them that is not damaged.
+        Those are drawn, or those of the run that this one begins with.
         """
+        job, run = beginning.job, beginning.run
         self.job, self.run = job, run
-        self.windows, self.validation_samples = windows, validation_samples
+        self.windows, self.validation_samples = beginning.windows, beginning.validation_samples
         self.history = History()
         self.stop_request = StopRequest()
         self.notices = notices or Notices(console.say)
-        self._held = ExitStack()
+        self._held = beginning.held
         self._training, self._mesh = job.config.training, job.mesh
         self._normalisation = job.part.of(run.normalisation)
         model = build_model(
@@ -97,47 +80,31 @@ class TrainingLoop:
             self._training,
             run.normalisation,
             mesh=job.mesh,
-            draws_weights=not checkpoints,
+            draws_weights=not beginning.checkpoints,
         )
-        if source is not None:
-            for sentence in inherit_weights(model, job.config, source):
+        if beginning.source is not None:
+            for sentence in inherit_weights(model, job.config, beginning.source):
                 self.notices.say(sentence)
         if self._training.compile:
             require_compiler(job.mesh.device)
             compile_between_products(model)
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
-        self._arithmetic = Arithmetic.of(self._training.dtype)
-        dtype = self._arithmetic.states
-        weights = torch.from_numpy(loss_weights(self._training, self._normalisation))
-        weights = weights.to(job.mesh.device, dtype)
-        thresholds = torch.from_numpy(huber_thresholds(self._training, self._normalisation))
-        self._error = error_function(self._training, thresholds.to(weights))
-        self._objective = Objective(
-            torch.from_numpy(self._normalisation.static).to(job.mesh.device, dtype),
-            weights,
-            job.part.share(run.normalisation) / job.mesh.layout.data,
-            compiled(self._error) if self._training.compile else self._error,
-            job.architecture.input_times,
-        )
-        needed = windows.states()
-        needed[validation_samples] = True
-        self._reader = StateReader(
-            job.states,
+        self._objective = Objective.of(
+            self._training,
             self._normalisation,
-            dtype,
-            num_states=int(needed.sum()),
-            longitudes=job.part.longitudes,
-            forcings=job.part.forcings_of(job.config.data, run.normalisation),
+            share=job.part.share(run.normalisation) / job.mesh.layout.data,
             input_times=job.architecture.input_times,
-            memory_bytes=kept_states_bytes(job.ranks_on_machine),
+            device=job.mesh.device,
         )
-        self._batches: Generator[Batch, None, None] | None = None
+        compiles = self._training.compile
+        self._step_objective = self._objective.compiled() if compiles else self._objective
+        self._feed = Feed(job, run.normalisation, self.windows, self.validation_samples)
         self.divergence = Divergence(self._training, run.divergence)
         self.saver = Saver(
             run, job.config.checkpoint, self.state, self.notices, begins=self._keep_recent_losses
         )
-        if checkpoints:
-            self._load(checkpoints)
+        if beginning.checkpoints:
+            self._load(beginning.checkpoints)
 
     @classmethod
     def begin(
@@ -165,43 +132,15 @@ class TrainingLoop:
         notices = notices or Notices(console.say)
         if not meshes.is_first_rank():
             notices = Notices(lambda _: None)
-        data, training = config.data, config.training
-        states = open_states(data.store, data)
-        job = join(config, states, trains=True, say=notices.say, device=device)
-        windows = training_windows(data, training, states)
-        validation_samples = validation_windows(data, training, states)
-        require_score(config.checkpoint.best, job.channels)
-        require_last_sample(job, windows)
-        validation_samples = readable_samples(job, validation_samples, notices)
-        lock = FolderLock(out, "training")
+        beginning = begin_together(
+            config, out, resume=resume, source=source, device=device, notices=notices
+        )
         with ExitStack() as held:
-            held.callback(lock.release)
-            with console.waiting_for("the first rank to open the run"):
-                run, checkpoints, inherited = begin_run(
-                    config,
-                    out,
-                    states,
-                    windows,
-                    resume=resume,
-                    lock=lock,
-                    notices=notices,
-                    source=source,
-                    workers=Workers(
-                        job.mesh.layout.rank, job.mesh.layout.world_size, meshes.gather_objects
-                    ),
-                )
-            loop = cls(
-                job,
-                run,
-                windows,
-                validation_samples,
-                notices,
-                checkpoints=checkpoints,
-                source=inherited,
-            )
+            held.push(beginning.held)
+            loop = cls(beginning, notices)
             if loop.checkpoint is not None:
                 notices.say(f"continuing from {loop.checkpoint}")
-            loop._held = held.pop_all()
+            held.pop_all()
         return loop
 
     def __enter__(self) -> Self:
@@ -223,7 +162,7 @@ class TrainingLoop:
 
         What was begun to be saved is no checkpoint unless ``finish_saving`` or ``save`` was called.
         """
-        self._end_reading()
+        self._feed.close()
         self.saver.close()
         self._held.close()
 
@@ -237,20 +176,7 @@ class TrainingLoop:
 
         Raises UserError where the store is damaged there.
         """
-        if self._batches is None:
-            training = self._training
-            plan = training_plan(
-                self.windows,
-                seed=training.seed,
-                batch=training.instance_batch,
-                layout=self._mesh.layout,
-                steps=range(self.state.step, training.steps),
-                samples=self.state.samples,
-                leads_at=partial(training.leads_at, input_times=self.job.architecture.input_times),
-                skipped=self.divergence.skipped,
-            )
-            self._batches = read_ahead(self._reader, plan, device=self._mesh.device)
-        return next(self._batches)
+        return self._feed.next_batch(self.state, self.divergence.skipped)
 
     def step(self, batch: Batch | None = None) -> StepReport:
         """Take one optimizer step, on ``batch`` or else on the next in the plan.
@@ -280,14 +206,14 @@ class TrainingLoop:
             self._mesh,
             training,
             states,
-            self._objective,
+            self._step_objective,
             batch.forcings.to(self._mesh.device, non_blocking=True),
             stopping=self.stop_request.received is not None,
             has_saved=self.saver.has_written,
         )
         if not outcome.is_taken:
             self.saver.finish()
-            raise self._not_finite(outcome.loss, batch, states, outcome.magnitudes, stop)
+            raise self._not_finite(outcome, batch, states, stop)
         state.samples = stop
         self._require_no_spike(outcome.loss, stop)
         self.saver.go_on(round(outcome.saved))
@@ -313,26 +239,20 @@ class TrainingLoop:
         """
         if not len(self.validation_samples):
             raise UserError("the validation period holds no sample that can be read")
-        size, data = self._training.samples_at_once, self._mesh.data
-        firsts = range(data.index * size, len(self.validation_samples), data.size * size)
-        plan = (self.validation_samples[first : first + size] for first in firsts)
         self.saver.hold_back()  # an average takes the place of weights that may be being copied
         with (
-            closing(read_ahead(self._reader, plan, device=self._mesh.device)) as batches,
-            self._arithmetic.in_force(),
+            self._feed.validation() as batches,
+            Arithmetic.of(self._training.dtype).in_force(),
             self.state.averaged_weights(),
         ):
             scores = validate(
                 self.state.model,
                 batches,
-                self._objective.static,
-                self._objective.weights,
-                self._error,
+                self._objective,
                 self.run.normalisation,
                 self.job.part,
                 self._mesh,
                 latent=self._training.longest.latent,
-                input_times=self._objective.input_times,
             )
         self.history.add_validation(self.state.step, scores)
         return scores
@@ -372,7 +292,7 @@ class TrainingLoop:
         self._load([checkpoint])
 
     def _load(self, checkpoints: Sequence[Path]) -> None:
-        self._end_reading()
+        self._feed.close()
         self.saver.load(checkpoints)
         # As the first rank sees it: the others need not look into the run.
         self.divergence = meshes.from_first_rank(self.divergence.read)
@@ -390,11 +310,6 @@ class TrainingLoop:
             saving_seconds=self.saver.seconds,
             stopped_by=stopped_by,
         )
-
-    def _end_reading(self) -> None:
-        if self._batches is not None:
-            self._batches.close()
-            self._batches = None
 
     def _keep_recent_losses(self) -> None:
         """Keep them with the checkpoint that is begun."""
@@ -424,14 +339,12 @@ class TrainingLoop:
         meshes.from_first_rank(self.divergence.write)
         self.notices.say(said)
 
-    def _not_finite(
-        self, loss: float, batch: Batch, states: Tensor, magnitudes: list[Tensor], stop: int
-    ) -> Diverged:
+    def _not_finite(self, outcome: Outcome, batch: Batch, states: Tensor, stop: int) -> Diverged:
         cause = find_cause(
-            loss,
+            outcome.loss,
             self.state.model,
             states,
-            magnitudes,
+            outcome.magnitudes,
             channels=self._normalisation.channels,
             input_times=self._objective.input_times,
             initial_times=self.job.states.times[batch.indices[:, self._objective.input_times - 1]],
@@ -439,4 +352,6 @@ class TrainingLoop:
             * self._training.lengths_at(self.state.step).latent,
         )
         causes, step = meshes.gather_objects(cause), self.state.step + 1
-        return not_finite_error(loss, causes, step=step, stop=stop, checkpoint=self.checkpoint)
+        return not_finite_error(
+            outcome.loss, causes, step=step, stop=stop, checkpoint=self.checkpoint
+        )

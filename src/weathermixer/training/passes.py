@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
+from weathermixer.config import Training
+from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.jigsaw.activity import ACTIVITY
+from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.model.compiling import compiled
 from weathermixer.training.loss import (
     ErrorFunction,
+    error_function,
+    huber_thresholds,
+    loss_weights,
     recent_and_targets,
     rollout_loss,
     weighted_mse,
@@ -44,6 +51,28 @@ class Objective:
     share: float = 1.0
     error: ErrorFunction = weighted_mse
     input_times: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        training: Training,
+        normalisation: Normalisation,
+        *,
+        share: float,
+        input_times: int,
+        device: torch.device,
+    ) -> Self:
+        """That of a training on ``device``; ``normalisation`` describes this rank's part."""
+        dtype = Arithmetic.of(training.dtype).states
+        weights = torch.from_numpy(loss_weights(training, normalisation)).to(device, dtype)
+        thresholds = torch.from_numpy(huber_thresholds(training, normalisation)).to(weights)
+        static = torch.from_numpy(normalisation.static).to(device, dtype)
+        error = error_function(training, thresholds)
+        return cls(static, weights, share, error, input_times)
+
+    def compiled(self) -> Self:
+        """The same, with an error that the compiler has made one kernel of."""
+        return replace(self, error=compiled(self.error))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.mesh import Mesh, gather_objects
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.cuts import Part
-from weathermixer.training.loss import ErrorFunction, recent_and_targets, rollout_loss
+from weathermixer.training.loss import recent_and_targets, rollout_loss
+from weathermixer.training.passes import Objective
 
 
 @dataclass(frozen=True)
@@ -73,28 +74,24 @@ def require_score(name: str | None, channels: Sequence[str]) -> None:
 def validate(
     model: nn.Module,
     batches: Iterable[Batch],
-    static: Tensor,
-    weights: Tensor,
-    error_function: ErrorFunction,
+    objective: Objective,
     normalisation: Normalisation,
     part: Part,
     mesh: Mesh,
     *,
     latent: int = 1,
-    input_times: int = 1,
 ) -> Validation:
     """Compute loss and errors of a network in eval mode; it is left in the mode that it was in.
 
-    ``static (static_channel, latitude, longitude)``; ``weights`` and
-    ``error_function`` as ``rollout_loss`` takes them.
-    These and the batches hold this rank's ``part`` of what ``normalisation`` describes; replicas
-    have batches of their own, as many on each rank of an instance. An application of the network
-    advances by ``latent`` steps, which the states of a batch are apart. The result is that of all
-    samples, on every rank.
+    ``objective`` and the batches hold this rank's ``part`` of what ``normalisation`` describes;
+    replicas have batches of their own, as many on each rank of an instance. An application of the
+    network advances by ``latent`` steps, which the states of a batch are apart. The result is that
+    of all samples, on every rank.
 
     Raises UserError, alike on every rank, where any rank cannot read a batch, and where the loss is
     NaN or infinite; the network is then as it was too.
     """
+    static, input_times = objective.static, objective.input_times
     area = torch.from_numpy(cell_area_weights(normalisation.latitude)).to(static.device)
     area /= normalisation.grid[1]
     share = part.share(normalisation)
@@ -120,10 +117,10 @@ def validate(
                     network,
                     *recent_and_targets(states, input_times),
                     static,
-                    weights,
+                    objective.weights,
                     forcings=forcings,
                     share=share,
-                    error=error_function,
+                    error=objective.error,
                 )
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways
