@@ -116,6 +116,13 @@ class Run:
         _ = self.config, self.normalisation
         return self
 
+    def without_static_fields(self) -> Run:
+        """The run as ``read``, but for the static fields, of which a rank keeps its part alone."""
+        run = Run(self.path)
+        # As the cached properties keep them.
+        vars(run).update(config=self.config, normalisation=self.normalisation.without_static())
+        return run
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
