@@ -99,7 +99,7 @@ class TrainingLoop:
         )
         compiles = self._training.compile
         self._step_objective = self._objective.compiled() if compiles else self._objective
-        self._feed = Feed(job, run.normalisation, self.windows, self.validation_samples)
+        self._feed = Feed(job, self.run.normalisation, self.windows, self.validation_samples)
         self.divergence = Divergence(self._training, run.divergence)
         self.saver = Saver(
             run, job.config.checkpoint, self.state, self.notices, begins=self._keep_recent_losses
