@@ -4,16 +4,15 @@
 
 Makes an archive at 0.25° whose chunks hold all longitudes at one time, as published reanalyses have
 them, and a store of it for 64 ranks (both stay in ``FOLDER``, and are used again). 8 and 64 ranks,
-each a process, then read samples of either as a training would, each from storage that hands out
-``--rate`` megabytes a second at the most: much less than the processor can decode, so that other
-programs on it do not matter. Beside the bytes that each fetched and the seconds of a sample stand
-those that the plan predicts.
+each a process, then read samples of either as a training would, each from storage that hands out so
+few bytes a second that what else the processor does hardly matters. Beside the bytes that each
+fetched and the seconds of a sample stand those that the plan predicts.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,18 +36,29 @@ TIMES = 4
 LEVELS = (500, 850)
 STATE_ARRAYS = ("state", "temperature", "2m_temperature")
 PATCH = 6
-RATE = 0.06
-# As many as take a while: what each rank fetches of the archive does not depend on the ranks.
-SAMPLES: Mapping[tuple[str, int], int] = {
-    ("archive", 8): 1,
-    ("archive", 64): 1,
-    ("store", 8): 2,
-    ("store", 64): 16,
-}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is read: so many samples of a source, by so many ranks, each at ``bytes_per_second``."""
+
+    source: str
+    ranks: int
+    samples: int
+    bytes_per_second: float | None
+
+
+# Rates at which a sample takes long beside what a crowded processor needs for it.
+CASES = (
+    Case("archive", 8, 1, 6e4),
+    Case("archive", 64, 1, 6e4),
+    Case("store", 8, 2, 1.5e4),
+    Case("store", 64, 4, 5e3),
+)
 HEAD = (
-    f"{'':15}{'MB of a rank, per sample':>34}{'MB in all':>11}{'s per sample':>20}\n"
-    f"{'source':9}{'ranks':>6}{'share':>10}{'times':>8}{'planned':>8}{'fetched':>8}"
-    f"{'fetched':>11}{'planned':>10}{'measured':>10}"
+    f"{'':15}{'MB of a rank, per sample':>37}{'MB in all':>10}{'kB/s':>8}{'s per sample':>20}\n"
+    f"{'source':9}{'ranks':>6}{'share':>10}{'times':>7}{'planned':>10}{'fetched':>10}"
+    f"{'fetched':>10}{'a rank':>8}{'planned':>10}{'measured':>10}"
 )
 
 
@@ -62,9 +72,7 @@ class Row:
     those of the slowest.
     """
 
-    source: str
-    ranks: int
-    samples: int
+    case: Case
     share_bytes: float
     amplification: float
     planned_bytes_per_rank: float
@@ -77,34 +85,17 @@ class Row:
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("folder", type=Path)
-    options.add_argument("--rate", type=float, default=RATE, metavar="MB/S", help="of each rank")
     options.add_argument("--json", type=Path, metavar="FILE", help="write machine, date and rows")
     arguments = options.parse_args()
-    rate = MEGABYTE * arguments.rate
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    rows = []
     print(HEAD)
-    for row in measure(arguments.folder, GRID, SAMPLES, rate):
-        print(_line(row), flush=True)
-        rows.append(row)
-    found = [asdict(row) for row in rows]
-    write_record(arguments.json, "cpu", grid=GRID, bytes_per_second=rate, rows=found)
-
-
-def measure(
-    folder: Path,
-    grid: tuple[int, int],
-    samples: Mapping[tuple[str, int], int],
-    bytes_per_second: float | None,
-) -> Iterator[Row]:
-    """Make what is to be read, and yield what reading it took, by source and number of ranks.
-
-    ``samples`` are those that each number of ranks reads of each source.
-    """
+    rows = []
     # This process is forked, so others do what starts threads.
-    _apart(make_sources, folder, grid, max(ranks for _, ranks in samples))
-    for (source, ranks), count in samples.items():
-        yield _measure(folder / f"{source}.zarr", Layout(domain=ranks), count, bytes_per_second)
+    _apart(make_sources, arguments.folder, GRID, max(case.ranks for case in CASES))
+    for case in CASES:
+        rows.append(measure(arguments.folder, case))
+        print(line(rows[-1]), flush=True)
+    write_record(arguments.json, "cpu", grid=GRID, rows=[asdict(row) for row in rows])
 
 
 def make_sources(folder: Path, grid: tuple[int, int], ways: int) -> None:
@@ -162,20 +153,21 @@ def configuration(source: Path, layout: Layout) -> Config:
     )
 
 
-def _measure(source: Path, layout: Layout, samples: int, bytes_per_second: float | None) -> Row:
+def measure(folder: Path, case: Case) -> Row:
+    """Let ranks read what is to be read in a folder, each in a process of its own."""
+    source, layout = folder / f"{case.source}.zarr", Layout(domain=case.ranks)
+    rate = case.bytes_per_second
     planned = _apart(plan, source, layout)
-    readings = _read(source, layout, planned.architecture, samples, bytes_per_second)
+    readings = _read(source, layout, planned.architecture, case.samples, rate)
     stored = planned.bytes_fetched * planned.stored_per_decoded
     return Row(
-        source=source.stem,
-        ranks=layout.world_size,
-        samples=samples,
+        case=case,
         share_bytes=planned.share_bytes,
         amplification=planned.bytes_fetched / planned.share_bytes,
         planned_bytes_per_rank=stored,
         bytes_per_rank=max(each.bytes_per_sample for each in readings),
         bytes_in_all=sum(each.bytes_per_sample for each in readings),
-        planned_seconds=None if bytes_per_second is None else stored / bytes_per_second,
+        planned_seconds=None if rate is None else stored / rate,
         seconds=max(each.seconds_per_sample for each in readings),
     )
 
@@ -224,7 +216,7 @@ def _read(
     answers, processes = [], []
     for rank in range(layout.world_size):
         answer, said = context.Pipe(duplex=False)
-        of_rank = (said, together, source, data, architecture, layout.at(rank), samples)
+        of_rank = (said, together.wait, source, data, architecture, layout.at(rank), samples)
         process = context.Process(target=read_as_rank, args=(*of_rank, bytes_per_second))
         process.start()
         said.close()
@@ -242,12 +234,16 @@ def _apart(work: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(work, *arguments).result()
 
 
-def _line(row: Row) -> str:
+def line(row: Row) -> str:
+    """A row of the table under ``HEAD``."""
+    case = row.case
+    rate = "" if case.bytes_per_second is None else f"{case.bytes_per_second / 1e3:g}"
     planned = "" if row.planned_seconds is None else f"{row.planned_seconds:.2f}"
     return (
-        f"{row.source:9}{row.ranks:>6}{row.share_bytes / MEGABYTE:>10.3f}{row.amplification:>8.2f}"
-        f"{row.planned_bytes_per_rank / MEGABYTE:>8.3f}{row.bytes_per_rank / MEGABYTE:>8.3f}"
-        f"{row.bytes_in_all / MEGABYTE:>11.2f}{planned:>10}{row.seconds:>10.2f}"
+        f"{case.source:9}{case.ranks:>6}{row.share_bytes / MEGABYTE:>10.3f}"
+        f"{row.amplification:>7.2f}{row.planned_bytes_per_rank / MEGABYTE:>10.3f}"
+        f"{row.bytes_per_rank / MEGABYTE:>10.3f}{row.bytes_in_all / MEGABYTE:>10.2f}{rate:>8}"
+        f"{planned:>10}{row.seconds:>10.2f}"
     )
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 import zarr.storage._local as files_of_zarr
 
 from weathermixer.config import Data
+from weathermixer.console import muted
 from weathermixer.data.channels import names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.feeding.read_ahead import StateReader, read_ahead
@@ -72,7 +72,7 @@ class LimitedStorage:
 
 def read_as_rank(
     answer: Connection,
-    together: Barrier,
+    meet: Callable[[], object],
     source: Path,
     data: Data,
     architecture: Architecture,
@@ -82,11 +82,13 @@ def read_as_rank(
 ) -> None:
     """Send what reading so many samples took as the rank of a mesh that ``layout`` describes.
 
-    It is to be called in a process of its own, whose files stay limited.
+    It begins when all ranks ``meet``. It is to be called in a process of its own, whose files stay
+    limited.
     """
     torch.set_num_threads(1)
     storage = LimitedStorage(bytes_per_second)
-    states = open_states(source, data)
+    with muted():
+        states = open_states(source, data)
     part = Part.on(Mesh.describe(layout), architecture)
     reader = StateReader(
         states,
@@ -96,10 +98,9 @@ def read_as_rank(
         longitudes=part.longitudes,
         memory_bytes=0,  # of an archive of decades, hardly a state is met again in an epoch
     )
-    states.reading_cost(slice(0, 1), slice(0, 1))
     states.read(len(states.times) - 1, slice(0, 1), slice(0, 1))  # with it, what is read once
     first = np.arange(samples)[:, None, None] * STATES % (len(states.times) - STATES)
-    together.wait()
+    meet()
     storage.begin()
     start = time.monotonic()
     for _ in read_ahead(reader, first + np.arange(STATES)):
