@@ -155,7 +155,7 @@ def test_a_store_whose_chunks_make_ranks_read_more_than_their_share_is_named_wit
     # A state of 2 channels by 16 longitudes is small enough for one chunk.
     (problem,) = check(configuration, [f"--parallel.{parallel}={factor}"]).problems
     assert (problem.severity, problem.where) == ("warning", "data.store")
-    assert f"up to {factor} times its share" in problem.what
+    assert f"up to {factor} times its share of each state, 1.02 kB instead of" in problem.what
     assert "--ways" in problem.remedy
 
 

@@ -207,18 +207,6 @@ def test_a_checkpoint_of_before_formats_had_numbers_is_read(saved: Path) -> None
         checkpoint.load(saved, loaded)
 
 
-def test_a_checkpoint_of_a_later_format_is_refused_with_what_reads_it(
-    saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as later:
-        later.setattr(checkpoint_index, "FORMAT", 3)
-        later.setattr(checkpoint_index, "__version__", "7.1")
-        checkpoint_index.write_seal(saved)
-    with pytest.raises(UserError, match=r"of format 3, which WeatherMixer 7\.1 writes") as caught:
-        checkpoint.load(saved, _empty())
-    assert not isinstance(caught.value, DamagedCheckpoint)
-
-
 def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path) -> None:
     with (
         full_disk(after_bytes=4000),

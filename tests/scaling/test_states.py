@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from weathermixer.config import Data
+from weathermixer.data.store.reading_cost import ReadingCost
 from weathermixer.scaling.generated_states import GeneratedStates
 from weathermixer.scaling.throttle import BURST_SECONDS, Bucket, throttled
 
@@ -59,3 +60,14 @@ def test_throttled_states_are_the_same_and_arrive_by_their_bytes(
     np.testing.assert_array_equal(slow.read(1, slice(0, 2)), states.read(1, slice(0, 2)))
     assert slow.grid == states.grid
     assert slept == [pytest.approx(2 * 6 * 8 * 4 / 1000.0 - BURST_SECONDS)]
+
+
+def test_throttled_states_wait_for_the_whole_of_their_chunks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    set_clock(monkeypatch, monotonic=lambda: 0.0, sleep=slept.append)
+    states = GeneratedStates(DATA, (6, 8))
+    monkeypatch.setattr(states, "reading_cost", lambda *part: ReadingCost(32, 4000))
+    throttled(states, 1000.0).read(1, slice(0, 1), slice(0, 1))
+    assert slept == [pytest.approx(4.0 - BURST_SECONDS)]

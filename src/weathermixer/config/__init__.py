@@ -4,7 +4,12 @@ from weathermixer.config.dates import Period, parse_period, period_of
 from weathermixer.config.kinds import Reader
 from weathermixer.config.lengths import Lengths
 from weathermixer.config.problems import Problem
-from weathermixer.config.reading import parse_config, read_config, write_config
+from weathermixer.config.reading import (
+    parse_config,
+    read_config,
+    version_that_wrote,
+    write_config,
+)
 from weathermixer.config.sections import (
     Checkpoint,
     Data,
@@ -47,5 +52,6 @@ __all__ = [
     "period_of",
     "read_config",
     "settings",
+    "version_that_wrote",
     "write_config",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from weathermixer import __version__
 from weathermixer.config.overrides import parse_overrides
 from weathermixer.config.problems import Problem, problems_of, sentences, shown
 from weathermixer.config.settings import Config
@@ -19,6 +20,8 @@ from weathermixer.errors import UserError
 _VERBATIM: frozenset[Keys] = frozenset(
     {("data", "store"), ("data", "train"), ("data", "validation")}
 )
+
+_WRITTEN_BY = "# written by WeatherMixer "
 
 
 def read_config(
@@ -66,9 +69,21 @@ def parse_config(
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write a configuration as YAML that ``read_config`` reads back equal."""
+    """Write a configuration as YAML that ``read_config`` reads back equal.
+
+    Its first line is a comment that names the version of the program.
+    """
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(f"{_WRITTEN_BY}{__version__}\n{text}", encoding="utf-8")
+
+
+def version_that_wrote(path: Path) -> str | None:
+    """The version of the program that wrote a configuration; None where its file does not say."""
+    try:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeDecodeError):
+        return None
+    return first.removeprefix(_WRITTEN_BY) if first.startswith(_WRITTEN_BY) else None
 
 
 def _is_noted(key: str, noted: Sequence[str]) -> bool:

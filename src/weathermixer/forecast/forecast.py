@@ -131,6 +131,9 @@ def forecast(
     if meshes.is_first_rank():
         say(job.choice.reason)
     mesh, part = job.mesh, job.part
+    own = part.of(normalisation)
+    opened = opened.without_static_fields()
+    normalisation = opened.normalisation
     step_hours = opened.config.data.step_hours
     lead_hours = step_hours * advance * np.arange(1, applications + 1)
     description = ForecastDescription(
@@ -162,7 +165,7 @@ def forecast(
     writer = ForecastWriter(out, description, channels=part.channels, longitudes=part.longitudes)
     model = opened.load_model(config, mesh, path, weights)
     network = partial(model, applications=advance)
-    own, total = part.of(normalisation), len(windows) * applications
+    total = len(windows) * applications
     given = normalisation.part(
         range(part.prognostic.start, part.prognostic.stop), slice(0, 0), part.longitudes
     )

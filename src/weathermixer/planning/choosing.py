@@ -73,18 +73,19 @@ def make_planner(
 ) -> Planner:
     """A planner for a configuration file on a machine, by default this one.
 
-    Without a ``grid`` it is that of the store. Raises UserError for a configuration, a machine or a
-    scheme that cannot be, and where no grid is known.
+    Without a ``grid`` it is that of the store, whose chunks are planned for too. Raises UserError
+    for a configuration, a machine or a scheme that cannot be, and where no grid is known.
     """
     config = read_config(path, overrides)
     if scheme not in SCHEMES:
         raise UserError(f"there is no scheme {scheme}: choose among {', '.join(SCHEMES)}")
     found = this_machine() if machine is None else find_machine(machine)
-    return Planner(config, _architecture(config, grid), found, scheme=scheme, loads=loads)
-
-
-def _architecture(config: Config, grid: tuple[int, int] | None) -> Architecture:
-    return architecture_of(config.data, config.model, grid or configured_states(config).grid)
+    states = None
+    if grid is None:
+        states = configured_states(config)
+        grid = states.grid
+    architecture = architecture_of(config.data, config.model, grid)
+    return Planner(config, architecture, found, scheme=scheme, loads=loads, states=states)
 
 
 def configured_states(config: Config) -> States:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from weathermixer.config import Config, Recompute
+from weathermixer.data.channels import names, predicted_channels
+from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
 from weathermixer.model.architecture import Architecture
 from weathermixer.planning.jigsaw_step import describe_jigsaw
 from weathermixer.planning.machine import Machine
+from weathermixer.planning.reading_share import reading_costs
 from weathermixer.planning.schemes import OTHER_SCHEMES
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_memory import SAFE_SHARE, fits
@@ -60,6 +64,8 @@ class Candidate:
     ``joules`` are those of all ranks in a step, where the machine's power is known; ``recompute``
     is what is computed again in the backward pass, as ``training.recompute`` has it, and
     ``samples_at_once`` are those of an instance that go through the network together.
+    ``amplification`` is how many times as many bytes the rank that fetches the most has from
+    storage as the one with the largest share reads of it, since chunks come whole.
     """
 
     layout: Layout
@@ -72,6 +78,12 @@ class Candidate:
     recompute: Recompute
     samples_at_once: int = 1
     efficiency: float | None = None
+    amplification: float = 1.0
+
+    @property
+    def bytes_fetched(self) -> float:
+        """Bytes of chunks that a rank fetches from storage for the samples of a step."""
+        return self.amplification * self.step.bytes_read
 
     @property
     def sample_seconds(self) -> float:
@@ -87,6 +99,7 @@ class Candidate:
             "messages_per_rank": round(self.step.messages),
             "exchanges_per_rank": round(self.step.calls),
             "bytes_read_per_rank": round(self.step.bytes_read),
+            "bytes_fetched_per_rank": round(self.bytes_fetched),
             "flops_per_rank": round(self.step.operations),
             "seconds_per_step": self.time.total,
             "samples_per_step": self.samples,
@@ -109,7 +122,8 @@ class Candidate:
 class Plan:
     """Every mesh of so many ranks, the best first, and why others are not among them.
 
-    ``refused`` holds the meshes that cannot be, each with the reason.
+    ``refused`` holds the meshes that cannot be, each with the reason; ``states_path`` is where
+    samples come from, where that is known.
     """
 
     candidates: tuple[Candidate, ...]
@@ -117,6 +131,7 @@ class Plan:
     machine: Machine
     scheme: str
     gpus: int
+    states_path: Path | str | None = None
 
     @property
     def best(self) -> Candidate | None:
@@ -156,7 +171,8 @@ class Planner:
     """Plans trainings of one configuration on one machine.
 
     Where it does not ``loads`` samples, reading takes no time. ``threads`` are those of each rank,
-    where ranks compute on processors.
+    where ranks compute on processors. Of the ``states``, where they are known, chunks are fetched
+    whole by each rank that owns a piece of one; else each rank fetches what it owns.
     """
 
     config: Config
@@ -165,6 +181,7 @@ class Planner:
     scheme: str = "jigsaw"
     loads: bool = True
     threads: int | None = None
+    states: States | None = None
 
     def plan(self, gpus: int, *, only: Layout | None = None) -> Plan:
         """Plan every mesh of so many ranks, or ``only`` one.
@@ -197,7 +214,8 @@ class Planner:
                 )
                 for candidate in found
             ]
-        return Plan(tuple(found), refused, self.machine, self.scheme, gpus)
+        path = None if self.states is None else self.states.path
+        return Plan(tuple(found), refused, self.machine, self.scheme, gpus, path)
 
     def candidate(self, layout: Layout) -> Candidate:
         """A step on one mesh, without its efficiency; LayoutError where there can be none.
@@ -224,7 +242,8 @@ class Planner:
         training, ranks = self.config.training, layout.world_size
         kind = self.kind(recompute=recompute)
         step = SCHEMES[self.scheme](self.architecture, layout, kind, self.machine)
-        timer = StepTimer(self.machine, ranks, self.threads)
+        amplification = self._amplification(layout)
+        timer = StepTimer(self.machine, ranks, self.threads, amplification)
         time = step.seconds(timer, loads=self.loads)
         power, joules = self.machine.power, None
         if power is not None:
@@ -240,7 +259,19 @@ class Planner:
             joules=joules,
             recompute=recompute,
             samples_at_once=training.samples_at_once,
+            amplification=amplification,
         )
+
+    def _amplification(self, layout: Layout) -> float:
+        """Bytes that are fetched for each that is read, where these are those of the most."""
+        if self.states is None:
+            return 1.0
+        channels = names(predicted_channels(self.config.data))
+        # Under other schemes a rank reads whole states.
+        corners = layout.corners() if self.scheme == "jigsaw" else [Layout()]
+        costs = reading_costs(self.states, channels, self.architecture, corners)
+        most_fetched = max(cost.touched_bytes for cost in costs)
+        return most_fetched / max(cost.wanted_bytes for cost in costs)
 
     def forward_seconds(self, layout: Layout) -> float:
         """Seconds of a forward pass of one sample on a mesh, as a forecast takes one."""

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from weathermixer.console import size_text
 from weathermixer.planning.plan import Candidate, Plan, layout_text
+from weathermixer.planning.reading_share import REMEDY, WORTH_SAYING
 from weathermixer.planning.step_memory import SAFE_SHARE
 
 _WIDTH = 132
@@ -57,6 +58,7 @@ def render_plan(plan: Plan) -> str:
         what = plan.best.recompute
         recomputed = "" if what == "none" else f", with {what} recomputed"
         lines.append(f"best: {layout_text(plan.best.layout)}{recomputed}")
+        lines += _reading_remark(plan.best, plan)
     lines += [
         f"  {layout_text(candidate.layout)}: {reason_against(candidate, plan)}"
         for candidate in plan.candidates
@@ -90,6 +92,19 @@ def reason_against(candidate: Candidate, plan: Plan) -> str:
     )
 
 
+def _reading_remark(candidate: Candidate, plan: Plan) -> list[str]:
+    """A line where chunks make ranks fetch much more than they use; none where they do not."""
+    if candidate.amplification <= WORTH_SAYING:
+        return []
+    time, fetched = candidate.time, candidate.bytes_fetched
+    rate = fetched / (time.total - time.read_exposed)
+    return [
+        f"  the chunks of {plan.states_path} make a rank fetch {candidate.amplification:.3g} times "
+        f"its share, {size_text(fetched)} a step for {size_text(candidate.step.bytes_read)}: not "
+        f"to wait, it needs {rate / 1e6:.3g} MB/s; {REMEDY}"
+    ]
+
+
 def _cells(candidate: Candidate) -> list[str]:
     step, time = candidate.step, candidate.time
     efficiency = "–" if candidate.efficiency is None else f"{100 * candidate.efficiency:.0f}%"
@@ -99,7 +114,7 @@ def _cells(candidate: Candidate) -> list[str]:
         f"{step.operations / 1e12:.3g} T",
         size_text(step.bytes_sent),
         f"{step.calls:.0f}",
-        size_text(step.bytes_read),
+        size_text(candidate.bytes_fetched),
         *(
             f"{seconds:.3g}"
             for seconds in (

@@ -124,12 +124,14 @@ class StepTime:
 class StepTimer:
     """Turns phases into seconds on a machine where so many ranks run in all.
 
-    ``threads`` are those of each rank, where ranks compute on processors.
+    ``threads`` are those of each rank, where ranks compute on processors. ``amplification`` is how
+    many bytes come from storage for each that is read, since chunks come whole.
     """
 
     machine: Machine
     ranks: int
     threads: int | None = None
+    amplification: float = 1.0
     computing: Computing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -210,7 +212,7 @@ class StepTimer:
         """Seconds in which a rank reads so many bytes while all ranks of its node do."""
         storage = self.machine.storage
         share = storage.node_bytes_per_second / min(self.ranks, self.machine.ranks_per_node)
-        return num_bytes / min(storage.rank_bytes_per_second, share)
+        return self.amplification * num_bytes / min(storage.rank_bytes_per_second, share)
 
     def peak_fraction(self, operations: float, seconds: float, dtype: ProductType) -> float:
         """Operations per second over the peak of this rank in an arithmetic."""

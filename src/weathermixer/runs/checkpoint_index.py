@@ -65,29 +65,57 @@ def read_index(path: Path) -> Metadata:
 def _whole_index(path: Path) -> bytes:
     index, seal = path / INDEX, path / SEAL
     try:
-        content = index.read_bytes()
         if not seal.exists() and (path / _FORMER_SEAL).exists():
             seal = path / _FORMER_SEAL
         sealed = seal.read_bytes()
+        if seal.name != _FORMER_SEAL:
+            _require_known_format(path, sealed)
+        content = index.read_bytes()
     except OSError as error:
         raise unreadable(error, path) from error
     if seal.name == _FORMER_SEAL:
         is_whole = sealed == hashlib.sha256(content).hexdigest().encode()
     else:
-        try:
-            record = json.loads(sealed)
-            number, program = record["format"], record["program"]
-            is_whole = record["checksum"] == _checksum(content, number, program)
-        except (ValueError, KeyError, TypeError) as error:
-            raise damaged(seal, "is truncated or damaged") from error
-        if is_whole and number != FORMAT:
-            raise UserError(
-                f"the checkpoint {path} is of format {number}, which WeatherMixer {program} writes "
-                f"and {__version__} does not read: go on with that version or a newer one"
-            )
+        record = _record_of(seal, sealed)
+        expected = _checksum(content, record["format"], record["program"])
+        is_whole = record["format"] == FORMAT and record.get("checksum") == expected
     if not is_whole:
         raise damaged(index, f"does not match {seal.name}: one of the two is truncated or damaged")
     return content
+
+
+def _require_known_format(path: Path, sealed: bytes) -> None:
+    """Raise UserError where a later version wrote a checkpoint, whose seal may be made otherwise.
+
+    It is not damaged, and must not be set aside as such. A number that was flipped on the disk is
+    told from a later one by the checksum, which is then that of the present format.
+    """
+    index, record = path / INDEX, _record_of(path / SEAL, sealed)
+    number, program = record["format"], record["program"]
+    if number <= FORMAT:
+        return
+    if index.is_file() and record.get("checksum") == _checksum(index.read_bytes(), FORMAT, program):
+        return
+    raise UserError(
+        f"the checkpoint {path} is of format {number}, which WeatherMixer {program} wrote and "
+        f"this version, {__version__}, does not read: install WeatherMixer {program} or a newer "
+        "one to go on from it"
+    )
+
+
+def _record_of(seal: Path, sealed: bytes) -> dict[str, Any]:
+    """What a seal says: at least the number of the ``format`` and the version of the ``program``.
+
+    Raises DamagedCheckpoint where it says none of that.
+    """
+    try:
+        record: dict[str, Any] = json.loads(sealed)
+        is_seal = type(record["format"]) is int and isinstance(record["program"], str)
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(seal, "is truncated or damaged") from error
+    if not is_seal:
+        raise damaged(seal, "is truncated or damaged")
+    return record
 
 
 def write_seal(path: Path) -> None:

@@ -19,7 +19,8 @@ What is in a checkpoint besides weights is for ``training`` to know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,8 @@ from typing import Literal, Self, TypeAlias
 import torch
 from torch import nn
 
-from weathermixer.config import Config, Training, read_config, write_config
+from weathermixer import __version__
+from weathermixer.config import Config, Training, read_config, version_that_wrote, write_config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import Axis, Mesh
@@ -99,18 +101,27 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """The configuration as run; UserError where the file is damaged."""
-        return read_config(self.path / _CONFIG)
+        """The configuration as run; UserError where it is damaged, or of another version."""
+        with self._naming_its_version():
+            return read_config(self.path / _CONFIG)
 
     @cached_property
     def normalisation(self) -> Normalisation:
         """Channels, their statistics and the grid; UserError where the file is damaged."""
-        return Normalisation.load(self.path / _NORMALISATION)
+        with self._naming_its_version():
+            return Normalisation.load(self.path / _NORMALISATION)
 
     def read(self) -> Self:
         """This run with configuration and normalisation read: who is sent it opens no file."""
         _ = self.config, self.normalisation
         return self
+
+    def without_static_fields(self) -> Run:
+        """The run as ``read``, but for the static fields, of which a rank keeps its part alone."""
+        run = Run(self.path)
+        # As the cached properties keep them.
+        vars(run).update(config=self.config, normalisation=self.normalisation.without_static())
+        return run
 
     @property
     def checkpoints(self) -> Path:
@@ -145,6 +156,21 @@ class Run:
     def profiles(self) -> Path:
         """The folder of profiles of steps, one of each rank."""
         return self.path / "profile"
+
+    @contextmanager
+    def _naming_its_version(self) -> Iterator[None]:
+        """While entered, let a UserError say if another version of the program wrote the run."""
+        try:
+            yield
+        except UserError as error:
+            program = version_that_wrote(self.path / _CONFIG)
+            if program in (None, __version__):
+                raise
+            raise UserError(
+                f"the run {self.path} was written by WeatherMixer {program}, and this version, "
+                f"{__version__}, does not understand it ({error}): install WeatherMixer {program} "
+                "to go on with it"
+            ) from error
 
     def newest_checkpoint(self) -> Path | None:
         """The path of the newest whole checkpoint, None where there is none."""
@@ -183,6 +209,7 @@ class Run:
 
         ``base_overrides`` give way to them. Raises UserError where one is impossible.
         """
+        _ = self.config  # what is wrong with that is not for the overrides to answer for
         return read_config(self.path / _CONFIG, overrides, base_overrides=base_overrides)
 
     def load_model(

@@ -74,7 +74,7 @@ def run_scaling(request: Request, progress: Progress) -> str:
         )
     config = read_config(request.config_path, request.overrides)
     states = _states(request, config)
-    record = meshes.from_first_rank(lambda: _begin(request, config, states.grid))
+    record = meshes.from_first_rank(lambda: _begin(request, config, states))
     samples = _samples(record.cases[0].config, states, request)
     connections = Connections()
     if request.kind == "roofline":
@@ -98,16 +98,18 @@ def _states(request: Request, config: Config) -> States:
     return states if request.read_rate is None else throttled(states, request.read_rate)
 
 
-def _begin(request: Request, config: Config, grid: tuple[int, int]) -> Record:
+def _begin(request: Request, config: Config, states: States) -> Record:
     machine = _machine(request)
     threads = threads_on(machine)
-    experiment = Experiment(request.kind, request.counts, config, grid, machine, threads)
+    experiment = Experiment(
+        request.kind, request.counts, config, states.grid, machine, threads, states
+    )
     cases, left_out = experiment.cases()
     device = meshes.local_device()
     settings: dict[str, Any] = {
         "kind": request.kind,
         "ranks": list(request.counts),
-        "grid": list(grid),
+        "grid": list(states.grid),
         "generated_states": request.grid is not None,
         "read_rate": request.read_rate,
         "machine": {"name": machine.name, "source": machine.source},

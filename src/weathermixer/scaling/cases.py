@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from weathermixer.config import Config, Parallel
+from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
@@ -77,7 +78,8 @@ class Case:
 class Experiment:
     """A kind of scaling of the network of ``config`` on a ``grid``, on each number of ranks.
 
-    ``machine`` is what is planned for, ``threads`` those of each rank where ranks share processors.
+    ``machine`` is what is planned for, ``threads`` those of each rank where ranks share processors,
+    and ``states`` those that are read, where their chunks matter.
     """
 
     kind: Kind
@@ -86,6 +88,7 @@ class Experiment:
     grid: tuple[int, int]
     machine: Machine
     threads: int | None = None
+    states: States | None = None
 
     def cases(self) -> tuple[list[Case], list[str]]:
         """What is measured, and in a sentence each what is left out and why.
@@ -263,7 +266,12 @@ class Experiment:
 
     def _planner(self, config: Config, scheme: str = "jigsaw") -> Planner:
         return Planner(
-            config, self._architecture(config), self.machine, scheme, threads=self.threads
+            config,
+            self._architecture(config),
+            self.machine,
+            scheme,
+            threads=self.threads,
+            states=self.states,
         )
 
     def _architecture(self, config: Config) -> Architecture:

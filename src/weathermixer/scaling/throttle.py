@@ -38,7 +38,7 @@ class Bucket:
 
 
 class _Throttled:
-    """States whose values arrive when their bytes have come through a link."""
+    """States whose values arrive when their chunks have come through a link."""
 
     def __init__(self, states: States, bucket: Bucket) -> None:
         self._states, self._bucket = states, bucket
@@ -50,13 +50,14 @@ class _Throttled:
         self, index: int, channels: Indices = slice(None), longitudes: slice = slice(None)
     ) -> NDArray[np.float32]:
         state = self._states.read(index, channels, longitudes)
-        time.sleep(self._bucket.seconds_until_delivered(state.nbytes))
+        cost = self._states.reading_cost(channels, longitudes)
+        time.sleep(self._bucket.seconds_until_delivered(cost.touched_bytes))
         return state
 
 
 def throttled(states: States, bytes_per_second: float) -> States:
     """The same states, of whose values this rank receives so many bytes a second.
 
-    What counts are the bytes of the values that are asked for, in float32.
+    What counts are the bytes of all chunks that hold what is asked for, in float32.
     """
     return cast(States, _Throttled(states, Bucket(bytes_per_second)))

@@ -194,7 +194,7 @@ def _open_run(
             return _Begun(origin, None)
         inherited = Source.open(source.absolute())
         return _Begun(replace(origin, source=str(inherited.checkpoint)), None, inherited)
-    begun = Run.open(out)
+    begun = Run.open(out).read()
     before = Origin.read(begun.origin)
     _check_same(begun, config, knows_its_times=before is not None)
     if before is not None:

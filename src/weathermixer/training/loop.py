@@ -54,9 +54,10 @@ class TrainingLoop:
             loop.save()
 
     Every rank of the mesh does the same at the same time. ``job`` holds the settings and the mesh,
-    ``run`` the folder, ``state`` weights, optimizer and steps taken, ``history`` what the steps
-    came to, ``checkpoint`` the newest that is whole, ``saver`` what writes it, and ``divergence``
-    which samples are left out. ``windows`` are the samples to learn from, and ``validation_samples
+    ``run`` the folder, ``normalisation`` what describes this rank's part of states and static
+    fields, ``state`` weights, optimizer and steps taken, ``history`` what the steps came to,
+    ``checkpoint`` the newest that is whole, ``saver`` what writes it, and ``divergence`` which
+    samples are left out. ``windows`` are the samples to learn from, and ``validation_samples
     (sample, times)`` the time indices of those to validate on. While ``stop_request`` is entered, a
     signal ends the iteration after the step in hand.
     """
@@ -67,14 +68,14 @@ class TrainingLoop:
         Those are drawn, or those of the run that this one begins with.
         """
         job, run = beginning.job, beginning.run
-        self.job, self.run = job, run
+        self.normalisation = job.part.of(run.normalisation)
+        self.job, self.run = job, run.without_static_fields()
         self.windows, self.validation_samples = beginning.windows, beginning.validation_samples
         self.history = History()
         self.stop_request = StopRequest()
         self.notices = notices or Notices(console.say)
         self._held = beginning.held
         self._training, self._mesh = job.config.training, job.mesh
-        self._normalisation = job.part.of(run.normalisation)
         model = build_model(
             job.architecture,
             self._training,
@@ -91,14 +92,14 @@ class TrainingLoop:
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
         self._objective = Objective.of(
             self._training,
-            self._normalisation,
+            self.normalisation,
             share=job.part.share(run.normalisation) / job.mesh.layout.data,
             input_times=job.architecture.input_times,
             device=job.mesh.device,
         )
         compiles = self._training.compile
         self._step_objective = self._objective.compiled() if compiles else self._objective
-        self._feed = Feed(job, run.normalisation, self.windows, self.validation_samples)
+        self._feed = Feed(job, self.run.normalisation, self.windows, self.validation_samples)
         self.divergence = Divergence(self._training, run.divergence)
         self.saver = Saver(
             run, job.config.checkpoint, self.state, self.notices, begins=self._keep_recent_losses
@@ -345,7 +346,7 @@ class TrainingLoop:
             self.state.model,
             states,
             outcome.magnitudes,
-            channels=self._normalisation.channels,
+            channels=self.normalisation.channels,
             input_times=self._objective.input_times,
             initial_times=self.job.states.times[batch.indices[:, self._objective.input_times - 1]],
             step_hours=self.job.config.data.step_hours

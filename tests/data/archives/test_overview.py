@@ -38,6 +38,9 @@ def test_an_archive_is_looked_over(archive: Archive, saved: Saved) -> None:
     assert text[0] == source
     assert "8 × 16, latitude 90 to -67.5, longitude 0 to 337.5 (without latitude -90)" in text[1]
     assert "geopotential, temperature at 500, 850, 999 hPa; 2m_temperature" in text[4]
+    # A NetCDF file's fields are read whole, nine rows of them for eight.
+    assert overview.amplification == {2: 2.25, 8: 9.0}
+    assert "each fetches 2.25 times its share with 2, 9 times its share with 8" in text[6]
     assert text[-2] == f"{source}: left out tp (WeatherMixer does not use it)"
     assert text[-1] == f"{source}: times after 2020-01-03T00:00:00 hold nothing and are left out"
     assert overview.to_json()["num_times"] == 7

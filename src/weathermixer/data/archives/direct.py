@@ -8,8 +8,6 @@ estimated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +62,6 @@ class DirectStates:
         held = {name for analysis in analyses for name in analysis.static_channels}
         static = [name for name in STATIC_VARIABLES if name in held and name in data.static]
         self._merged = MergedAnalyses(analyses, wanted, static)
-        self._channels = wanted
         self.path = analyses[0].name
         self.channels = names(wanted)
         self.static_channels = tuple(static)
@@ -139,15 +136,7 @@ class DirectStates:
 
     def reading_cost(self, channels: Indices, longitudes: slice) -> ReadingCost:
         """The cost of reading a part of one state; a chunk of several times is read whole."""
-        by_variable: dict[str, list[int | None]] = {}
-        for place in np.arange(len(self._channels))[channels]:
-            channel = self._channels[place]
-            by_variable.setdefault(channel.variable, []).append(channel.level_hpa)
-        costs = (
-            self._merged.reading_cost(variable, levels, longitudes)
-            for variable, levels in by_variable.items()
-        )
-        return reduce(add, costs, ReadingCost(0, 0))
+        return self._merged.reading_cost(channels, longitudes)
 
     def statistics_over(
         self, period: Period, progress: Progress | None = None, workers: Workers = ALONE

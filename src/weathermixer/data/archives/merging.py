@@ -146,9 +146,19 @@ class MergedAnalyses:
         )
 
     def reading_cost(
+        self, channels: Indices = slice(None), longitudes: slice = slice(None)
+    ) -> ReadingCost:
+        """The cost of reading a part of the first state; a chunk of several times is read whole."""
+        levels: dict[str, list[int | None]] = {}
+        for place in np.arange(len(self.channels))[channels]:
+            channel = self.channels[place]
+            levels.setdefault(channel.variable, []).append(channel.level_hpa)
+        costs = (self._variable_cost(name, levels[name], longitudes) for name in levels)
+        return sum(costs, ReadingCost(0, 0))
+
+    def _variable_cost(
         self, variable: str, levels: Sequence[int | None], longitudes: slice
     ) -> ReadingCost:
-        """The cost of reading levels and longitudes of a variable at the first time."""
         index = self._owner[self.channels.index(Channel(variable, levels[0])), 0]
         analysis = self._analyses[index]
         assert isinstance(analysis, ArchiveAnalysis), "stores know their own cost"

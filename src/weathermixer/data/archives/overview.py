@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,9 @@ from weathermixer.data.store.inspection import (
     spacing_of,
 )
 
+_SHARED_BY = (2, 8, 64)
+_WORTH_SAYING = 1.02
+
 
 @dataclass(frozen=True)
 class ArchiveOverview:
@@ -28,7 +31,9 @@ class ArchiveOverview:
 
     ``grid`` is the numbers of latitudes and longitudes, ``latitude`` and ``longitude`` are the
     first and last of each in degrees, and ``dropped_row`` names a row that is left out.
-    ``variables`` are the ``channels`` in words. ``usual_spacing_hours`` is the commonest interval
+    ``variables`` are the ``channels`` in words. ``amplification`` tells, by how many ranks share a
+    state along longitudes, how many bytes each fetches for each that it owns, since chunks come
+    whole. ``usual_spacing_hours`` is the commonest interval
     between neighbouring times, and ``gaps`` are where it is longer; ``remarks`` are sentences about
     what is left out. ``damaged`` names what could not be read; None where it was not looked for.
     """
@@ -46,6 +51,7 @@ class ArchiveOverview:
     channels: tuple[str, ...]
     variables: str
     static_channels: tuple[str, ...]
+    amplification: dict[int, float]
     remarks: tuple[str, ...]
     damaged: tuple[str, ...] | None
 
@@ -67,6 +73,7 @@ class ArchiveOverview:
             f"  gaps        {gaps_in_words(self.gaps)}",
             f"  variables   {self.variables}",
             f"  static      {', '.join(self.static_channels) or 'none'}",
+            f"  chunks      {_amplification_in_words(self.amplification)}",
         ]
         if self.damaged is not None:
             whole = "every state and static field was read"
@@ -113,6 +120,29 @@ def inspect_archive(
         channels=names(merged.channels),
         variables=channels_in_words(set(merged.channels)),
         static_channels=merged.static_channels,
+        amplification={
+            ranks: _amplification(merged, ranks) for ranks in _SHARED_BY if ranks <= merged.grid[1]
+        },
         remarks=merged.remarks,
         damaged=collect_errors([*reads, merged.read_static], progress) if full else None,
+    )
+
+
+def _amplification(merged: MergedAnalyses, ranks: int) -> float:
+    """Bytes that the first of some ranks along longitudes fetches for each that it owns."""
+    columns = slice(0, merged.grid[1] // ranks)
+    return merged.reading_cost(longitudes=columns).amplification
+
+
+def _amplification_in_words(amplification: Mapping[int, float]) -> str:
+    beyond = [
+        f"{factor:.3g} times its share with {ranks}"
+        for ranks, factor in amplification.items()
+        if factor > _WORTH_SAYING
+    ]
+    if not beyond:
+        return "ranks that share a state along longitudes fetch their shares of it"
+    return (
+        f"of ranks that share a state along longitudes, each fetches {', '.join(beyond)}: "
+        "'weathermixer data prepare' makes a store with chunks for them"
     )

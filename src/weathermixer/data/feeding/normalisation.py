@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,10 @@ class Normalisation:
             latitude=self.latitude,
             longitude=self.longitude[longitudes],
         )
+
+    def without_static(self) -> Normalisation:
+        """The same without static fields, of which a rank needs its part alone."""
+        return replace(self, static_channels=(), static=self.static[:0].copy())
 
     @property
     def increment_scale(self) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from weathermixer import __version__
 from weathermixer.config import Period, Reader
 from weathermixer.console import Progress
 from weathermixer.credentials import without_credentials
@@ -324,6 +325,12 @@ class Store:
 
 
 def _require_format(version: object, name: Path | str) -> None:
+    if isinstance(version, int) and version > FORMAT:
+        raise UserError(
+            f"{name} is a store of format {version}, which a later version of WeatherMixer wrote "
+            f"and this one, {__version__}, does not read: install a later version, or prepare the "
+            "store again with this one"
+        )
     if version != FORMAT:
         raise UserError(
             f"{name} is not a WeatherMixer store of format {FORMAT}: "
