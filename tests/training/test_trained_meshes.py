@@ -62,6 +62,10 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "float32": {"training": {"dtype": "float32"}},
     "bfloat16": {"training": {"dtype": "bfloat16"}},
+    "exchanged": {
+        "training": {"dtype": "float32"},
+        "parallel": {"exchange_dtype": "bfloat16"},
+    },
     "sharded": {"parallel": {"shard_optimizer": True}, "training": AVERAGED},
 }
 DOUBLE = ["increment", "state"]
@@ -71,7 +75,7 @@ def recipes_on(layout: Layout) -> list[str]:
     """What is trained on a mesh, all in one go."""
     return [
         *DOUBLE,
-        *(["float32", "bfloat16"] if layout in (ONE, *NARROW) else []),
+        *(["float32", "bfloat16", "exchanged"] if layout in (ONE, *NARROW) else []),
         *(["even", "even-sharded"] if layout in (ONE, *EVEN) else []),
         *(["sharded"] if layout in REPLICATED else []),
     ]
@@ -230,6 +234,19 @@ def test_in_bfloat16_errors_are_as_large_as_those_of_one_rank(
     assert many[0] < 3.0 * one[0]
     # Partial products are rounded before they are added, and once more after it.
     assert many[1] < 3.0 * one[1]
+
+
+@on_narrow
+def test_what_is_exchanged_in_bfloat16_costs_little_and_half_the_bytes(
+    trainings: Trainings, layout: Layout
+) -> None:
+    one, alone = (trainings(ONE, name).result for name in ("float32", "exchanged"))
+    assert alone.loss == one.loss and alone.grad_norm == one.grad_norm, "nothing travels"
+    wide, narrow = (trainings(layout, name).result for name in ("float32", "exchanged"))
+    assert narrow.loss != wide.loss
+    assert narrow.loss == pytest.approx(wide.loss, rel=0.01)
+    for sent, whole in zip(narrow.bytes_sent_per_step, wide.bytes_sent_per_step, strict=True):
+        assert whole / 2 < sent < (0.75 if layout.data == 1 else 1.0) * whole
 
 
 @on_replicated
