@@ -120,8 +120,9 @@ def test_the_error_is_that_of_one_rounding_each_time_that_a_number_travels(
         errors = {name: np.abs(tensors[name].numpy() - truth[name]) for name in truth}
         for name, error in errors.items():
             assert np.all(error <= growth * most[name]), (step, name)
-        largest = max(float(error.max()) for error in errors.values())
-        assert largest > UNIT / 16, "something has travelled"
+        if step.features == "tensor" or layout.domain > 1:
+            largest = max(float(error.max()) for error in errors.values())
+            assert largest > UNIT / 16, "something has travelled"
 
 
 def test_one_rank_sends_nothing_and_computes_the_same_bits() -> None:
