@@ -134,6 +134,15 @@ def test_what_comes_of_a_preset_is_said_to_come_of_it(configuration: Path) -> No
         (["--training.latent_rollout={0: 1, 5000: 1-2}"], "training.latent_rollout", "2000 steps"),
         (["--training.recompute=stages"], "training.recompute", "nothing is computed again"),
         (
+            [
+                "--parallel.exchange_dtype=bfloat16",
+                "--parallel.domain=1",
+                "--parallel.tensor=1",
+            ],
+            "parallel.exchange_dtype",
+            "exchanges nothing within it",
+        ),
+        (
             ["--data.variables=2m_temperature", "--data.levels=500"],
             "data.levels",
             "changes nothing",

@@ -141,6 +141,17 @@ def _stages_are_recomputed(config: Config, notes: Notes) -> None:
         )
 
 
+def _narrow_exchanges_are_made(config: Config, notes: Notes) -> None:
+    parallel = config.parallel
+    if parallel.exchange_dtype and parallel.domain == parallel.tensor == 1:
+        notes.warn(
+            "parallel.exchange_dtype",
+            "each model instance is one rank, which exchanges nothing within it, so it changes "
+            "nothing",
+            "remove it, or set parallel.domain or parallel.tensor above 1",
+        )
+
+
 def _cycle_ends(config: Config, notes: Notes) -> None:
     training = config.training
     left = training.steps - training.warmup_steps
@@ -307,6 +318,7 @@ SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _best_is_a_score,
     _rollout_is_reached,
     _stages_are_recomputed,
+    _narrow_exchanges_are_made,
     _cycle_ends,
     _no_rate_is_above_the_highest,
     _rates_are_of_parameters,

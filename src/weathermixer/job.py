@@ -84,7 +84,8 @@ def join(
     the threads of this process, of those that it has, and recomputation.
     ``device`` is by default the accelerator of this rank, or the processor. The first rank says
     what of an archive is left out, where memory is short, where the device does not have the
-    arithmetic, and where chunks make ranks read much more than their share.
+    arithmetic, where a setting of the exchange changes nothing, and where chunks make ranks read
+    much more than their share.
 
     Raises UserError where ranks differ, where the states lack channels or do not fit the patches,
     and where a training does not fit into memory;
@@ -112,7 +113,7 @@ def join(
     layout = choice.layout
     mesh = meshes.connect(
         layout, device=meshes.local_device() if device is None else torch.device(device)
-    )
+    ).exchanging(torch.bfloat16 if config.parallel.exchange_dtype else None)
     if meshes.is_first_rank():
         if choice.warning is not None:
             say(choice.warning)
@@ -121,6 +122,11 @@ def join(
         arithmetic_remark = Arithmetic.of(config.training.dtype).remark(mesh.device)
         if arithmetic_remark is not None:
             say(arithmetic_remark)
+        if config.parallel.exchange_dtype and layout.ways == 1:
+            say(
+                f"parallel.exchange_dtype is {config.parallel.exchange_dtype}, but each model "
+                "instance is one rank, which exchanges nothing within it: it changes nothing"
+            )
         advice = reading_warning(states, channels, architecture, layout)
         if advice is not None:
             say(f"{advice}: {REMEDY}")

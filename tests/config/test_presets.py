@@ -142,6 +142,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "parallel.tensor": st.none() | st.integers(1, 100_000),
         "parallel.shard_optimizer": st.booleans(),
         "parallel.gradient_dtype": st.none() | st.just("bfloat16"),
+        "parallel.exchange_dtype": st.none() | st.just("bfloat16"),
         "training.steps": counts,
         "training.seed": st.integers(0, 2**64 - 1),
         "training.dtype": st.sampled_from(["float64", "float32", "tf32", "bfloat16"]),

@@ -56,7 +56,8 @@ def step_of(
 
 def predicted(step: NetworkStep, layout: Layout) -> Cost:
     """The cost on a rank, from a description of its mesh."""
-    network = network_on(Mesh.describe(layout), step.sizes, step.schemes)
+    mesh = Mesh.describe(layout).exchanging(step.exchange_dtype)
+    network = network_on(mesh, step.sizes, step.schemes)
     parts = {network.encoder: False, network.blocks: step.reentrant is not None}
     parts |= {network.norm: False, network.decoder: False}
     layers = sum(
@@ -104,6 +105,17 @@ def test_predictions_hold_for_rollouts_and_every_type_with_gathered_weights_sent
 ) -> None:
     step = step_of(UNEVEN, Schemes(), dtype=dtype, passes=passes, state_gradient=state_gradient)
     check(pool, layout, step)
+
+
+@pytest.mark.parametrize("schemes", [Schemes(), *ALL_SCHEMES[::4]], ids=str)
+def test_predictions_hold_where_products_exchange_a_narrower_type(
+    pool: Pool, layout: Layout, schemes: Schemes
+) -> None:
+    step = replace(step_of(UNEVEN, schemes, batch=2), exchange_dtype=torch.bfloat16)
+    check(pool, layout, step)
+    wide = predicted(replace(step, exchange_dtype=None), layout).bytes_sent
+    narrow = predicted(step, layout).bytes_sent
+    assert wide / 2 < narrow < wide, "all but what norms, biases and gains exchange is halved"
 
 
 @pytest.mark.parametrize("schemes", EVERY_SCHEME, ids=str)

@@ -110,6 +110,7 @@ def test_products_have_the_shapes_that_the_network_multiplies(
     micro_batch=st.sampled_from([None, 1, 2, 3]),
     sharded=st.booleans(),
     dtype=st.sampled_from(["float32", "bfloat16", "float64"]),
+    narrows=st.booleans(),
 )
 def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     data: int,
@@ -122,10 +123,20 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     micro_batch: int | None,
     sharded: bool,
     dtype: Any,
+    narrows: bool,
 ) -> None:
     layout = Layout(data=data, domain=domain, tensor=tensor)
     layout = layout.at(at % layout.world_size)
-    kind = StepKind(3, dtype, rollout, recompute, sharded, latent=latent, micro_batch=micro_batch)
+    kind = StepKind(
+        3,
+        dtype,
+        rollout,
+        recompute,
+        sharded,
+        narrows_exchange=narrows,
+        latent=latent,
+        micro_batch=micro_batch,
+    )
     model = describe_rank(SMALL, layout, kind, NODES)
     phases = step_phases(model, layout, kind, NODES)
     expected = step_cost(model, kind) + sent(model, layout, kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from oracles.layers import Held, mixer
@@ -43,8 +44,10 @@ class NetworkStep:
     passes: int = 1
     state_gradient: bool = True
     reentrant: bool | None = None  # how blocks are checkpointed, if they are
+    exchange_dtype: torch.dtype | None = None
 
     def __call__(self, mesh: Mesh) -> Outcome:
+        mesh = mesh.exchanging(self.exchange_dtype)
         network = network_on(mesh, self.sizes, self.schemes, whole=self.parameters)
         network.reentrant = self.reentrant
         sample = self.sample.on(mesh.layout, self.sizes)

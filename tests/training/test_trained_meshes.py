@@ -62,6 +62,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "float32": {"training": {"dtype": "float32"}},
     "bfloat16": {"training": {"dtype": "bfloat16"}},
+    "exchanged": {"training": AVERAGED, "parallel": {"exchange_dtype": "bfloat16"}},
     "sharded": {"parallel": {"shard_optimizer": True}, "training": AVERAGED},
 }
 DOUBLE = ["increment", "state"]
@@ -71,7 +72,7 @@ def recipes_on(layout: Layout) -> list[str]:
     """What is trained on a mesh, all in one go."""
     return [
         *DOUBLE,
-        *(["float32", "bfloat16"] if layout in (ONE, *NARROW) else []),
+        *(["float32", "bfloat16", "exchanged"] if layout in (ONE, *NARROW) else []),
         *(["even", "even-sharded"] if layout in (ONE, *EVEN) else []),
         *(["sharded"] if layout in REPLICATED else []),
     ]
@@ -232,6 +233,20 @@ def test_in_bfloat16_errors_are_as_large_as_those_of_one_rank(
     assert many[1] < 3.0 * one[1]
 
 
+@on_narrow
+def test_what_is_exchanged_in_bfloat16_costs_little_and_as_many_bytes_as_planned(
+    trainings: Trainings, layout: Layout
+) -> None:
+    one, alone = (trainings(ONE, name).result for name in ("increment", "exchanged"))
+    assert alone.loss == one.loss and alone.grad_norm == one.grad_norm, "nothing travels"
+    wide, narrow = (trainings(layout, name).result for name in ("increment", "exchanged"))
+    assert narrow.loss != pytest.approx(wide.loss, rel=1e-9)
+    assert narrow.loss == pytest.approx(wide.loss, rel=0.01)
+    pairs = zip(narrow.bytes_sent_per_step, wide.bytes_sent_per_step, strict=True)
+    assert all(sent < whole for sent, whole in pairs)
+    check_cost(trainings, layout, "exchanged", torch.bfloat16)
+
+
 @on_replicated
 def test_dividing_the_optimizer_changes_nothing_but_rounding(
     trainings: Trainings, layout: Layout
@@ -355,15 +370,20 @@ def test_every_rank_computes_as_much(trainings: Trainings, layout: Layout) -> No
 def test_what_is_sent_and_computed_is_what_the_cost_model_says(
     trainings: Trainings, layout: Layout, recipe: str
 ) -> None:
+    check_cost(trainings, layout, recipe)
+
+
+def check_cost(
+    trainings: Trainings, layout: Layout, recipe: str, exchange_dtype: torch.dtype | None = None
+) -> None:
     trained = trainings(layout, recipe)
     config = trainings.config(layout, recipe)
     normalisation = Run.open(trained.out).normalisation
     training = config.training
     architecture = architecture_of(config.data, config.model, normalisation.grid)
     for rank in range(layout.world_size):
-        model = build_model(
-            architecture, training, normalisation, mesh=Mesh.describe(layout.at(rank))
-        )
+        mesh = Mesh.describe(layout.at(rank)).exchanging(exchange_dtype)
+        model = build_model(architecture, training, normalisation, mesh=mesh)
         costs = [
             step_cost(model, StepKind.of(training, Parallel(), lengths=training.lengths_at(step)))
             for step in range(5)

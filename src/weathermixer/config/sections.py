@@ -237,6 +237,12 @@ class Parallel(Section):
         description="what gradients travel in between replicas: half the bytes of float32; they "
         "are summed in the type of the weights, in which they travel where this is unset",
     )
+    exchange_dtype: Literal["bfloat16"] | None = Field(
+        None,
+        description="what activations, weights, their gradients and partial sums travel in between "
+        "the ranks of a model instance: half the bytes of float32; they are summed as they are "
+        "computed, in which type they travel where this is unset",
+    )
 
 
 class Checkpoint(Section):

@@ -155,7 +155,9 @@ class Activation:
         if self.columns.is_by_rows:
             into[axis.index].copy_(own.t())
         shapes = [tuple(each.shape) for each in into]
-        self._gathers[number] = Gather(axis, into[axis.index], shapes, into)
+        self._gathers[number] = Gather(
+            axis, into[axis.index], shapes, into, dtype=axis.travels_in(own.dtype)
+        )
 
     def piece(self, place: int, number: int, fill: Fill | None) -> Tensor:
         """The matrix ``(features, columns)`` of a piece that a rank holds, once it is there."""

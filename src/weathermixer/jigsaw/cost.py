@@ -81,7 +81,8 @@ def product_movement(
 ) -> ProductMovement:
     """What ``product`` moves on its rank, for activations of ``element_bytes`` each.
 
-    Messages and calls are those of a single map that stays as it lies, and of the maps of a pair.
+    On a mesh that exchanges narrower ones, what moves is as narrow. Messages and calls are those
+    of a single map that stays as it lies, and of the maps of a pair.
     """
     source, target = product.source, product.target
     axis, rows = product.weight_axis, product.weight_rows
@@ -94,13 +95,15 @@ def product_movement(
     of_output = _pieces(product, target, samples, element_bytes)
 
     def gathered(pieces: list[list[int]], over: Axis) -> Cost:
-        return sum((_gather(piece, over.index, element_bytes) for piece in pieces), Cost())
+        sent_bytes = over.bytes_of(element_bytes)
+        return sum((_gather(piece, over.index, sent_bytes) for piece in pieces), Cost())
 
     def reduced(pieces: list[list[int]], over: Axis) -> Cost:
-        return sum((_reduce(piece, over.index, element_bytes) for piece in pieces), Cost())
+        sent_bytes = over.bytes_of(element_bytes)
+        return sum((_reduce(piece, over.index, sent_bytes) for piece in pieces), Cost())
 
     return ProductMovement(
-        fetch=_gather([count * width for count in rows], axis.index, element_bytes),
+        fetch=gathered([[count * width for count in rows]], axis),
         weight_gradient=reduced(of_weight, axis),
         inputs=gathered(of_input, source.axis),
         outputs=reduced(of_output, target.axis),

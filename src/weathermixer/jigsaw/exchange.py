@@ -84,11 +84,12 @@ class Gather:
         shapes: Sequence[tuple[int, ...]],
         into: Sequence[Tensor] | None = None,
         *,
+        dtype: torch.dtype | None = None,
         kind: str = "all-gather",
     ) -> None:
         """Begin. ``into`` is the memory that the pieces come in, in the order of the ranks.
 
-        ``kind`` names what the pieces are gathered for.
+        They travel in ``dtype``, by default their own. ``kind`` names what they are gathered for.
         """
         self._axis = axis
         if into is None:
@@ -100,16 +101,27 @@ class Gather:
             into[axis.index].copy_(piece)
         self._pieces = list(into)
         self._rounds: dict[int, Round] = {}
+        self._to_widen: set[int] = set()
+        dtype = dtype or piece.dtype
         if axis.size > 1:
-            piece = into[axis.index].contiguous()
+            piece = into[axis.index].contiguous().to(dtype)
         for distance in range(1, axis.size):
             source = (axis.index - distance) % axis.size
-            self._rounds[source] = Round(axis, distance, piece, self._pieces[source], kind=kind)
+            receive = self._pieces[source]
+            if receive.dtype != dtype:
+                receive = torch.empty_like(
+                    receive, dtype=dtype, memory_format=torch.contiguous_format
+                )
+                self._to_widen.add(source)
+            self._rounds[source] = Round(axis, distance, piece, receive, kind=kind)
 
     def piece(self, place: int, fill: Fill | None = None) -> Tensor:
         """One rank's piece, once it is there."""
         if place in self._rounds:
-            self._rounds[place].wait(fill)
+            received = self._rounds[place].wait(fill)
+            if place in self._to_widen:
+                self._to_widen.remove(place)
+                self._pieces[place].copy_(received)
         return self._pieces[place]
 
     def wait(self, fill: Fill | None = None) -> list[Tensor]:
@@ -124,11 +136,11 @@ class ReduceScatter:
 
     Give the blocks for the peers as they are ready, nearest following rank first, with ``send``;
     ``finish`` adds what the others made for it to this rank's own block. Each rank sends
-    everything but its own block.
+    everything but its own block. Blocks travel in ``dtype``, by default their own.
     """
 
-    def __init__(self, axis: Axis) -> None:
-        self._axis = axis
+    def __init__(self, axis: Axis, *, dtype: torch.dtype | None = None) -> None:
+        self._axis, self._dtype = axis, dtype
         self._rounds: list[Round] = []
 
     def send(
@@ -139,7 +151,9 @@ class ReduceScatter:
         What comes back may lie in ``into``, the memory that the sum is to be in.
         """
         distance = len(self._rounds) + 1
-        if self._rounds or into is None or not into.is_contiguous():
+        block = block.to(self._dtype or block.dtype)
+        fits = into is not None and into.dtype == block.dtype and into.is_contiguous()
+        if self._rounds or into is None or not fits:
             into = block.new_empty(own_shape)
         self._rounds.append(Round(self._axis, distance, block, into, kind="reduce-scatter"))
 

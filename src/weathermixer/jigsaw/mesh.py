@@ -42,8 +42,8 @@ class Axis:
     gradients, does not stand in the way of what is waited for. Messages of one ``tag`` and group
     arrive in the order in which they were sent. ``in_flight`` are the exchanges of the whole mesh
     that have begun and not ended. ``has_link`` tells whether something other than the processors
-    that compute carries what is exchanged, as between hosts or accelerators. A copy of a model
-    shares all of it.
+    that compute carries what is exchanged, as between hosts or accelerators. ``exchange_dtype`` is
+    as in :meth:`Mesh.exchanging`. A copy of a model shares all of it.
     """
 
     name: str
@@ -60,6 +60,17 @@ class Axis:
     background_transfers: tuple[Transfers, Transfers] = field(
         default_factory=lambda: (Transfers(), Transfers())
     )
+    exchange_dtype: torch.dtype | None = None
+
+    def travels_in(self, dtype: torch.dtype) -> torch.dtype:
+        """What operands and partial sums of products travel in, where they are of ``dtype``."""
+        narrow = self.exchange_dtype
+        return dtype if narrow is None or dtype.itemsize <= narrow.itemsize else narrow
+
+    def bytes_of(self, element_bytes: int) -> int:
+        """The bytes that an element of so many takes where it :meth:`travels_in` another type."""
+        narrow = self.exchange_dtype
+        return element_bytes if narrow is None else min(element_bytes, narrow.itemsize)
 
     @property
     def size(self) -> int:
@@ -122,6 +133,19 @@ class Mesh:
     @property
     def axes(self) -> tuple[Axis, Axis, Axis]:
         return self.data, self.domain, self.tensor
+
+    def exchanging(self, dtype: torch.dtype | None) -> Mesh:
+        """The same ranks, of which those of an instance send each other no wider type of products.
+
+        Activations, weights, their gradients and partial sums that products exchange are rounded to
+        ``dtype`` on their way and are summed as they were computed; None leaves them as they are.
+        What norms, losses and replicas exchange stays.
+        """
+        return replace(
+            self,
+            domain=replace(self.domain, exchange_dtype=dtype),
+            tensor=replace(self.tensor, exchange_dtype=dtype),
+        )
 
 
 def start(

@@ -65,7 +65,8 @@ class Contraction:
         source, target = x.columns, self.target
         axis, own = target.side.axis, target.side.axis.index
         stored = target.side.matrix(out)
-        sums, outputs = ReduceScatter(axis), {own: out} if axis.size == 1 else {}
+        sums = ReduceScatter(axis, dtype=axis.travels_in(out.dtype))
+        outputs = {own: out} if axis.size == 1 else {}
         # Of the others, the nearest before this rank sends first.
         here, *places = reversed(x.side.axis.peers())
 

@@ -167,8 +167,9 @@ class Product:
         if parts == 1:
             return _SLICES if self.along.has_link else 1
         rows, columns = self.outputs.size, self.inputs.size
-        message = -(-rows // parts) * -(-columns // self.along.size) * element_bytes
-        return _pieces_of(message, self.weight_axis)
+        message = -(-rows // parts) * -(-columns // self.along.size)
+        num_bytes = message * self.weight_axis.bytes_of(element_bytes)
+        return _pieces_of(num_bytes, self.weight_axis)
 
     @property
     def moves_rows(self) -> bool:
@@ -313,8 +314,9 @@ def num_pieces(products: Sequence[Product], *, samples: int, element_bytes: int)
     """
     if len(products) == 1 and products[0].moves_rows:
         return 1
-    largest = max(product.largest_message for product in products) * samples * element_bytes
-    return _pieces_of(largest, products[0].along)
+    largest = max(product.largest_message for product in products) * samples
+    along = products[0].along
+    return _pieces_of(largest * along.bytes_of(element_bytes), along)
 
 
 def _pieces_of(num_bytes: int, axis: Axis) -> int:

@@ -54,7 +54,7 @@ class WeightGradient:
             here = wanted[axis.index]
             out = total[here.start - first : here.stop - first]
             then = partial(current.give, source, total) if number == num_slices - 1 else None
-            sums = ReduceScatter(axis)
+            sums = ReduceScatter(axis, dtype=axis.travels_in(self._dy.dtype))
             with ACTIVITY.at(f"{name}, gradient of the weight"):
                 for place in axis.peers()[:-1]:
                     sums.send(self._rows(wanted[place]), tuple(out.shape))

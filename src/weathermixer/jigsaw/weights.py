@@ -140,7 +140,8 @@ class WeightGather:
             whole = own.new_empty(sum(rows), columns)
             shapes = [(count, columns) for count in rows]
             with ACTIVITY.at(f"{self._layer.name}, weight"):
-                gather = Gather(axis, own, shapes, torch.split(whole, list(rows)))
+                into = torch.split(whole, list(rows))
+                gather = Gather(axis, own, shapes, into, dtype=axis.travels_in(dtype))
         self._begun = FetchedWeight(whole, offsets(rows)[axis.index], gather), state
 
     def _fetch(self, state: _State) -> FetchedWeight:

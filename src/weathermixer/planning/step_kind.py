@@ -18,9 +18,10 @@ class StepKind:
     time, by default all. To each the network is applied ``rollout`` times, and the blocks
     ``latent`` times in each. ``dtype`` is a ``training.dtype``, ``recompute`` a
     ``training.recompute``. With ``shards_optimizer`` replicas divide the optimizer, and
-    ``gradient_bytes`` are those of a gradient's element between them. Memory is for the most that
-    any of the ``farthest`` lengths takes, by default those of the step, and with a loss of such an
-    ``error``; ``keeps_average`` tells of an average of the weights.
+    ``gradient_bytes`` are those of a gradient's element between them; ``narrows_exchange`` tells of
+    a ``parallel.exchange_dtype``. Memory is for the most that any of the ``farthest`` lengths
+    takes, by default those of the step, and with a loss of such an ``error``; ``keeps_average``
+    tells of an average of the weights.
     """
 
     samples: int
@@ -29,6 +30,7 @@ class StepKind:
     recompute: Recompute = "none"
     shards_optimizer: bool = False
     gradient_bytes: int | None = None
+    narrows_exchange: bool = False
     farthest: tuple[Lengths, ...] = ()
     latent: int = 1
     micro_batch: int | None = None
@@ -56,6 +58,7 @@ class StepKind:
             recompute=recompute or training.recompute or "none",
             shards_optimizer=parallel.shard_optimizer,
             gradient_bytes=2 if parallel.gradient_dtype else None,
+            narrows_exchange=parallel.exchange_dtype is not None,
             farthest=tuple(dict.fromkeys(training.stages.values())),
             latent=lengths.latent,
             micro_batch=training.samples_at_once,

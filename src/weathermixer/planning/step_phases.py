@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from weathermixer.jigsaw.cost import Cost, replicas_cost, shared_cost
@@ -43,6 +44,8 @@ def describe_rank(
     arithmetic = Arithmetic.of(kind.dtype)
     narrow = arithmetic.products if arithmetic.products != arithmetic.states else None
     mesh = Mesh.describe(layout, has_link=has_link(machine))
+    if kind.narrows_exchange:
+        mesh = mesh.exchanging(torch.bfloat16)
     model = describe(
         architecture,
         mesh,

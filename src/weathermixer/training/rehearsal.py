@@ -68,10 +68,11 @@ def rehearse(
         update={"rollout": lengths.rollout, "latent_rollout": lengths.latent}
     )
     arithmetic = Arithmetic.of(training.dtype)
+    narrow = torch.bfloat16 if parallel.exchange_dtype else None
     with (
         FakeTensorMode(),
         fake_mesh(layout, has_link=has_link) as bare,
-        recording(bare) as (mesh, recorder),
+        recording(bare.exchanging(narrow)) as (mesh, recorder),
     ):
         part = Part.on(mesh, architecture)
         channels, static = len(part.channels), _size(part.static)

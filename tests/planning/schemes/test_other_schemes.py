@@ -236,6 +236,13 @@ def test_what_the_published_code_cannot_do_is_refused(setting: dict[str, Any]) -
         find_scheme("published").describe(a, Layout(), StepKind(samples=1, **setting), NODES)
 
 
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron", "published"])
+def test_what_jigsaw_alone_exchanges_narrower_is_refused(name: str) -> None:
+    kind = StepKind(samples=1, narrows_exchange=True)
+    with pytest.raises(UserError, match=r"only the scheme jigsaw .* parallel\.exchange_dtype"):
+        find_scheme(name).describe(architecture(48, 16, 24, 3), Layout(), kind, NODES)
+
+
 @pytest.mark.exhaustive
 def test_real_steps_of_others_hold_what_is_planned(tmp_path: Path) -> None:
     record = tmp_path / "peers.json"

@@ -119,12 +119,14 @@ def require_mesh(condition: bool, what: str) -> None:
 
 
 def require_whole_passes(kind: StepKind) -> None:
-    """Raise UserError where samples pass a few at a time, by stage, or with latent rollouts."""
+    """Raise UserError where samples pass otherwise than all at once, as computed, step by step."""
     has_latent = any(each.latent > 1 for each in (Lengths(1, kind.latent), *kind.farthest))
-    if has_latent or len(kind.passing) > 1 or kind.recompute == "stages":
+    is_parted = len(kind.passing) > 1 or kind.recompute == "stages"
+    if has_latent or is_parted or kind.narrows_exchange:
         raise UserError(
-            "only the scheme jigsaw is planned with training.latent_rollout, training.micro_batch "
-            "or training.recompute=stages: leave these out to plan with another --scheme"
+            "only the scheme jigsaw is planned with training.latent_rollout, training.micro_batch, "
+            "training.recompute=stages or parallel.exchange_dtype: leave these out to plan with "
+            "another --scheme"
         )
 
 
