@@ -83,7 +83,7 @@ def score_on(mesh: Mesh, case: Case, scores: Path, out: Path | None = None) -> V
 
 
 def score_until(
-    mesh: Mesh, case: Case, scores: Path, number: int, saves_last: Sequence[int]
+    mesh: Mesh, case: Case, scores: Path, out: Path, number: int, saves_last: Sequence[int]
 ) -> int:
     """The same, stopped at the end of a batch, which only some ranks have saved.
 
@@ -105,7 +105,7 @@ def score_until(
         patch.setattr(Scorer, "save", save_or_stop)
         patch.setattr(Forecaster, "states", begun)
         with suppress(KeyboardInterrupt):
-            score_on(mesh, case, scores)
+            score_on(mesh, case, scores, out)
     return int(begun.calls)
 
 
@@ -200,19 +200,20 @@ def test_more_ranks_give_them_too_where_some_have_no_channel(
 def test_a_killed_campaign_goes_on_where_each_rank_stopped(
     pool: Pool, case: Case, tmp_path: Path
 ) -> None:
-    """Rank 0 has one batch more in its sums than rank 1, which lacks it."""
-    layout, scores = Layout(domain=2), tmp_path / "scores"
+    """Rank 0 has one batch more in its sums than rank 1, whose fields are written already."""
+    layout, scores, out = Layout(domain=2), tmp_path / "scores", tmp_path / "f.zarr"
     expected, _ = pool.run(score_on, layout, case, tmp_path / "whole")
-    assert pool.run(score_until, layout, case, scores, 2, [0]) == [2, 2]
+    assert pool.run(score_until, layout, case, scores, out, 2, [0]) == [2, 2]
     partial = tmp_path / "scores.partial"
     sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
     assert sizes.keys() == {"campaign.json", "sums-00000.npz", "sums-00001.npz"}
-    assert pool.run(score_until, layout, case, scores, 2, [0, 1]) == [2, 2]
+    assert pool.run(score_until, layout, case, scores, out, 2, [0, 1]) == [2, 2]
     for name, size in sizes.items():  # but for the numbers of initial times
         assert (partial / name).stat().st_size <= size + 8 * NUM_INITS
     with pytest.raises(UserError, match=r"begun with another set of weights, another mesh \(1×2×1"):
         score(case, scores)
-    first, _ = pool.run(score_on, layout, case, scores)
+    first, _ = pool.run(score_on, layout, case, scores, out)
+    assert out.exists()
     assert not partial.exists()
     assert_same(first, expected, 0.0)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from weathermixer.console import say
+from weathermixer.console import say, waiting_for
 from weathermixer.credentials import without_credentials
 from weathermixer.data.channels import in_canonical_order, names, parse_channel
 from weathermixer.data.grid import Grid
@@ -59,17 +59,18 @@ class Campaign:
         Raises UserError, on all of them, where the truth does not fit what will be forecast.
         """
         ordered = names(in_canonical_order(map(parse_channel, channels)))
-        pairing = meshes.from_first_rank(
-            lambda: Pairing.of(
-                truth,
-                _FORECAST,
-                ordered,
-                initial_times,
-                lead_times,
-                {_FORECAST: grid},
-                climatology=climatology,
+        with waiting_for("the first rank to open the truth"):
+            pairing = meshes.from_first_rank(
+                lambda: Pairing.of(
+                    truth,
+                    _FORECAST,
+                    ordered,
+                    initial_times,
+                    lead_times,
+                    {_FORECAST: grid},
+                    climatology=climatology,
+                )
             )
-        )
         if meshes.is_first_rank():
             for warning in pairing.warnings():
                 say(f"Note: {warning}.")
