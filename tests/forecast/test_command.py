@@ -124,7 +124,7 @@ def test_lead_times_beyond_the_truth_are_counted_and_left_out(
     monkeypatch.setattr("weathermixer.verification.results._figures", lambda *_: ())
     asked = ["--init", f"2001-01-15T12,{LAST}", "--steps", "4"]
     out, scores = tmp_path / "f.zarr", tmp_path / "scores"
-    kept = ["--out", out, "--truth", waves, "--scores", scores, "--json"]
+    kept: list[str | Path] = ["--out", out, "--truth", waves, "--scores", scores, "--json"]
     assert run("forecast", random_run, "--store", waves, *kept, *asked) == 0
     on_the_way = json.loads(capsys.readouterr().out)
     assert run("verify", out, "--truth", waves, "--json") == 0
