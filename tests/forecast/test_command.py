@@ -115,14 +115,26 @@ def assert_said_once(said: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_lead_times_beyond_the_truth_are_counted_and_left_out(
-    waves: Path, random_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    waves: Path,
+    random_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("weathermixer.verification.results._figures", lambda *_: ())
     asked = ["--init", f"2001-01-15T12,{LAST}", "--steps", "4"]
-    out = tmp_path / "f.zarr"
-    assert run("forecast", random_run, "--store", waves, "--out", out, *asked) == 0
-    capsys.readouterr()
+    out, scores = tmp_path / "f.zarr", tmp_path / "scores"
+    kept: list[str | Path] = ["--out", out, "--truth", waves, "--scores", scores, "--json"]
+    assert run("forecast", random_run, "--store", waves, *kept, *asked) == 0
+    on_the_way = json.loads(capsys.readouterr().out)
     assert run("verify", out, "--truth", waves, "--json") == 0
     found = json.loads(capsys.readouterr().out)
+    whole = {"initial_times": ["2001-01-15T12:00:00", f"{LAST}:00:00"]}
+    assert on_the_way == found | whole | {
+        "lead_hours": [6.0, 12.0, 18.0, 24.0],
+        "channels": ["temperature_850", "2m_temperature"],
+        "made_by": json.loads((scores / "scores.json").read_text())["made_by"],
+    }
     assert found["unscored_pairs"] == 2 * 4 - 1
     assert found["initial_times"] == ["2001-01-15T12:00:00"]
     assert set(found["scores"]["rmse"]["2m_temperature"]) == {"6"}

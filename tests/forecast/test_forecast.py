@@ -265,7 +265,7 @@ def test_a_forecast_in_tf32_sets_its_products_and_leaves_those_of_others(
         seen.append(torch.backends.cuda.matmul.allow_tf32)
         return rollout(*arguments)
 
-    with mock.patch("weathermixer.forecast.forecast.rollout", noting):
+    with mock.patch("weathermixer.forecast.forecaster.rollout", noting):
         for name, dtype in (("a", "float32"), ("b", "tf32")):
             forecast(
                 random_run,

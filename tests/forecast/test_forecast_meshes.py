@@ -17,7 +17,7 @@ from support.waves import write_waves
 from weathermixer.config import FORCING_NAMES
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
-from weathermixer.forecast import forecast as module
+from weathermixer.forecast import batches
 from weathermixer.forecast.forecast import forecast
 from weathermixer.forecast.rollout import rollout
 from weathermixer.jigsaw.exchange import total_over
@@ -78,20 +78,20 @@ def roll_out(mesh: Mesh, run: Path, store: Path) -> tuple[Part, NDArray[np.float
     return part, np.stack(states)
 
 
-def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, batches: int) -> None:
+def forecast_until(mesh: Mesh, run: Path, store: Path, out: Path, number: int) -> None:
     """The same, stopped after some batches of two initial times were written."""
     met = 0
 
     def meet_or_stop(*arguments: Any) -> Any:
         nonlocal met
         met += 1
-        if met > batches:
+        if met > number:
             raise KeyboardInterrupt
         return total_over(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_LARGEST_BATCH", 2)
-        patch.setattr(module, "total_over", meet_or_stop)
+        patch.setattr(batches, "_LARGEST_BATCH", 2)
+        patch.setattr(batches, "total_over", meet_or_stop)
         with pytest.raises(KeyboardInterrupt):
             forecast_on(mesh, run, store, out, *ASKED)
 

@@ -73,11 +73,12 @@ def write_planet(
     normals = None
     if climatology:
         normals = (MEANS + 0.3 * SCALES * random.normal(size=(4, 90, *shape))).astype("f4")
-        _write_climatology(path, normals[:, :, rows])
+        write_climatology(path, normals[:, :, rows])
     return Planet(path, times, latitude, states, normals)
 
 
-def _write_climatology(path: Path, values: NDArray[np.float32]) -> None:
+def write_climatology(path: Path, values: NDArray[np.float32]) -> None:
+    """Give a store a climatology ``(4 hours, 90 days, channel, latitude, longitude)``."""
     group = zarr.open_group(path, mode="r+", use_consolidated=False)
     for name, labels in (("hour", np.arange(4) * 6), ("dayofyear", np.arange(90) + 1)):
         group.create_array(name, data=labels, dimension_names=(name,))

@@ -128,7 +128,10 @@ def train(
     required=True,
     help="Steps to forecast, of data.step_hours each.",
 )
-@click.option("--out", type=PATH, required=True, help="Zarr store to write.")
+@click.option("--out", type=PATH, help="Zarr store to write.")
+@click.option("--truth", help="What happened, for scores: a store, or Zarr as WeatherBench 2's.")
+@click.option("--scores", type=PATH, help="Folder for tables and pictures, as of verify.")
+@click.option("--climatology", metavar="ZARR", help="Climatology.  [default: the truth's own]")
 @click.option(
     "--checkpoint",
     default="newest",
@@ -142,18 +145,26 @@ def train(
     help="The moving average of the weights, by default where the run keeps one, or the last ones.",
 )
 @nproc_option
+@as_json
 def forecast(
     run: Path,
     overrides: tuple[str, ...],
     store: str,
     init: str,
     steps: int,
-    out: Path,
+    out: Path | None,
+    truth: str | None,
+    scores: Path | None,
+    climatology: str | None,
     checkpoint: str,
     weights: Literal["average", "last"] | None,
     nproc: int | None,
+    json: bool,
 ) -> None:
-    """Forecast from states of a store with a trained model, on one rank or several."""
+    """Forecast from states of a store with a trained model, on one rank or several.
+
+    Fields are written to --out, scores against --truth to --scores, or both.
+    """
     if start_if_asked(nproc, remedy=_FORECAST_AGAIN):
         return
     with run_as_rank(_FORECAST_AGAIN) as rank:
@@ -161,19 +172,28 @@ def forecast(
             from weathermixer.forecast.forecast import forecast as run_forecast
 
         with progress("forecasting") as update:
-            run_forecast(
+            result = run_forecast(
                 run,
                 store,
                 init,
                 steps,
                 out,
+                truth=truth,
+                scores=scores,
+                climatology=climatology,
                 checkpoint=checkpoint,
                 weights=weights,
                 overrides=overrides,
                 progress=update,
             )
-        if rank.is_first:
-            say(f"wrote {out}")
+        if not rank.is_first:
+            return
+        if json:
+            print_result(result.to_json())
+        elif result.verification is not None:
+            print_result(result.verification.render())
+        for written in filter(None, (out, scores)):
+            say(f"wrote {written}")
 
 
 def start_if_asked(nproc: int | None, *, remedy: str) -> bool:

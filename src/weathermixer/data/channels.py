@@ -113,6 +113,12 @@ def predicted_channels(data: Data) -> tuple[Channel, ...]:
     return channels_of((*data.variables, *data.diagnostic), data.levels)
 
 
+def in_canonical_order(channels: Iterable[Channel]) -> list[Channel]:
+    """Predicted channels by variable, in the order of the table above, by increasing level."""
+    order = list(PREDICTED_VARIABLES)
+    return sorted(channels, key=lambda each: (order.index(each.variable), each.level_hpa or 0))
+
+
 def parse_channel(name: str) -> Channel:
     """The channel of a name such as ``temperature_850``; UserError where it is not known."""
     if name in VARIABLES:

@@ -194,6 +194,24 @@ def all_gather(axis: Axis, tensor: Tensor) -> list[Tensor]:
     return Gather(axis, tensor, [tuple(tensor.shape)] * axis.size).wait()
 
 
+def all_to_all(
+    axis: Axis, blocks: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]
+) -> list[Tensor]:
+    """What each rank along an axis has for this one, in their order; ``blocks`` are for them.
+
+    ``shapes`` are those of what comes. Each rank sends everything but its own block.
+    """
+    received = list(blocks)
+    rounds = {}
+    for distance in range(1, axis.size):
+        to, source = (axis.index + distance) % axis.size, (axis.index - distance) % axis.size
+        into = blocks[to].new_empty(shapes[source])
+        rounds[source] = Round(axis, distance, blocks[to].contiguous(), into, kind="all-to-all")
+    for source, round_ in rounds.items():
+        received[source] = round_.wait()
+    return received
+
+
 class AllReduce:
     """A sum over an axis on its way: to be asked for when it is needed."""
 

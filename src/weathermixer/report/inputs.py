@@ -28,7 +28,8 @@ class LocatedVerification:
     """A verification, its folder, and the archives that it names.
 
     ``forecast`` and ``truth``, paths or URLs, are None where they are not named or no longer
-    there; ``attributes`` are a local forecast's own words about what made it.
+    there; ``attributes`` say what made the forecast, in the words of the verification where it was
+    scored while it was made, else in those of a local forecast.
     """
 
     path: Path
@@ -43,7 +44,8 @@ class LocatedVerification:
         verification = Verification.read(path)
         forecast = _archive(verification.forecasts.get(MODEL), path)
         truth = _archive(verification.truth, path)
-        return cls(path, verification, forecast, truth, _attributes(forecast))
+        attributes = verification.made_by or _attributes(forecast)
+        return cls(path, verification, forecast, truth, attributes)
 
     def run(self) -> Path | None:
         """The folder of the run that made the forecast, where it can be found."""

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache, partial, reduce
+from functools import partial, reduce
 from itertools import chain, count, groupby
 from pathlib import Path
 
@@ -24,9 +24,8 @@ from weathermixer.console import Progress
 from weathermixer.data.channels import parse_channel
 from weathermixer.errors import UserError
 from weathermixer.verification.comparison import BLOCK_BYTES, Comparison
-from weathermixer.verification.metrics import Metric, pair_statistics, statistics_of
-from weathermixer.verification.regions import Regions
-from weathermixer.verification.spectrum import ZonalSpectrum
+from weathermixer.verification.metrics import Metric
+from weathermixer.verification.pair_sums import PairSums
 from weathermixer.verification.sums import Sums
 from weathermixer.verification.truth import CACHE_BYTES
 from weathermixer.worker_processes import Tick, default_processes, for_each
@@ -36,7 +35,6 @@ _STATE_BYTES = 64 * 1024**2
 # A batch worth its own is at least so large; more than so many are no use to a machine's cores.
 _LEAST_BATCH_BYTES = 64 * 1024**2
 _MOST_BATCHES = 16
-_SPECTRA_KEPT = 64
 _PROCESS_BYTES = 512 * 1024**2  # libraries, and fields in float64
 
 
@@ -61,9 +59,8 @@ def sum_up(
     """Add up statistics and spectra over all pairs, in up to ``processes`` processes.
 
     By default there are as many as are of use. Statistics are those of the metrics, of which none
-    may need a climatology where the truth has none. Candidates are the forecasts, persistence and,
-    where there is one, climatology; sources of spectra are the forecasts and the truth. Raises
-    UserError where a process is killed, or cannot be given the metrics.
+    may need a climatology where the truth has none; ``PairSums`` tells of what there are sums.
+    Raises UserError where a process is killed, or cannot be given the metrics.
     """
     groups = list(_groups(comparison))
     batches = [list(_batches(comparison, channels)) for channels in groups]
@@ -89,7 +86,7 @@ def sum_up(
             raise
         numbers = count()
         by_group = [
-            reduce(Sums.merge, (_load(Path(folder), next(numbers)) for _ in group))
+            reduce(Sums.merge, (Sums.load(Path(folder) / f"{next(numbers)}.npz") for _ in group))
             for group in batches
         ]
     return reduce(Sums.join_channels, by_group)
@@ -99,35 +96,11 @@ def sum_batch(
     comparison: Comparison, metrics: Sequence[Metric], batch: PairBatch, tick: Tick
 ) -> Sums:
     """Add up statistics and spectra over the pairs of one batch, calling ``tick()`` for each."""
-    regions = Regions.of(comparison.grid)
-    spectrum = ZonalSpectrum.of(comparison.grid, regions)
-    truth = comparison.truth.for_channels(batch.channels)
-    statistics = statistics_of(metrics)
-    truth_spectrum = lru_cache(_SPECTRA_KEPT)(lambda time: spectrum(truth.at(time)))
-    num_forecasts, num_channels = len(comparison.forecasts), len(batch.channels)
-    sums = Sums.zero(
-        len(comparison.lead_times),
-        (
-            num_forecasts + 1 + truth.has_climatology,
-            len(statistics),
-            len(regions.names),
-            num_channels,
-        ),
-        (num_forecasts + 1, len(regions.names), spectrum.num_wavenumbers, num_channels),
-    )
+    pairs = PairSums(comparison, metrics, batch.channels)
     for time, lead, states in comparison.states(batch.times, batch.channels):
-        valid_time = comparison.valid_time(time, lead)
-        candidates = [*states, truth.at(comparison.initial_times[time])]
-        expected = truth.climatology_at(valid_time) if truth.has_climatology else None
-        if expected is not None:
-            candidates.append(expected)
-        sums.add(
-            lead,
-            pair_statistics(statistics, candidates, truth.at(valid_time), expected, regions),
-            np.stack([*map(spectrum, states), truth_spectrum(valid_time)]),
-        )
+        pairs.add(time, lead, states)
         tick()
-    return sums
+    return pairs.sums
 
 
 def _sum_to_file(
@@ -139,12 +112,7 @@ def _sum_to_file(
 ) -> None:
     number, batch = numbered
     sums = sum_batch(comparison, metrics, batch, tick)
-    np.savez(folder / f"{number}.npz", values=sums.values, energy=sums.energy, counts=sums.counts)
-
-
-def _load(folder: Path, number: int) -> Sums:
-    with np.load(folder / f"{number}.npz") as file:
-        return Sums(file["values"], file["energy"], file["counts"])
+    sums.save(folder / f"{number}.npz")
 
 
 def _require_picklable(metrics: Sequence[Metric]) -> None:

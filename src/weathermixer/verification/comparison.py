@@ -1,4 +1,4 @@
-"""Forecasts beside the truth: whether they fit together, and which pairs of states to compare."""
+"""Forecasts that are read beside the truth: what they have in common, and their states."""
 
 from __future__ import annotations
 
@@ -12,33 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.data.archives.forecasts import Forecast
-from weathermixer.data.grid import Grid, common_grid
-from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
+from weathermixer.verification.pairing import Pairing
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, TRUTH
-from weathermixer.verification.truth import State, Truth
+from weathermixer.verification.truth import State
 
 BLOCK_BYTES = 128 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Forecasts and the truth, found to fit together.
+class Comparison(Pairing):
+    """Forecasts that are read, and the truth, found to fit together.
 
-    ``forecasts`` are the model's and those put beside it, by name. ``channels``, ``initial_times
-    (time,)`` and ``lead_times (lead,)`` are those that all of them have, in the model's order, and
-    ``grid`` is the truth's, but for a row at the south pole that one of them lacks. ``pairs (time,
-    lead)`` tells which pairs can be scored: the truth has a state at the valid time, and at the
-    initial time, which persistence forecasts from.
+    ``forecasts`` are the model's and those put beside it, by name. Channels and times are those
+    that all of them have, in the model's order.
     """
 
     forecasts: Mapping[str, Forecast]
-    truth: Truth
-    grid: Grid
-    channels: tuple[str, ...]
-    initial_times: NDArray[np.datetime64]
-    lead_times: NDArray[np.timedelta64]
-    pairs: NDArray[np.bool_]
 
     @classmethod
     def open(
@@ -58,22 +48,16 @@ class Comparison:
         for path in beside:
             forecasts[_name_of(path, forecasts)] = Forecast.open(path)
         every = list(forecasts.values())
-        channels = _common(every, "channels", [one.channels for one in every]).tolist()
-        initial_times = _common(every, "initial times", [one.initial_times for one in every])
-        lead_times = _common(every, "lead times", [one.lead_times for one in every])
-        reality = Truth(truth, channels, climatology=climatology)
-        grid = common_grid({**reality.grids, **{one.path: one.grid for one in every}})
-        pairs = reality.has(initial_times)[:, None] & reality.has(
-            initial_times[:, None] + lead_times
+        pairing = Pairing.of(
+            truth,
+            str(forecast),
+            _common(every, "channels", [one.channels for one in every]).tolist(),
+            _common(every, "initial times", [one.initial_times for one in every]),
+            _common(every, "lead times", [one.lead_times for one in every]),
+            {one.path: one.grid for one in every},
+            climatology=climatology,
         )
-        if not pairs.any():
-            raise UserError(
-                f"{truth} has no pair of initial and valid time of {forecast}, whose initial times "
-                f"run from {initial_times.min()} to {initial_times.max()}: verify against a store "
-                "that covers them"
-            )
-        reality = reality.for_channels(channels, grid)
-        return cls(forecasts, reality, grid, tuple(channels), initial_times, lead_times, pairs)
+        return cls(**vars(pairing), forecasts=forecasts)
 
     @property
     def forecast(self) -> Forecast:
@@ -86,19 +70,27 @@ class Comparison:
         return tuple(name for name in self.forecasts if name != MODEL)
 
     @property
-    def lead_hours(self) -> tuple[float, ...]:
-        """The lead times in hours."""
-        return tuple(to_hours(self.lead_times).tolist())
+    def forecast_names(self) -> tuple[str, ...]:
+        """Names of the forecasts that are compared, the model's first."""
+        return tuple(self.forecasts)
 
-    @property
-    def times(self) -> NDArray[np.intp]:
-        """Indices of the initial times from which anything can be scored."""
-        return np.flatnonzero(self.pairs.any(axis=1))
-
-    def valid_time(self, time: int, lead: int) -> np.datetime64:
-        """The time that a forecast is for, by the indices of its initial and its lead time."""
-        valid: np.datetime64 = self.initial_times[time] + self.lead_times[lead]
-        return valid
+    def warnings(self) -> Iterator[str]:
+        """Sentences for the user about what of the scores will be lacking."""
+        for forecast in self.forecasts.values():
+            if forecast.remark is not None:
+                yield forecast.remark
+        own = self.forecast
+        others = [name for name in own.channels if name not in self.channels]
+        if others:
+            yield f"{', '.join(others)}: not scored, since not every forecast has them"
+        sizes = len(self.initial_times), len(self.lead_times)
+        own_sizes = len(own.initial_times), len(own.lead_times)
+        if sizes != own_sizes:
+            yield (
+                f"all forecasts have {sizes[0]} initial times and {sizes[1]} lead times in common, "
+                f"of the model's {own_sizes[0]} and {own_sizes[1]}"
+            )
+        yield from super().warnings()
 
     def states(
         self, times: NDArray[np.intp], channels: Sequence[str]

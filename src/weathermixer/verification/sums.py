@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +53,20 @@ class Sums:
             np.concatenate([self.energy, other.energy], axis=-1),
             self.counts,
         )
+
+    def of_channels(self, places: Sequence[int]) -> Sums:
+        """The sums of some of these channels, by their places, in that order."""
+        return Sums(self.values[..., places], self.energy[..., places], self.counts)
+
+    def save(self, file: Path | IO[bytes], **further: Any) -> None:
+        """Write the sums, and ``further`` arrays, as ``.npz``; OSError where that is impossible."""
+        np.savez(file, values=self.values, energy=self.energy, counts=self.counts, **further)
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Read the sums that ``save`` wrote."""
+        with np.load(file) as arrays:
+            return cls(arrays["values"], arrays["energy"], arrays["counts"])
 
     def means(self) -> tuple[Values, Values]:
         """Mean ``values`` and ``energy`` over pairs; NaN at lead times without any."""

@@ -38,7 +38,8 @@ class Truth:
 
     ``at(time)`` and ``climatology_at(time)`` read them, on the truth's own grid or on ``grid``.
     The climatology is that of the archive ``climatology``, or else the truth's own where it has
-    one. Raises UserError where there are none, or where they lack one of the channels.
+    one. Of each, states are kept in ``cache_bytes``, by default ``CACHE_BYTES``, or two of them.
+    Raises UserError where there are none, or where they lack one of the channels.
     """
 
     at: Callable[[np.datetime64], State]
@@ -51,9 +52,11 @@ class Truth:
         *,
         climatology: str | None = None,
         grid: Grid | None = None,
+        cache_bytes: int | None = None,
     ) -> None:
         self.path = str(path)
         self._climatology = climatology
+        self._cache_bytes = cache_bytes
         self._channels = tuple(channels)
         analyses = open_analyses(self.path, None)
         climate = open_climatology(climatology) if climatology else _own_climatology(self.path)
@@ -81,9 +84,21 @@ class Truth:
         """Longitudes ``(longitude,)`` of the grid's columns, degrees east."""
         return self.grid.longitude
 
-    def for_channels(self, channels: Sequence[str], grid: Grid | None = None) -> Truth:
+    def for_channels(
+        self,
+        channels: Sequence[str],
+        grid: Grid | None = None,
+        *,
+        cache_bytes: int | None = None,
+    ) -> Truth:
         """The truth of other channels, or on another grid, with nothing in memory yet."""
-        return Truth(self.path, channels, climatology=self._climatology, grid=grid or self.grid)
+        return Truth(
+            self.path,
+            channels,
+            climatology=self._climatology,
+            grid=grid or self.grid,
+            cache_bytes=cache_bytes,
+        )
 
     def has(self, times: NDArray[np.datetime64]) -> NDArray[np.bool_]:
         """Whether there is a state at each of some times, in the shape of ``times``."""
@@ -91,16 +106,23 @@ class Truth:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What is kept stays behind: another process opens the archives anew.
-        return _reopen, (self.path, self._channels, self._climatology, self.grid)
+        return _reopen, (
+            self.path,
+            self._channels,
+            self._climatology,
+            self.grid,
+            self._cache_bytes,
+        )
 
     def _read_from(self, states: MergedAnalyses, climate: Climatology | None) -> None:
         channels = self._channels
         state_bytes = 4 * len(channels) * self.grid.shape[0] * self.grid.shape[1]
+        cache_bytes = self._cache_bytes or CACHE_BYTES
         together = states.times_per_chunk(states.channels)
-        if 4 * together * state_bytes > CACHE_BYTES:
+        if 4 * together * state_bytes > cache_bytes:
             together = 1
 
-        @lru_cache(maxsize=max(2, CACHE_BYTES // (state_bytes * together)))
+        @lru_cache(maxsize=max(2, cache_bytes // (state_bytes * together)))
         def block(number: int) -> State:
             start = number * together
             return states.read(start, min(start + together, len(self._times)))
@@ -112,12 +134,18 @@ class Truth:
         self.at = at
         if climate is not None:
             expected = climate.at
-            kept = lru_cache(maxsize=max(2, CACHE_BYTES // state_bytes))
+            kept = lru_cache(maxsize=max(2, cache_bytes // state_bytes))
             self.climatology_at = kept(lambda time: expected(time, channels, self.grid))
 
 
-def _reopen(path: str, channels: Sequence[str], climatology: str | None, grid: Grid) -> Truth:
-    return Truth(path, channels, climatology=climatology, grid=grid)
+def _reopen(
+    path: str,
+    channels: Sequence[str],
+    climatology: str | None,
+    grid: Grid,
+    cache_bytes: int | None,
+) -> Truth:
+    return Truth(path, channels, climatology=climatology, grid=grid, cache_bytes=cache_bytes)
 
 
 def _own_climatology(path: str) -> Climatology | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,7 +44,8 @@ class Verification:
     cover. ``metric_labels`` are by name. ``initial_times (time,)`` are those of which at least one
     lead time was scored; ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the
     paths by name, the model's first; they and ``truth`` are unknown in some older records.
-    ``warnings`` are sentences for the user.
+    ``warnings`` are sentences for the user. ``made_by`` is what made a forecast that was scored
+    while it was made, as the attributes of its Zarr would say it; else nothing.
     """
 
     regions: Mapping[str, Scores]
@@ -55,6 +56,7 @@ class Verification:
     forecasts: Mapping[str, str]
     truth: str | None
     warnings: tuple[str, ...]
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def region(self) -> str:
@@ -83,6 +85,7 @@ class Verification:
             "truth": self.truth,
             "forecasts_beside": {n: path for n, path in self.forecasts.items() if n != MODEL},
             "warnings": list(self.warnings),
+            **({"made_by": dict(self.made_by)} if self.made_by else {}),
         }
 
     @classmethod
@@ -115,6 +118,7 @@ class Verification:
             forecasts={name: path for name, path in forecasts.items() if isinstance(path, str)},
             truth=truth if isinstance(truth, str) else None,
             warnings=tuple(map(str, record.get("warnings", []))),
+            made_by=dict(record.get("made_by", {})),
         )
 
     @classmethod

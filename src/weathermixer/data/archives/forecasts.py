@@ -15,11 +15,7 @@ from weathermixer.data.archives.contents import FORECAST, read_contents
 from weathermixer.data.archives.fields import FieldGroup, slice_if_consecutive
 from weathermixer.data.archives.left_out import left_out_in_words
 from weathermixer.data.archives.names import LEAD, TIME
-from weathermixer.data.channels import (
-    PREDICTED_VARIABLES,
-    names,
-    parse_channel,
-)
+from weathermixer.data.channels import in_canonical_order, names, parse_channel
 from weathermixer.data.grid import Grid, find_placement
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
@@ -79,8 +75,7 @@ class Forecast:
     def channels(self) -> tuple[str, ...]:
         """Names of all channels, in canonical order, by increasing level."""
         held = {channel for group in self.groups for channel in group.channels}
-        order = list(PREDICTED_VARIABLES)
-        return names(sorted(held, key=lambda c: (order.index(c.variable), c.level_hpa or 0)))
+        return names(in_canonical_order(held))
 
     @property
     def lead_hours(self) -> tuple[float, ...]:
