@@ -215,6 +215,7 @@ def test_ranks_finish_what_they_do_when_asked_to_stop(
     ] * 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", [signal.SIGINT, *exhaustive(signal.SIGTERM)])
 def test_ranks_that_end_at_once_are_interrupted(
     number: signal.Signals, processes: Processes, tmp_path: Path
@@ -227,6 +228,7 @@ def test_ranks_that_end_at_once_are_interrupted(
     wait_until_gone(pids)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("number", [signal.SIGINT, *exhaustive(signal.SIGTERM)])
 @pytest.mark.parametrize("what", ["exchange", *exhaustive("stop_when_asked")])
 def test_who_was_started_to_ignore_a_signal_ignores_it_with_all_ranks(

@@ -66,6 +66,7 @@ def train(config: Path) -> list[str | Path]:
 # --- a mistake is told once
 
 
+@pytest.mark.exhaustive
 def test_a_mistake_of_all_ranks_is_told_by_one(
     processes: Processes, configs: tuple[Path, Path]
 ) -> None:

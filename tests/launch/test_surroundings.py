@@ -90,6 +90,7 @@ def test_worker_processes_start_beside_modules_of_the_user(
     assert status == 0, err
 
 
+@pytest.mark.exhaustive
 def test_a_program_by_its_path_runs_the_package_around_it(
     processes: Processes, tmp_path: Path
 ) -> None:

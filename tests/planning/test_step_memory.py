@@ -116,6 +116,7 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     assert abs(disagreement(NETWORK, layout, training, parallel)) < AGREEMENT
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", [Layout(data=2), *exhaustive(*MESHES)], ids=mesh_name)
 def test_the_formula_follows_a_step_in_several_passes(layout: Layout) -> None:
     training = Training(

@@ -171,6 +171,7 @@ def test_on_a_finer_grid_with_as_many_tokens_a_coarse_state_has_the_coarse_forec
     assert float((later - other).abs().max()) <= 1e-12 * float(other.abs().max())
 
 
+@pytest.mark.exhaustive
 def test_a_run_goes_on_with_the_source_that_it_was_begun_from_and_no_other(
     waves: Path, tmp_path: Path
 ) -> None:

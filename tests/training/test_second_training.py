@@ -51,6 +51,7 @@ def test_a_second_training_is_refused_with_the_first_named(
     assert first.poll() is None
 
 
+@pytest.mark.exhaustive
 def test_after_a_training_is_killed_another_goes_on(
     training: Training, processes: Processes
 ) -> None:
@@ -65,6 +66,7 @@ def test_after_a_training_is_killed_another_goes_on(
     assert not (run / ".lock").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_run_in_training_can_be_forecast_from(
     training: Training, waves: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

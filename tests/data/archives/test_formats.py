@@ -82,6 +82,7 @@ def test_a_file_that_is_empty_or_packed_is_named(tmp_path: Path) -> None:
             open_sources([str(tmp_path / "a.zip")])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("attributes", [
     {"units": "days since 2000-01-01", "calendar": "noleap"},
     {"units": "days since 1-1-1 00:00:0.0"},

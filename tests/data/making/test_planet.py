@@ -225,6 +225,7 @@ def test_winds_aloft_blow_with_the_geopotential(days: list[Any]) -> None:
     assert np.corrcoef(balanced[rows], wind[rows])[0, 1] > 0.9
 
 
+@pytest.mark.exhaustive
 def test_a_seed_gives_the_same_planet_and_a_member_another(days: list[Any]) -> None:
     again = simulate(days=1, seed=5, spin_up_days=4)
     other = simulate(days=1, seed=5, spin_up_days=4, member=1)
@@ -234,6 +235,7 @@ def test_a_seed_gives_the_same_planet_and_a_member_another(days: list[Any]) -> N
         assert time >= np.datetime64("2002-01-01")
 
 
+@pytest.mark.exhaustive
 def test_a_store_that_was_interrupted_is_continued_to_the_same_states(
     days: list[Any], tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def test_plain_xarray_opens_the_store_without_a_warning(
     np.testing.assert_array_equal(field.values, dataset["2m_temperature"].values[2])
 
 
+@pytest.mark.exhaustive
 def test_processes_change_nothing_in_the_store(
     archive: Archive, saved: Saved, tmp_path: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_remote_sources_are_prepared_as_local_ones(
 # Archives whose data end before their axis of times does, or begin after it.
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["zarr", "nc"])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_times_that_hold_nothing_but_nan_at_the_ends_are_left_out_and_said(
