@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from weathermixer.credentials import without_credentials
 from weathermixer.data.archives.analyses import open_analyses
@@ -14,10 +13,9 @@ from weathermixer.data.archives.coordinates import covers_globe
 from weathermixer.data.archives.merging import MergedAnalyses
 from weathermixer.data.channels import LEVELS_HPA, PREDICTED_VARIABLES, channels_of, names
 from weathermixer.data.store.inspection import (
-    Gap,
+    Extent,
     collect_errors,
     damage_in_words,
-    gaps_in_words,
     spacing_of,
 )
 
@@ -26,28 +24,15 @@ _WORTH_SAYING = 1.02
 
 
 @dataclass(frozen=True)
-class ArchiveOverview:
+class ArchiveOverview(Extent):
     """What can be used of an archive that others wrote, as ``data prepare`` would take it.
 
-    ``grid`` is the numbers of latitudes and longitudes, ``latitude`` and ``longitude`` are the
-    first and last of each in degrees, and ``dropped_row`` names a row that is left out.
     ``variables`` are the ``channels`` in words. ``amplification`` tells, by how many ranks share a
     state along longitudes, how many bytes each fetches for each that it owns, since chunks come
-    whole. ``usual_spacing_hours`` is the commonest interval
-    between neighbouring times, and ``gaps`` are where it is longer; ``remarks`` are sentences about
-    what is left out. ``damaged`` names what could not be read; None where it was not looked for.
+    whole. ``remarks`` are sentences about what is left out. ``damaged`` names what could not be
+    read; None where it was not looked for.
     """
 
-    path: str
-    grid: tuple[int, int]
-    latitude: tuple[float, float]
-    longitude: tuple[float, float]
-    dropped_row: str | None
-    num_times: int
-    first_time: str
-    last_time: str
-    usual_spacing_hours: float | None
-    gaps: tuple[Gap, ...]
     channels: tuple[str, ...]
     variables: str
     static_channels: tuple[str, ...]
@@ -55,22 +40,10 @@ class ArchiveOverview:
     remarks: tuple[str, ...]
     damaged: tuple[str, ...] | None
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields as an object of JSON."""
-        return asdict(self)
-
     def render(self) -> str:
         """The overview as a few lines of plain text for a terminal."""
-        rows, columns = self.grid
-        spacing = self.usual_spacing_hours
-        usual = "" if spacing is None else f", mostly {spacing:g} h apart"
         lines = [
-            f"{self.path}",
-            f"  grid        {rows} × {columns}, latitude {self.latitude[0]:g} to "
-            f"{self.latitude[1]:g}, longitude {self.longitude[0]:g} to {self.longitude[1]:g}"
-            + (f" (without {self.dropped_row})" if self.dropped_row else ""),
-            f"  times       {self.num_times}, {self.first_time} to {self.last_time}{usual}",
-            f"  gaps        {gaps_in_words(self.gaps)}",
+            *self._heading(),
             f"  variables   {self.variables}",
             f"  static      {', '.join(self.static_channels) or 'none'}",
             f"  chunks      {_amplification_in_words(self.amplification)}",

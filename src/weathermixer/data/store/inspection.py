@@ -52,18 +52,13 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """Everything worth knowing about a store.
+class Extent:
+    """Where and when states are known.
 
     ``grid`` is the numbers of latitudes and longitudes, ``latitude`` and ``longitude`` are the
-    first and last of each in degrees, and ``dropped_row`` names a row that was left out.
+    first and last of each in degrees, and ``dropped_row`` names a row that is left out.
     ``usual_spacing_hours`` is the commonest interval between neighbouring times, and ``gaps`` are
-    where it is longer; ``step_pairs`` counts pairs of times exactly ``step_hours`` apart, of which
-    training samples are made. ``training_period`` is that of the statistics of ``channels``.
-    ``climatology`` has the numbers of its hours and days, None where there is none. ``chunks`` and
-    ``shards`` are the shapes of what is read at once and of a file of states. ``attributes`` are
-    what else the store says of itself. ``damaged`` names what could not be read; None where it was
-    not looked for.
+    where it is longer.
     """
 
     path: str
@@ -76,6 +71,37 @@ class Inspection:
     last_time: str
     usual_spacing_hours: float | None
     gaps: tuple[Gap, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as an object of JSON."""
+        return asdict(self)
+
+    def _heading(self) -> list[str]:
+        """The extent as the first lines of a page of plain text."""
+        rows, columns = self.grid
+        spacing = self.usual_spacing_hours
+        usual = "" if spacing is None else f", mostly {spacing:g} h apart"
+        return [
+            f"{self.path}",
+            f"  grid        {rows} × {columns}, latitude {self.latitude[0]:g} to "
+            f"{self.latitude[1]:g}, longitude {self.longitude[0]:g} to {self.longitude[1]:g}"
+            + (f" (without {self.dropped_row})" if self.dropped_row else ""),
+            f"  times       {self.num_times}, {self.first_time} to {self.last_time}{usual}",
+            f"  gaps        {gaps_in_words(self.gaps)}",
+        ]
+
+
+@dataclass(frozen=True)
+class Inspection(Extent):
+    """Everything worth knowing about a store.
+
+    ``step_pairs`` counts pairs of times exactly ``step_hours`` apart, of which training samples are
+    made. ``training_period`` is that of the statistics of ``channels``. ``climatology`` has the
+    numbers of its hours and days, None where there is none. ``chunks`` and ``shards`` are the
+    shapes of what is read at once and of a file of states. ``attributes`` are what else the store
+    says of itself. ``damaged`` names what could not be read; None where it was not looked for.
+    """
+
     step_hours: float
     step_pairs: int
     training_period: tuple[str, str] | None
@@ -88,22 +114,10 @@ class Inspection:
     attributes: dict[str, Any]
     damaged: tuple[str, ...] | None
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields as an object of JSON."""
-        return asdict(self)
-
     def render(self) -> str:
         """The inspection as a page of plain text for a terminal."""
-        rows, columns = self.grid
-        spacing = self.usual_spacing_hours
-        usual = "" if spacing is None else f", mostly {spacing:g} h apart"
         lines = [
-            f"{self.path}",
-            f"  grid        {rows} × {columns}, latitude {self.latitude[0]:g} to "
-            f"{self.latitude[1]:g}, longitude {self.longitude[0]:g} to {self.longitude[1]:g}"
-            + (f" (without {self.dropped_row})" if self.dropped_row else ""),
-            f"  times       {self.num_times}, {self.first_time} to {self.last_time}{usual}",
-            f"  gaps        {gaps_in_words(self.gaps)}",
+            *self._heading(),
             f"  steps       {self.step_pairs} pairs exactly {self.step_hours:g} h apart",
             f"  training    {' to '.join(self.training_period or ('none: a single time',))}",
             f"  static      {', '.join(self.static_channels) or 'none'}",
