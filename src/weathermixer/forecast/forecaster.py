@@ -25,8 +25,9 @@ class Forecaster:
     """Makes a rank's part of the forecasts that a ``description`` describes.
 
     ``network_of`` gives the network that makes some of them, by their places, which takes states in
-    the type and place of ``like``; ``given`` normalises the channels that it is given, ``normalisation`` restores those that it predicts. Of all states,
-    channels and longitudes are those of this rank's part.
+    the type and place of ``like``; ``given`` normalises the channels that it is given,
+    ``normalisation`` restores those that it predicts. Of all states, channels and longitudes are
+    those of this rank's part.
     """
 
     network_of: Callable[[Sequence[int]], Step]
