@@ -31,6 +31,7 @@ from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_tensors import SampleSizes
 from weathermixer.training.beginning import check_step
+from weathermixer.training.ensemble import EQUAL_MEMBERS, members_can_differ
 from weathermixer.training.feed import training_windows, validation_windows
 from weathermixer.training.validation import require_score
 
@@ -226,6 +227,19 @@ def _loss_is_as_set(config: Config, notes: Notes) -> None:
         )
 
 
+def _members_differ(config: Config, notes: Notes) -> None:
+    remedy = "set model.noise, such as to 16, or model.dropout"
+    if config.training.members > 1 and not members_can_differ(config):
+        notes.warn("training.members", EQUAL_MEMBERS, remedy)
+    if config.training.members == 1 and config.model.noise:
+        notes.warn(
+            "model.noise",
+            "is there for members to differ, and training.members is 1, so the network learns to "
+            "do without",
+            "set training.error=crps and training.members, or remove it",
+        )
+
+
 def _levels_are_used(config: Config, notes: Notes) -> None:
     data = config.data
     if data.levels != LEVELS_HPA and not set(data.variables) & set(PRESSURE_VARIABLES):
@@ -323,6 +337,7 @@ SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
     _no_rate_is_above_the_highest,
     _rates_are_of_parameters,
     _loss_is_as_set,
+    _members_differ,
     _levels_are_used,
 )
 STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (

@@ -83,6 +83,7 @@ def test_the_network_equals_its_description(
         forcings=further,
         diagnostic=further,
         input_times=1 + further,
+        noise=further,
     )
     model = randomised(architecture) if is_cut else plain(architecture)
     state, static = sample(replace(architecture, forcings=0))
@@ -91,7 +92,8 @@ def test_the_network_equals_its_description(
     # What an earlier result has beside the state is left alone.
     fed_back = torch.cat([state, torch.full_like(state[:, :further], torch.nan)], dim=1)
     earlier = earlier_than(fed_back, architecture)
-    result = model(fed_back, *earlier, static, forcings, applications=applications)
+    noise = torch.tensor([[0.4, -1.3], [2.1, 0.6]], dtype=torch.float64) if further else None
+    result = model(fed_back, *earlier, static, forcings, applications=applications, noise=noise)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
     for number, (one, of_sample, expected) in enumerate(zip(state, forcings, result, strict=True)):
         before = [each[number, : SMALL.prognostic].numpy() for each in earlier]
@@ -104,6 +106,7 @@ def test_the_network_equals_its_description(
             increment_scale=SCALE.numpy() if prediction == "increment" else None,
             applications=applications,
             diagnostic=further,
+            noise=None if noise is None else noise[number].numpy(),
         )
         error = np.abs(expected.detach().numpy() - oracle).max()
         assert error <= 1e-12 * np.abs(oracle).max()

@@ -71,10 +71,12 @@ def next_state(
     increment_scale: Array | None,
     applications: int = 1,
     diagnostic: int = 0,
+    noise: Array | None = None,
 ) -> Array:
     """The next normalised state ``(channel, latitude, longitude)`` of one sample.
 
-    So many ``diagnostic`` channels come after those of the state.
+    So many ``diagnostic`` channels come after those of the state. ``noise`` are numbers by which
+    the norms of the blocks are scaled and shifted.
 
     With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
     through the published blend.
@@ -85,9 +87,16 @@ def next_state(
         for block in range(blocks):
             for part, mix in enumerate((over_tokens, over_channels)):
                 name = f"blocks.{block}.{part}"
-                hidden = gelu(
-                    mix(layer_norm(x, weights, f"{name}.norm"), weights, f"{name}.expand")
-                )
+                y = layer_norm(x, weights, f"{name}.norm")
+                if noise is not None:
+                    scale, shift = (
+                        sum(
+                            z * row for z, row in zip(noise, weights[f"{name}.{each}"], strict=True)
+                        )
+                        for each in ("modulation.scale", "modulation.shift")
+                    )
+                    y = y + scale * y + shift
+                hidden = gelu(mix(y, weights, f"{name}.expand"))
                 x = x + mix(hidden, weights, f"{name}.contract")
     joined = np.concatenate([layer_norm(x, weights, "decoder.norm"), encoded], axis=-1)
     prognostic, *grid = state.shape

@@ -28,10 +28,16 @@ def write_run(
     scale: float,
     training: Mapping[str, Any] | None = None,
     patch: tuple[int, int] = (4, 4),
+    model: Mapping[str, Any] | None = None,
     **data: Any,
 ) -> Path:
     """Save a run with normally distributed weights of this standard deviation."""
-    config = wave_config(waves, training=dict(training or {}), model={"patch": patch}, data=data)
+    config = wave_config(
+        waves,
+        training=dict(training or {}),
+        model={"patch": patch, **(model or {})},
+        data=data,
+    )
     store = Store.open(waves)
     channels = names(channels_of(config.data.variables, config.data.levels))
     normalisation = Normalisation.from_store(
@@ -39,22 +45,30 @@ def write_run(
     )
     run = Run.create(path, config, normalisation, Path.touch)
     architecture = architecture_of(config.data, config.model, normalisation.grid)
-    model = build_model(architecture, config.training, normalisation)
+    built = build_model(architecture, config.training, normalisation)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in built.parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.add_(scale * noise.to(parameter.dtype))
-    save(checkpoint_path(run.checkpoints, 7), model_tensors(model))
+    save(checkpoint_path(run.checkpoints, 7), model_tensors(built))
     return path
 
 
-def forecast_on(mesh: Mesh, run: Path, store: Path, out: Path, init: str, steps: int) -> str | None:
+def forecast_on(
+    mesh: Mesh,
+    run: Path,
+    store: Path,
+    out: Path,
+    init: str,
+    steps: int,
+    members: int | None = None,
+) -> str | None:
     """What a rank does: the forecast on this mesh, or the sentence that refuses it."""
     layout = mesh.layout
     sizes = [f"parallel.{axis}={getattr(layout, axis)}" for axis in ("data", "domain", "tensor")]
     try:
-        forecast(run, store, init, steps, out, overrides=sizes)
+        forecast(run, store, init, steps, out, members=members, overrides=sizes)
     except UserError as error:
         return str(error)
     return None

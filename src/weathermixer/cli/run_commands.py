@@ -144,6 +144,13 @@ def train(
     type=click.Choice(["average", "last"]),
     help="The moving average of the weights, by default where the run keeps one, or the last ones.",
 )
+@click.option(
+    "--members",
+    type=click.IntRange(2),
+    metavar="M",
+    help="Members of an ensemble, of which each draws noise of its own.  [default: a single "
+    "forecast, without noise]",
+)
 @nproc_option
 @as_json
 def forecast(
@@ -158,6 +165,7 @@ def forecast(
     climatology: str | None,
     checkpoint: str,
     weights: Literal["average", "last"] | None,
+    members: int | None,
     nproc: int | None,
     json: bool,
 ) -> None:
@@ -183,6 +191,7 @@ def forecast(
                 climatology=climatology,
                 checkpoint=checkpoint,
                 weights=weights,
+                members=members,
                 overrides=overrides,
                 progress=update,
             )

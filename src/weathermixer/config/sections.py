@@ -27,6 +27,7 @@ from weathermixer.config.kinds import (
     Hours,
     InputTimes,
     Multiple,
+    Number,
     Ranks,
     Reader,
     Steps,
@@ -91,7 +92,16 @@ class Model(Section):
     channel_hidden: Multiple = Field(
         1.0, description="hidden width of channel mixing, as a multiple of model.channels"
     )
-    dropout: Fraction = Field(0.0, description="probability of zeroing a hidden value in training")
+    dropout: Fraction = Field(
+        0.0,
+        description="probability of zeroing a hidden value, in training and in ensemble forecasts",
+    )
+    noise: Number = Field(
+        0,
+        description="normally distributed numbers by which the norms of the blocks are scaled and "
+        "shifted, drawn for each member of an ensemble and each application of the network; 0: "
+        "none",
+    )
 
 
 class Data(Section):

@@ -43,7 +43,7 @@ from weathermixer.config.variables import (
 )
 
 LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
-ErrorKind: TypeAlias = Literal["squared", "absolute", "huber"]
+ErrorKind: TypeAlias = Literal["squared", "absolute", "huber", "crps"]
 
 Recompute = Literal["none", "blocks", "stages"]
 
@@ -54,7 +54,7 @@ class Training(Section):
     """How the network learns."""
 
     steps: Count = Field(2000, description="optimizer steps")
-    seed: Seed = Field(0, description="of initial weights, data order and dropout")
+    seed: Seed = Field(0, description="of initial weights, data order, dropout and noise")
     dtype: Literal["float64", "float32", "tf32", "bfloat16"] = Field(
         "float32",
         description="arithmetic; with bfloat16, weights, encoder and state stay in float32, with "
@@ -98,8 +98,19 @@ class Training(Section):
     )
     error: ErrorKind = Field(
         "squared",
-        description="what is averaged: the square of an error, its absolute value, or the square "
-        "up to a threshold and twice threshold times absolute value beyond",
+        description="what is averaged: the square of an error, its absolute value, the square up "
+        "to a threshold and twice threshold times absolute value beyond, or the almost fair CRPS "
+        "of training.members",
+    )
+    members: Count = Field(
+        1,
+        validate_default=True,
+        description="members of the ensemble that is made of each sample, with training.error=crps",
+    )
+    instance_members: Count | None = Field(
+        None,
+        description="members of a sample that a model instance makes, a divisor of "
+        "training.members; the next replicas make the others, of the same samples; all where unset",
     )
     huber_threshold: PositiveFloat = Field(
         1.0,
@@ -223,6 +234,34 @@ class Training(Section):
             )
         return value
 
+    @field_validator("members")
+    @classmethod
+    def _are_scored_together(cls, value: int, info: ValidationInfo) -> int:
+        error = info.data.get("error")
+        if error == "crps" and value == 1:
+            raise refusal(
+                "is 1, and training.error=crps scores the spread of several members",
+                "set it to 2 or more, or train with another error",
+            )
+        if error not in ("crps", None) and value > 1:
+            raise refusal(
+                f"({value}) is for training.error=crps: with {error} all members would learn the "
+                "same",
+                "set training.error=crps, or remove it",
+            )
+        return value
+
+    @field_validator("instance_members")
+    @classmethod
+    def _divides_the_members(cls, value: int | None, info: ValidationInfo) -> int | None:
+        members = info.data.get("members")
+        if value is not None and members is not None and members % value:
+            raise refusal(
+                f"({value}) does not divide training.members ({members})",
+                f"choose a divisor of {members}",
+            )
+        return value
+
     @field_validator("channel_weights")
     @classmethod
     def _are_of_channels(cls, value: dict[str, float]) -> dict[str, float]:
@@ -308,6 +347,21 @@ class Training(Section):
     def samples_at_once(self) -> int:
         """Samples of a model instance that go through the network together."""
         return min(self.micro_batch or self.instance_batch, self.instance_batch)
+
+    @property
+    def members_of_instance(self) -> int:
+        """Members of a sample that a model instance makes."""
+        return self.instance_members or self.members
+
+    @property
+    def pool(self) -> int:
+        """Replicas that make the members of a sample together."""
+        return self.members // self.members_of_instance
+
+    @property
+    def forecasts_at_once(self) -> int:
+        """Forecasts of a model instance that go through the network together."""
+        return self.samples_at_once * self.members_of_instance
 
     def window_length(self, data: Data) -> int:
         """The number of steps between the first and the last state of a sample, at most."""

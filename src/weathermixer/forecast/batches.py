@@ -22,15 +22,18 @@ _LARGEST_BATCH = 8
 _BATCH_BYTES = 64 * 1024 * 1024
 
 
-def batches_of(description: ForecastDescription) -> list[range]:
-    """The initial times that go through the model together, by their places.
+def batches_of(description: ForecastDescription, *, num_instances: int) -> list[range]:
+    """The forecasts that go through the model together, by their places among all.
 
     They are the same whether or not some are done: rounding may depend on a batch's company.
     """
-    num_times = len(description.initial_times)
+    num_forecasts, largest = description.num_forecasts, _LARGEST_BATCH
+    if description.members is not None:  # also of one initial time, each instance makes some
+        largest = min(largest, -(-num_forecasts // num_instances))
     state_bytes = 4 * len(description.channels) * description.grid[0] * description.grid[1]
-    size = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // state_bytes))
-    return [range(start, min(start + size, num_times)) for start in range(0, num_times, size)]
+    size = max(1, min(largest, _BATCH_BYTES // state_bytes))
+    firsts = range(0, num_forecasts, size)
+    return [range(start, min(start + size, num_forecasts)) for start in firsts]
 
 
 def forecast_batches(
@@ -46,9 +49,9 @@ def forecast_batches(
 ) -> None:
     """Forecast this instance's batches, but for those that are kept already, and keep them.
 
-    ``read(place)`` gives the states that the network is given for an initial time. Fields go to the
-    ``writer``, which has those that are ``written`` by initial time, and sums to the ``scorer``,
-    where there are such. Raises UserError where states cannot be read, forecast or kept.
+    ``read(place)`` gives the states that the network is given for a forecast. Fields go to the
+    ``writer``, which has those that are ``written`` by place, and sums to the ``scorer``, where
+    there are such. Raises UserError where states cannot be read, forecast or kept.
     """
     num_leads = len(forecaster.description.lead_times)
     total = batches[-1].stop * num_leads

@@ -28,6 +28,7 @@ from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.forecaster import Forecaster
 from weathermixer.forecast.initial_times import parse_initial_times
 from weathermixer.forecast.inputs import input_windows
+from weathermixer.forecast.members import networks_of
 from weathermixer.forecast.memory import share_one_arena
 from weathermixer.forecast.result import ForecastResult
 from weathermixer.forecast.writer import ForecastWriter, refuse_existing
@@ -61,6 +62,7 @@ def forecast(
     climatology: str | None = None,
     checkpoint: str = "newest",
     weights: Weights | None = None,
+    members: int | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> ForecastResult:
@@ -72,10 +74,11 @@ def forecast(
     advances by as many steps at a time as training taught it to at the least, of which ``steps``
     are a multiple. Interrupted, the same call goes on with the initial times that are missing, and
     ends with the same values. ``weights`` are by default the average, where the checkpoint has one,
-    else the last ones. ``overrides`` may change the arithmetic, ``training.dtype``, the steps at a
-    time, ``training.latent_rollout``, the library that reads, ``data.reader``, and the mesh,
-    ``parallel.*``. Each rank that was started calls this, and holds, computes, reads and writes its
-    own part of every state and no more.
+    else the last ones. ``members`` of an ensemble differ by what ``training.seed`` draws for each;
+    without, a forecast draws nothing. ``overrides`` may change the arithmetic, ``training.dtype``,
+    the steps at a time, ``training.latent_rollout``, the seed of an ensemble, the library that
+    reads, ``data.reader``, and the mesh, ``parallel.*``. Each rank that was started calls this, and
+    holds, computes, reads and writes its own part of every state and no more.
 
     ``scores`` is the folder that ``verify`` would make of the forecast and of ``truth``, with the
     archive ``climatology`` in the place of the truth's own. Fields are scored as they come; they
@@ -86,9 +89,9 @@ def forecast(
     """
     if steps < 1:
         raise UserError(f"--steps {steps} is impossible: forecast at least one step")
-    _check_wanted(out, truth, scores, climatology)
+    _check_wanted(out, truth, scores, climatology, members)
     share_one_arena()
-    _check_overrides(overrides)
+    _check_overrides(overrides, members)
     opened, config, path = meshes.from_first_rank(lambda: _look_up(run, checkpoint, out, overrides))
     weights = weights_of(path, weights)
     advance = _steps_of_an_application(opened.config, config, steps)
@@ -101,6 +104,7 @@ def forecast(
     source.channel_indices(initial)
     initial_times = parse_initial_times(init)
     windows = input_windows(source, initial_times, config.data)
+    windows = [window for window in windows for _ in range(members or 1)]
     lead_hours = opened.config.data.step_hours * np.arange(advance, steps + 1, advance)
     campaign = None
     if truth is not None and scores is not None:
@@ -119,7 +123,7 @@ def forecast(
         trains=False,
         say=say,
         equal_on_all={"the run": str(run), "the checkpoint": path.name, "--out": str(out)}
-        | {"--init": init, "--steps": str(steps), "--weights": weights}
+        | {"--init": init, "--steps": str(steps), "--weights": weights, "--members": str(members)}
         | {"--truth": str(truth), "--scores": str(scores), "--climatology": str(climatology)},
     )
     if meshes.is_first_rank():
@@ -145,8 +149,9 @@ def forecast(
         },
         longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         one_level_per_chunk=mesh.tensor.size > 1,
+        members=members,
     )
-    batches = batches_of(description)
+    batches = batches_of(description, num_instances=mesh.data.size)
     if len(batches) > 1:
         # What is read late is looked at now: an archive's times may go on where its data end.
         (problem,) = job.reading_problems(windows[-1:])
@@ -162,7 +167,7 @@ def forecast(
             out, description, channels=part.channels, longitudes=part.longitudes
         )
     forecaster = Forecaster(
-        network=partial(model, applications=advance),
+        network_of=networks_of(model, description, applications=advance, seed=config.training.seed),
         like=next(model.parameters()),
         given=normalisation.part(
             range(part.prognostic.start, part.prognostic.stop), slice(0, 0), part.longitudes
@@ -206,12 +211,21 @@ def forecast(
 
 
 def _check_wanted(
-    out: Path | None, truth: Path | str | None, scores: Path | None, climatology: str | None
+    out: Path | None,
+    truth: Path | str | None,
+    scores: Path | None,
+    climatology: str | None,
+    members: int | None,
 ) -> None:
     """Refuse a forecast of which nothing would be kept, and half of what scores need."""
     if scores is None and (truth is not None or climatology is not None):
         given = "--climatology" if truth is None else "--truth"
         raise UserError(f"{given} is for scores: give --scores too, a folder for them")
+    if scores is not None and members is not None:
+        raise UserError(
+            "--scores scores single forecasts while they are made, not --members: write the "
+            "ensemble to --out, and verify it"
+        )
     if scores is not None and truth is None:
         raise UserError(f"--scores {scores} needs --truth: give the store of what happened")
     if out is None and scores is None:
@@ -267,15 +281,16 @@ def _begin(out: Path, description: ForecastDescription) -> list[bool]:
     """Create the forecast, and tell which of its initial times are finished already."""
     ForecastWriter.create(out, description)
     writer = ForecastWriter(out, description)
-    return [writer.is_finished(number) for number in range(len(description.initial_times))]
+    return [writer.is_finished(number) for number in range(description.num_forecasts)]
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
+def _check_overrides(overrides: Sequence[str], members: int | None) -> None:
     """Refuse what a forecast would silently ignore: all that training has settled."""
+    adjustable = _ADJUSTABLE if members is None else (*_ADJUSTABLE, "training.seed")
     for override in overrides:
-        if _key(override) not in _ADJUSTABLE:
+        if _key(override) not in adjustable:
             raise UserError(
-                f"{override} cannot change a forecast: only {', '.join(_ADJUSTABLE)} can be set, "
+                f"{override} cannot change a forecast: only {', '.join(adjustable)} can be set, "
                 "everything else is as the run was trained"
             )
 

@@ -30,6 +30,8 @@ class ForecastDescription:
     says what made it: two forecasts are the same, and one may continue the other, where all of this
     is equal.
 
+    An ensemble has ``members``, so many forecasts from each initial time, counted time by time.
+
     Where several ranks write, a chunk must belong to one of them: ``longitudes_per_chunk`` divides
     every boundary between their longitudes, and with ``one_level_per_chunk`` each level has chunks
     of its own.
@@ -43,6 +45,16 @@ class ForecastDescription:
     attributes: dict[str, Any] = field(default_factory=dict)
     longitudes_per_chunk: int | None = None
     one_level_per_chunk: bool = False
+    members: int | None = None
+
+    @property
+    def num_forecasts(self) -> int:
+        """Forecasts from all initial times, of all members."""
+        return len(self.initial_times) * (self.members or 1)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The indices of a forecast's initial time and member."""
+        return divmod(number, self.members or 1)
 
     @property
     def chunk_grid(self) -> tuple[int, int]:
@@ -93,6 +105,7 @@ class ForecastDescription:
                 "latitude": self.latitude.tolist(),
                 "longitude": self.longitude.tolist(),
                 "attributes": self.attributes,
+                "members": self.members,
                 "chunks": [self.levels_per_chunk, *self.chunk_grid],
             },
             sort_keys=True,

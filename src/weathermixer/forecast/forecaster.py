@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +24,13 @@ from weathermixer.forecast.rollout import Step, rollout
 class Forecaster:
     """Makes a rank's part of the forecasts that a ``description`` describes.
 
-    The ``network`` takes states in the type and place of ``like``; ``given`` normalises the
-    channels that it is given, ``normalisation`` restores those that it predicts. Of all states,
-    channels and longitudes are those of this rank's part.
+    ``network_of`` gives the network that makes some of them, by their places, which takes states in
+    the type and place of ``like``; ``given`` normalises the channels that it is given,
+    ``normalisation`` restores those that it predicts. Of all states, channels and longitudes are
+    those of this rank's part.
     """
 
-    network: Step
+    network_of: Callable[[Sequence[int]], Step]
     like: Tensor
     given: Normalisation
     normalisation: Normalisation
@@ -50,7 +51,8 @@ class Forecaster:
         static = torch.from_numpy(self.normalisation.static).to(self.like)
         # In the model's type before normalising, as in training.
         precision = np.float64 if self.like.dtype == torch.float64 else np.float32
-        initial_times = self.description.initial_times[batch]
+        places = [self.description.place(number)[0] for number in batch]
+        initial_times = self.description.initial_times[places]
         begins = (np.timedelta64(0, "s"), *self.description.lead_times[:-1])
 
         def forcings(lead: np.timedelta64) -> Tensor:
@@ -59,7 +61,9 @@ class Forecaster:
 
         fields = ((static, forcings(lead)) for lead in begins)
         steps = rollout(
-            self.network, recent_states(self.given, initial_states, precision, self.like), fields
+            self.network_of(batch),
+            recent_states(self.given, initial_states, precision, self.like),
+            fields,
         )
         return_freed_memory()
         for step, state in enumerate(steps):
@@ -77,8 +81,9 @@ class Forecaster:
         if not finite.all():
             item, channel = np.argwhere(~finite)[0]
             hours = to_hours(self.description.lead_times[step])
+            time, _ = self.description.place(batch[item])
             raise UserError(
-                f"the forecast from {self.description.initial_times[batch[item]]} is NaN or "
+                f"the forecast from {self.description.initial_times[time]} is NaN or "
                 f"infinite at {hours:g} h, first in {self.normalisation.channels[channel]}: the "
                 "model is unstable that far ahead, so forecast fewer steps, or train it longer or "
                 "with a longer training.rollout"

@@ -6,8 +6,9 @@ Layout (Zarr v3, after the conventions of WeatherBench 2; plain xarray decodes i
     VARIABLE   (time, prediction_timedelta, latitude, longitude)         at the surface
     time       initial times;  prediction_timedelta  lead times, the first one step long
 
+An ensemble has the dimension ``realization`` after ``time``, whose values are its members' numbers.
 The analysis itself, lead time zero, is not repeated. A forecast is written as ``NAME.partial`` and
-renamed when it is whole; a mark for each finished initial time lets an interrupted one go on.
+renamed when it is whole; a mark for each that is finished lets an interrupted one go on.
 """
 
 from __future__ import annotations
@@ -99,11 +100,11 @@ class ForecastWriter:
             raise write_error(partial, error) from error
 
     def is_finished(self, index: int) -> bool:
-        """Whether the forecast from the initial time at ``index`` was marked as finished."""
+        """Whether a forecast, by its place among all, was marked as finished."""
         return (self._marks / str(index)).exists()
 
     def write(self, indices: Sequence[int], steps: Iterable[NDArray[np.float32]]) -> Iterator[int]:
-        """Write the forecasts from some initial times, yielding the number of steps taken so far.
+        """Write some forecasts, by place among all, yielding the number of steps taken so far.
 
         ``steps`` gives, for one lead time after another, the part of the states that this writer
         fills, ``(len(indices), channel, latitude, longitude)`` in SI units. No more of them are
@@ -124,7 +125,7 @@ class ForecastWriter:
         assert taken == num_leads
 
     def mark_finished(self, indices: Sequence[int]) -> None:
-        """Record that every rank's part of the forecasts from these initial times is on disk.
+        """Record that every rank's part of these forecasts is on disk.
 
         Raises UserError where the record cannot be written.
         """
@@ -153,13 +154,15 @@ class ForecastWriter:
         for name, (levels, channels) in self._targets.items():
             array = self._arrays[name]
             for place, index in enumerate(indices):
+                time, member = self.description.place(index)
+                where = (time,) if self.description.members is None else (time, member)
                 fields = np.empty((len(held), len(channels), *held[0].shape[2:]), np.float32)
                 for states, own in zip(held, fields, strict=True):
                     states[place].take(channels, axis=0, out=own, mode="clip")  # unbuffered
                 if name in PRESSURE_VARIABLES:
-                    array.oindex[index, leads, levels, :, self._longitudes] = fields
+                    array.oindex[*where, leads, levels, :, self._longitudes] = fields
                 else:
-                    array[index, leads, :, self._longitudes] = fields[:, 0]
+                    array[*where, leads, :, self._longitudes] = fields[:, 0]
 
     def finish(self) -> None:
         """Give the forecast, of which every initial time must be finished, its final name.
@@ -200,6 +203,12 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
         ("prediction_timedelta",), units="seconds", dtype="timedelta64[ns]",
         standard_name="forecast_period", long_name="lead time",
     )  # fmt: skip
+    members = () if description.members is None else (description.members,)
+    if members:
+        write_array(
+            group, "realization", np.arange(*members, dtype=np.int64), ("realization",),
+            standard_name="realization", long_name="member of the ensemble",
+        )  # fmt: skip
     write_grid(group, description.latitude, description.longitude)
     if description.levels:
         write_array(
@@ -213,12 +222,14 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
             name,
             shape=(
                 len(description.initial_times),
+                *members,
                 len(description.lead_times),
                 *levels,
                 *description.grid,
             ),
             chunks=(
                 1,
+                *(1 for _ in members),
                 description.leads_per_chunk,
                 *((description.levels_per_chunk,) if on_levels else ()),
                 *description.chunk_grid,
@@ -228,6 +239,7 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
             fill_value=np.nan,
             dimension_names=(
                 "time",
+                *("realization" for _ in members),
                 "prediction_timedelta",
                 *(("level",) if on_levels else ()),
                 "latitude",

@@ -247,6 +247,24 @@ def connect_first(
     return _mesh(layout.at(rank), groups, device, overlap=overlap, has_link=has_link)
 
 
+def connect_neighbours(mesh: Mesh, size: int) -> Axis:
+    """The ``size`` neighbouring replicas along ``data`` among which this rank is, as an axis.
+
+    Every rank of the mesh calls this at the same time; ``size`` divides the number of replicas.
+    """
+    own, group = mesh.data.ranks, None
+    first = mesh.data.index // size * size
+    if mesh.data.group is not None:
+        layout = mesh.layout
+        lines = sorted({layout.at(rank).ranks_along("data") for rank in range(layout.world_size)})
+        starts = range(0, len(own), size)
+        group, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
+            [list(line[start : start + size]) for line in lines for start in starts]
+        )
+    ranks, index = own[first : first + size], mesh.data.index - first
+    return replace(mesh.data, name="members", ranks=ranks, index=index, group=group)
+
+
 @contextmanager
 def torchrun_mesh(
     *, data: int = 1, domain: int | None = None, tensor: int | None = None, overlap: bool = True

@@ -28,7 +28,7 @@ class Architecture:
     ``prognostic``, ``static``, ``forcings`` and ``diagnostic`` count fields; the last are predicted
     alone. The network is given the state at ``input_times``. ``grid`` and ``patch`` are latitude ×
     longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
-    themselves.
+    themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated.
     """
 
     prognostic: int
@@ -44,6 +44,7 @@ class Architecture:
     forcings: int = 0
     diagnostic: int = 0
     input_times: int = 1
+    noise: int = 0
 
     @property
     def predicted(self) -> int:
@@ -143,4 +144,5 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         forcings=len(forcing_fields(data.forcings)),
         diagnostic=len(predicted_channels(data)) - prognostic,
         input_times=data.input_times,
+        noise=model.noise,
     )

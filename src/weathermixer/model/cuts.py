@@ -56,6 +56,10 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
         "decoder.norm": CutNorm(tokens),
         "decoder.linear": single(both, a.predicted_features, tokens),
     }
+    if a.noise:
+        table["blocks.*.modulation"] = CutTensors(
+            {"scale": (None, ("tensor", channels)), "shift": (None, ("tensor", channels))}
+        )
     if a.prediction == "increment":
         prognostic = Dimension((a.prognostic,))
         return table | {"head": CutTensors({"scale": (("tensor", prognostic), None, None)})}

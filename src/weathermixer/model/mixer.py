@@ -27,11 +27,36 @@ def activate(hidden: Tensor, dropout: nn.Module) -> Tensor:
     return active
 
 
+class Modulation(nn.Module):
+    """Scales and shifts what a norm made by numbers that are drawn: ``y ← y (1 + z S) + z T``.
+
+    ``y (tokens, batch, channels)``, ``z (batch, noise)``; ``scale`` and ``shift`` are ``(noise,
+    channels)``, and begin as zeros, which leave ``y`` as it is. So do the ensembles of Lang et al.
+    2024 (arXiv 2412.15832) and Alet et al. 2025 (arXiv 2506.10772) condition their norms.
+    """
+
+    def __init__(self, noise: int, channels: int, device: Any = None) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(noise, channels, device=device))
+        self.shift = nn.Parameter(torch.zeros(noise, channels, device=device))
+
+    def forward(self, y: Tensor, noise: Tensor) -> Tensor:
+        """``y`` of each sample, modulated by its ``noise``."""
+        scale, shift = ((noise @ each).to(y.dtype) for each in (self.scale, self.shift))
+        return torch.addcmul(shift, y, 1.0 + scale)
+
+    def reset(self, seed: int, name: str) -> None:
+        """Zeros, whatever the seed."""
+        with torch.no_grad():
+            self.scale.zero_()
+            self.shift.zero_()
+
+
 class Mixing(nn.Module):
     """Two linear maps with GELU between, over tokens or over channels, added to the input.
 
     ``x ← x + W₂ gelu(W₁ norm(x))``; ``x (tokens, batch, channels)``. The norm is always over
-    channels.
+    channels, and modulated where there is noise.
     """
 
     def __init__(
@@ -44,20 +69,37 @@ class Mixing(nn.Module):
             "channels": (architecture.channels, architecture.channel_hidden),
         }[over]
         self.norm = nn.LayerNorm(architecture.channels, device=device)
+        self.modulation = (
+            Modulation(architecture.noise, architecture.channels, device)
+            if architecture.noise
+            else None
+        )
         self.expand = nn.Linear(size, hidden, device=device)
         self.contract = nn.Linear(hidden, size, device=device)
         self.dropout = nn.Dropout(architecture.dropout)
         # What lies between products can be replaced by the same, compiled (compiling.py).
         self.activation = activate
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """``x`` with what the mixing adds to it."""
         between = partial(self.activation, dropout=self.dropout)
         y = self.norm(x)
+        if noise is not None and self.modulation is not None:
+            y = self.modulation(y, noise)
         if self.over == "channels":
             return x + feed_forward(y, self.expand, between, self.contract)
         mixed = feed_forward(y.movedim(0, -1), self.expand, between, self.contract)
         return x + mixed.movedim(-1, 0)
+
+
+class Block(nn.Sequential):
+    """A mixing over tokens, then one over channels."""
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``x (tokens, batch, channels)`` after both; ``noise (batch, noise)``, if any."""
+        for mixing in self:
+            x = mixing(x, noise)
+        return x
 
 
 class Decoder(nn.Module):
@@ -159,9 +201,7 @@ class WeatherMixer(nn.Module):
             architecture.input_features.size, architecture.channels, device=device
         )
         self.blocks = nn.ModuleList(
-            nn.Sequential(
-                Mixing("tokens", architecture, device), Mixing("channels", architecture, device)
-            )
+            Block(Mixing("tokens", architecture, device), Mixing("channels", architecture, device))
             for _ in range(architecture.blocks)
         )
         self.decoder = Decoder(architecture, device)
@@ -171,7 +211,13 @@ class WeatherMixer(nn.Module):
         # Of the rank, where the network is cut.
         self.prognostic = architecture.prognostic
 
-    def forward(self, state: Tensor, *given: Tensor, applications: int = 1) -> Tensor:
+    def forward(
+        self,
+        state: Tensor,
+        *given: Tensor,
+        applications: int = 1,
+        noise: Tensor | None = None,
+    ) -> Tensor:
         """The state one step later, or ``applications`` steps later by repeating the blocks.
 
         ``state (batch, prognostic, latitude, longitude)``, of which further channels, such as an
@@ -179,8 +225,9 @@ class WeatherMixer(nn.Module):
         newest first, where there are ``input_times``; then the static fields ``(static, latitude,
         longitude)``, and the forcings ``(batch, forcing, latitude, longitude)`` where there are
         any; all normalised. The result, of the type of ``state``, has the prognostic channels, then
-        the diagnostic ones. On a mesh, per rank, variables are divided by ``tensor`` and
-        longitudes, patch columns whole, by ``domain``.
+        the diagnostic ones. ``noise (batch, noise)``, normally distributed, makes it one of several
+        that are possible; the middle one without. On a mesh, per rank, variables are divided by
+        ``tensor`` and longitudes, patch columns whole, by ``domain``; noise is whole on all ranks.
         """
         num_earlier = self.architecture.input_times - 1
         earlier, given = map(self._prognostic_of, given[:num_earlier]), given[num_earlier:]
@@ -190,9 +237,9 @@ class WeatherMixer(nn.Module):
             for block in self.blocks:
                 # Dropout keeps no state of a generator, so there is none to restore.
                 x = (
-                    checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+                    checkpoint(block, x, noise, use_reentrant=False, preserve_rng_state=False)
                     if self.recompute
-                    else block(x)
+                    else block(x, noise)
                 )
         # No name for what the decoder makes, as large as the state: it is gone before the head's.
         grid = (state.shape[2], state.shape[3])

@@ -32,6 +32,7 @@ class SavedMixing:
 
     norm: SavedNorm
     maps: SavedMaps
+    modulated: list[Held]
 
 
 class BlockTensors:
@@ -63,10 +64,14 @@ class BlockTensors:
         saved = []
         for mixing in block:
             y, norm = self.norm(norm_of(mixing.norm), x)
+            modulated = [] if mixing.modulation is None else [y]
+            if modulated:
+                y = self._new(y.num_bytes)
             y, maps = self._products.forward(
                 maps_of(mixing), y, self._narrow, partial(self._activate, mixing)
             )
-            saved.append(SavedMixing(norm, maps))
+            saved.append(SavedMixing(norm, maps, modulated))
+            del modulated
             if not ends_early or mixing is not block[-1]:
                 x = self._new(y.num_bytes)
             del y
@@ -104,6 +109,11 @@ class BlockTensors:
 
         dx = self._products.backward(maps_of(mixing), dy, saved.maps, self._narrow, differentiate)
         assert dx is not None
+        if saved.modulated:
+            slopes = self._new(dx.num_bytes)
+            dx = self._new(dx.num_bytes)
+            del slopes
+            saved.modulated.clear()
         dx = self.norm_back(norm_of(mixing.norm), dx.num_bytes, saved.norm)
         return self._new(dx.num_bytes)
 

@@ -85,7 +85,7 @@ def describe_jigsaw(
         phases.append(tuple(step_phases(model, corner, kind, machine)))
         memory.append(step_memory(model, kind, on_accelerator=on_accelerator).peak)
         times = architecture.input_times + kind.rollout
-        read.append(kind.samples * times * _state_bytes(architecture, corner))
+        read.append(kind.samples_read * times * _state_bytes(architecture, corner))
     return JigsawStep(tuple(phases), busiest(costs), max(read), max(memory))
 
 

@@ -253,7 +253,7 @@ class Planner:
             layout,
             step,
             time,
-            samples=training.instance_batch * layout.data,
+            samples=training.instance_batch * layout.data // training.pool,
             peak_fraction=timer.peak_fraction(step.operations, time.total, kind.dtype),
             fits=fits(step.memory_bytes, self.machine.memory_of(ranks=ranks)),
             joules=joules,

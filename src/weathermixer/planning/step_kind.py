@@ -14,14 +14,16 @@ from weathermixer.planning.machine import ProductType
 class StepKind:
     """What a step depends on, besides the network and the mesh.
 
-    ``samples`` are those of a model instance, of which ``micro_batch`` go through the network at a
+    ``samples`` are those of a model instance, each member of an ensemble one of its own:
+    ``members`` for each sample that is read. ``micro_batch`` of them go through the network at a
     time, by default all. To each the network is applied ``rollout`` times, and the blocks
     ``latent`` times in each. ``dtype`` is a ``training.dtype``, ``recompute`` a
     ``training.recompute``. With ``shards_optimizer`` replicas divide the optimizer, and
     ``gradient_bytes`` are those of a gradient's element between them; ``narrows_exchange`` tells of
     a ``parallel.exchange_dtype``. Memory is for the most that any of the ``farthest`` lengths
     takes, by default those of the step, and with a loss of such an ``error``; ``keeps_average``
-    tells of an average of the weights.
+    tells of an average of the weights. ``pool`` counts the instances that make the members of a
+    sample together.
     """
 
     samples: int
@@ -36,6 +38,8 @@ class StepKind:
     micro_batch: int | None = None
     error: ErrorKind = "squared"
     keeps_average: bool = False
+    members: int = 1
+    pool: int = 1
 
     @classmethod
     def of(
@@ -52,7 +56,7 @@ class StepKind:
         """
         lengths = lengths or usual_lengths(training)
         return cls(
-            samples=training.instance_batch,
+            samples=training.instance_batch * training.members_of_instance,
             dtype=training.dtype,
             rollout=lengths.rollout,
             recompute=recompute or training.recompute or "none",
@@ -61,9 +65,11 @@ class StepKind:
             narrows_exchange=parallel.exchange_dtype is not None,
             farthest=tuple(dict.fromkeys(training.stages.values())),
             latent=lengths.latent,
-            micro_batch=training.samples_at_once,
+            micro_batch=training.forecasts_at_once,
             error=training.error,
             keeps_average=training.average_decay is not None,
+            members=training.members_of_instance,
+            pool=training.pool,
         )
 
     @property
@@ -72,6 +78,11 @@ class StepKind:
         size = self.micro_batch or self.samples
         whole, rest = divmod(self.samples, size)
         return (size,) * whole + ((rest,) if rest else ())
+
+    @property
+    def samples_read(self) -> int:
+        """Samples of which a model instance reads the states."""
+        return self.samples // self.members
 
     @property
     def longest_rollout(self) -> int:

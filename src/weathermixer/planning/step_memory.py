@@ -82,7 +82,7 @@ def _memory_of(model: WeatherMixer, kind: StepKind, *, on_accelerator: bool) -> 
     StepTensors(ledger, model, kind).walk()
     weight_bytes = next(model.parameters()).element_size()
     sizes = SampleSizes.of(model)
-    batch = sizes.batch(kind.samples, kind.rollout) * weight_bytes
+    batch = sizes.batch(kind.samples_read, kind.rollout) * weight_bytes
     # The batch in hand is one of the samples.
     ahead = buffer_bytes(batch, sizes.state * weight_bytes) - batch
     parts = {field.name: ledger.at_peak.get(field.name, 0) for field in fields(StepMemory)}

@@ -29,8 +29,8 @@ from weathermixer.planning.product_tensors import Products, SavedMaps
 from weathermixer.planning.step_kind import StepKind
 
 # Tensors of a state's size that are made of its errors to have what they cost, and its slopes.
-_COST_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 2, "huber": 3}
-_SLOPE_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 1, "huber": 0}
+_COST_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 2, "huber": 3, "crps": 3}
+_SLOPE_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 1, "huber": 0, "crps": 1}
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,8 @@ class StepTensors:
         rollout, length = self._kind.rollout, self._applications
         # Of what earlier stages make, nothing is kept but the states that later ones start from.
         starts = [self._new(self._state) for _ in range(rollout - length)]
+        expanded = self._sizes.input_times if self._kind.members > 1 else 0
+        given = [self._new(self._state) for _ in range(expanded)]
         later: list[Held] = []
         for first in reversed(range(0, rollout, length)):
             is_last = is_last_batch and first == 0
@@ -170,6 +172,7 @@ class StepTensors:
             later = [self._new(self._state)] if gradient else []
             del gradient, roots
             del starts[-1:]
+        del given
 
     def _resident(self) -> list[tuple[int, str]]:
         """What there is before the step and after it."""
@@ -183,7 +186,7 @@ class StepTensors:
         parameters += sum(buffer.numel() for buffer in self._model.buffers())
         sizes = self._sizes
         samples = sizes.static + sizes.channels * self._model.architecture.grid[0]
-        samples += sizes.batch(self._kind.samples, self._kind.rollout)
+        samples += sizes.batch(self._kind.samples_read, self._kind.rollout)
         return [
             (parameters * self._wide, "parameters"),
             (2 * owned * self._wide + 4 * count, "optimizer"),
@@ -238,7 +241,9 @@ class StepTensors:
         forecast, head = self._head(fields)
         del fields
         error = new(self._state)
-        costs = [new(self._state) for _ in range(_COST_TENSORS[self._kind.error])]
+        # Beside what is made of errors, the members that others of a pool have made.
+        num_costs = _COST_TENSORS[self._kind.error] + self._kind.pool - 1
+        costs = [new(self._state) for _ in range(num_costs)]
         del costs
         return forecast, _SavedApplication(encoder, blocks, norm, decoder, head, [error])
 

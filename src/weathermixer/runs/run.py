@@ -256,7 +256,7 @@ def build_model(
         mesh,
         seed=training.seed if draws_weights else None,
         increment_scale=torch.from_numpy(normalisation.increment_scale[own.prognostic]),
-        samples=training.samples_at_once,
+        samples=training.forecasts_at_once,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
         recompute=training.recompute == "blocks",

@@ -24,6 +24,7 @@ from weathermixer.data.feeding.samples import (
 from weathermixer.data.states import States
 from weathermixer.job import Job
 from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.training.ensemble import sampling_layout
 from weathermixer.training.state import TrainingState
 
 
@@ -70,7 +71,7 @@ class Feed:
                 self._windows,
                 seed=training.seed,
                 batch=training.instance_batch,
-                layout=self._mesh.layout,
+                layout=sampling_layout(self._mesh.layout, training.pool),
                 steps=range(state.step, training.steps),
                 samples=state.samples,
                 leads_at=partial(training.leads_at, input_times=self._input_times),

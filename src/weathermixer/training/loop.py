@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +28,7 @@ from weathermixer.runs.run import build_model
 from weathermixer.training.beginning import Beginning, begin_together
 from weathermixer.training.divergence import Diverged, Divergence
 from weathermixer.training.effort import StepMeter
+from weathermixer.training.ensemble import EQUAL_MEMBERS, Ensemble, members_can_differ
 from weathermixer.training.feed import Feed
 from weathermixer.training.finite import find_cause, not_finite_error
 from weathermixer.training.history import History, StepReport
@@ -90,15 +92,23 @@ class TrainingLoop:
             require_compiler(job.mesh.device)
             compile_between_products(model)
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
+        noise = job.architecture.noise
+        if self._training.members > 1 and not members_can_differ(job.config):
+            self.notices.say(f"Note: the training {EQUAL_MEMBERS}: set model.noise")
         self._objective = Objective.of(
             self._training,
             self.normalisation,
-            share=job.part.share(run.normalisation) / job.mesh.layout.data,
+            share=job.part.share(run.normalisation) * self._training.pool / job.mesh.layout.data,
             input_times=job.architecture.input_times,
             device=job.mesh.device,
+            ensemble=Ensemble.of(self._training, noise),
         )
-        compiles = self._training.compile
-        self._step_objective = self._objective.compiled() if compiles else self._objective
+        self._step_objective = self._objective
+        if self._training.pool > 1:
+            pooled = Ensemble.of(self._training, noise, job.mesh)
+            self._step_objective = replace(self._objective, ensemble=pooled, error=pooled.crps)
+        elif self._training.compile:
+            self._step_objective = self._objective.compiled()
         self._feed = Feed(job, self.run.normalisation, self.windows, self.validation_samples)
         self.divergence = Divergence(self._training, run.divergence)
         self.saver = Saver(
@@ -200,6 +210,7 @@ class TrainingLoop:
         batch = self.next_batch() if batch is None else batch
         meter.data_came()
         first, num_samples = state.samples, len(batch.states) * self._mesh.layout.data
+        num_samples //= training.pool
         stop = int(consumed_by(first, num_samples, self.divergence.skipped)[-1]) + 1
         states = batch.states.to(self._mesh.device, non_blocking=True)
         outcome = take_step(

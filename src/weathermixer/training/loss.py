@@ -20,9 +20,12 @@ from weathermixer.config import Training
 from weathermixer.data.channels import Channel, parse_channel
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.statistics import cell_area_weights
+from weathermixer.training.ensemble import Ensemble
 
 ErrorFunction: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The loss of one step, of a prediction, its target and the weights."""
+
+_SINGLE = Ensemble()
 
 # arXiv 2507.05753, the factors by which an error is multiplied before it is squared.
 _PUBLISHED_FACTORS = {
@@ -43,7 +46,8 @@ _LEVEL_FACTORS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 def loss_weights(training: Training, normalisation: Normalisation) -> NDArray[np.float64]:
     """Weights ``(channel, latitude, 1)`` of what the error of a normalised state costs.
 
-    With *p* = 1 for an absolute error, else 2, and ``channel_weights`` *w*, 1 where unset:
+    With *p* = 1 for an absolute error and for the CRPS, else 2, and ``channel_weights`` *w*, 1
+    where unset:
 
     ``increment``: ``w · area / (step_std / std)^p``, so that each channel's error counts in units
     of its change over a step (of its own spread where it is only predicted), and each square metre
@@ -51,7 +55,7 @@ def loss_weights(training: Training, normalisation: Normalisation) -> NDArray[np
     channel's standard deviation. ``published``: ``w · (cos φ / mean cos φ · factor)^p``, since
     there the error itself is multiplied.
     """
-    power = 1 if training.error == "absolute" else 2
+    power = 1 if training.error in ("absolute", "crps") else 2
     area = cell_area_weights(normalisation.latitude) * len(normalisation.latitude)
     match training.loss:
         case "increment":
@@ -64,10 +68,13 @@ def loss_weights(training: Training, normalisation: Normalisation) -> NDArray[np
     return (weights * np.array(chosen)[:, None])[:, :, None]
 
 
-def error_function(training: Training, thresholds: Tensor) -> ErrorFunction:
+def error_function(
+    training: Training, thresholds: Tensor, ensemble: Ensemble = _SINGLE
+) -> ErrorFunction:
     """The loss of one step that ``training.error`` asks for.
 
-    ``thresholds`` are those of :func:`huber_thresholds`, which only that error looks at.
+    ``thresholds`` are those of :func:`huber_thresholds`, which only that error looks at; only the
+    CRPS looks at the ``ensemble``.
     """
     match training.error:
         case "squared":
@@ -76,6 +83,8 @@ def error_function(training: Training, thresholds: Tensor) -> ErrorFunction:
             return weighted_mae
         case "huber":
             return partial(weighted_huber, thresholds=thresholds)
+        case "crps":
+            return ensemble.crps
 
 
 def huber_thresholds(training: Training, normalisation: Normalisation) -> NDArray[np.float64]:
@@ -156,6 +165,7 @@ def rollout_loss(
     forcings: Tensor | None = None,
     share: float = 1.0,
     error: ErrorFunction = weighted_mse,
+    noise: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Forecast step by step, each from the one before, and average the steps' losses.
 
@@ -164,13 +174,15 @@ def rollout_loss(
     forecasts are compared with, and ``forcings (batch, rollout, forcing, latitude, longitude)`` go
     with the steps, where there are some; gradients flow through all steps. Where these are a rank's
     part of the states, ``share`` of all values, the result is its part of the mean, which the
-    ranks' parts add up to. ``error`` is the loss of one step. Also returns the forecast states,
-    step by step.
+    ranks' parts add up to. ``error`` is the loss of one step. Of an ensemble, recent states and
+    forcings are those of members, ``(batch · members, ...)``, as is their ``noise (batch · members,
+    rollout, noise)``. Also returns the forecast states, step by step.
     """
     losses, forecast = [], []
     for step, target in enumerate(targets.unbind(1)):
         given = (static,) if forcings is None else (static, forcings[:, step])
-        forecast.append(model(*recent, *given))
+        drawn = {} if noise is None else {"noise": noise[:, step]}
+        forecast.append(model(*recent, *given, **drawn))
         recent = [forecast[-1], *recent[:-1]]
         losses.append(error(forecast[-1], target, weights))
     return torch.stack(losses).mean() * share, forecast

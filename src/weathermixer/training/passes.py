@@ -15,6 +15,7 @@ from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.jigsaw.activity import ACTIVITY
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.compiling import compiled
+from weathermixer.training.ensemble import Ensemble
 from weathermixer.training.loss import (
     ErrorFunction,
     error_function,
@@ -24,6 +25,8 @@ from weathermixer.training.loss import (
     rollout_loss,
     weighted_mse,
 )
+
+_SINGLE = Ensemble()
 
 Network = Callable[..., Tensor]
 """From states, the newest first, and what is given beside them to the state made of them."""
@@ -43,7 +46,8 @@ class Objective:
 
     ``static (static_channel, latitude, longitude)`` and ``weights`` are this rank's parts, the
     latter as ``error``, the loss of one step, takes them; ``share`` is the fraction that its part
-    is of the values of all ranks. The network is given the states at ``input_times``.
+    is of the values of all ranks. The network is given the states at ``input_times``. ``ensemble``
+    tells the members that are made of each sample.
     """
 
     static: Tensor
@@ -51,6 +55,7 @@ class Objective:
     share: float = 1.0
     error: ErrorFunction = weighted_mse
     input_times: int = 1
+    ensemble: Ensemble = _SINGLE
 
     @classmethod
     def of(
@@ -61,14 +66,15 @@ class Objective:
         share: float,
         input_times: int,
         device: torch.device,
+        ensemble: Ensemble = _SINGLE,
     ) -> Self:
         """That of a training on ``device``; ``normalisation`` describes this rank's part."""
         dtype = Arithmetic.of(training.dtype).states
         weights = torch.from_numpy(loss_weights(training, normalisation)).to(device, dtype)
         thresholds = torch.from_numpy(huber_thresholds(training, normalisation)).to(weights)
         static = torch.from_numpy(normalisation.static).to(device, dtype)
-        error = error_function(training, thresholds)
-        return cls(static, weights, share, error, input_times)
+        error = error_function(training, thresholds, ensemble)
+        return cls(static, weights, share, error, input_times, ensemble)
 
     def compiled(self) -> Self:
         """The same, with an error that the compiler has made one kernel of."""
@@ -80,10 +86,11 @@ class RolloutPasses:
     """The passes of a rollout over states of several samples.
 
     ``states (batch, input times + rollout, channel, latitude, longitude)``, and ``forcings (batch,
-    rollout, forcing, latitude, longitude)`` where there are some. ``by_stage``, each application of
-    the network is a pass of its own: the state that it makes is all that is kept of it until the
-    backward passes of the later ones have ended, when it is computed again. The last one is
-    computed once.
+    rollout, forcing, latitude, longitude)`` where there are some. Of an ensemble, each sample is
+    forecast by its members, with ``noise (batch · members, rollout, noise)``. ``by_stage``, each
+    application of the network is a pass of its own: the state that it makes is all that is kept of
+    it until the backward passes of the later ones have ended, when it is computed again. The last
+    one is computed once.
     """
 
     network: Network
@@ -91,6 +98,7 @@ class RolloutPasses:
     states: Tensor
     forcings: Tensor | None
     by_stage: bool
+    noise: Tensor | None = None
 
     def run(self, backward: Backward) -> tuple[Tensor, list[Tensor]]:
         """Take all passes; returns the loss, and the largest magnitudes of each forecast state.
@@ -98,6 +106,7 @@ class RolloutPasses:
         The latter are ``(batch, channel)``, and NaN where one is.
         """
         given, targets = recent_and_targets(self.states, self.objective.input_times)
+        given = [self._of_members(state) for state in given]
         rollout = targets.shape[1]
         length = 1 if self.by_stage else rollout
         firsts = range(0, rollout, length)
@@ -106,7 +115,9 @@ class RolloutPasses:
         known = given[::-1]
         for first in firsts[:-1]:
             with torch.no_grad(), ACTIVITY.named("forward"):
-                made = self.network(*self._recent(known, first), *self._fields(first))
+                made = self.network(
+                    *self._recent(known, first), *self._fields(first), **self._noise(first)
+                )
             known.append(made.requires_grad_())
             del made  # held by a name, it would be held to the end
         losses: list[Tensor] = []
@@ -122,12 +133,13 @@ class RolloutPasses:
                     self.objective.weights,
                     forcings=None
                     if self.forcings is None
-                    else self.forcings[:, first : first + length],
+                    else self._of_members(self.forcings[:, first : first + length]),
                     share=self.objective.share * (length / rollout),
                     error=self.objective.error,
+                    noise=None if self.noise is None else self.noise[:, first : first + length],
                 )
             losses.append(loss.detach())
-            magnitudes[:0] = map(_largest, forecast)
+            magnitudes[:0] = map(self._largest, forecast)
             roots: list[Tensor] = [loss]
             gradients: list[Tensor | None] = [None]
             if later is not None:
@@ -145,8 +157,18 @@ class RolloutPasses:
 
     def _fields(self, application: int) -> tuple[Tensor, ...]:
         static = self.objective.static
-        return (static,) if self.forcings is None else (static, self.forcings[:, application])
+        if self.forcings is None:
+            return (static,)
+        return static, self._of_members(self.forcings[:, application])
 
+    def _noise(self, application: int) -> dict[str, Tensor]:
+        return {} if self.noise is None else {"noise": self.noise[:, application]}
 
-def _largest(forecast: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(forecast.detach(), ord=math.inf, dim=(2, 3))
+    def _of_members(self, tensor: Tensor) -> Tensor:
+        return self.objective.ensemble.expanded(tensor)
+
+    def _largest(self, forecast: Tensor) -> Tensor:
+        """The largest magnitudes ``(batch, channel)`` of a forecast, over all members."""
+        largest = torch.linalg.vector_norm(forecast.detach(), ord=math.inf, dim=(2, 3))
+        own = self.objective.ensemble.own
+        return largest if own == 1 else largest.unflatten(0, (-1, own)).amax(1)

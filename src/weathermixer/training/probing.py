@@ -59,7 +59,7 @@ def readable_samples(job: Job, windows: NDArray[np.int64], notices: Notices) -> 
 
 def _last_visited(num_windows: int, training: Training, layout: Layout) -> int:
     """The last window, in time, of those that the steps of a training will visit."""
-    num_samples = training.steps * training.instance_batch * layout.data
+    num_samples = training.steps * training.instance_batch * layout.data // training.pool
     if num_samples >= num_windows:
         return num_windows - 1
     return int(sample_numbers(num_windows, training.seed, 0, num_samples, Layout()).max())

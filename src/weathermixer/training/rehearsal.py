@@ -22,6 +22,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part, check_cuts, cut
 from weathermixer.model.mixer import WeatherMixer
+from weathermixer.training.ensemble import Ensemble
 from weathermixer.training.loss import error_function
 from weathermixer.training.optimizer import optimizer_tensors
 from weathermixer.training.passes import Objective
@@ -93,11 +94,16 @@ def rehearse(
         shape = (training.instance_batch, lengths.rollout, num_forcings, latitudes, longitudes)
         forcings = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
+        # As if the other members of a pool were not asked for.
+        ensemble = Ensemble(
+            training.members, training.members_of_instance, noise=architecture.noise
+        )
         objective = Objective(
             torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
             weights,
-            error=error_function(training, torch.empty_like(weights)),
+            error=error_function(training, torch.empty_like(weights), ensemble),
             input_times=architecture.input_times,
+            ensemble=ensemble,
         )
         recorder.label("samples", (states, forcings, objective.static, objective.weights))
         for _ in range(2):  # after the first, weights of a sharded optimizer are on their way
@@ -122,7 +128,7 @@ def _build(
         )
     finally:
         torch.set_default_dtype(before)
-    return cut(model, mesh, samples=training.samples_at_once)
+    return cut(model, mesh, samples=training.forecasts_at_once)
 
 
 def _size(part: slice) -> int:

@@ -58,6 +58,7 @@ def compute_gradients(
     where one of its values is NaN, so is the magnitude.
     """
     model, recompute = state.model, training.recompute
+    replica = state.mesh.data.index // training.pool
     network = partial(model, applications=training.lengths_at(state.step).latent)
     batches = states.split(training.samples_at_once)
     fields = [None] * len(batches) if forcings is None else forcings.split(training.samples_at_once)
@@ -70,7 +71,15 @@ def compute_gradients(
         for number, (batch, given) in enumerate(zip(batches, fields, strict=True)):
             set_dropout_key(model, training.seed, state.step, number)
             own = replace(objective, share=objective.share * (len(batch) / len(states)))
-            passes = RolloutPasses(network, own, batch, given, by_stage=recompute == "stages")
+            noise = None
+            if objective.ensemble.noise:
+                first = replica * len(states) + number * training.samples_at_once
+                samples = range(first, first + len(batch))
+                rollout = batch.shape[1] - objective.input_times
+                noise = objective.ensemble.draw(samples, rollout=rollout, step=state.step)
+                noise = noise.to(batch)
+            by_stage = recompute == "stages"
+            passes = RolloutPasses(network, own, batch, given, by_stage, noise)
             is_last = number == len(batches) - 1
             loss, of_batch = passes.run(partial(_backward, keeping if is_last else None))
             losses.append(loss)
@@ -140,5 +149,5 @@ def take_step(
             state.average.update()
         state.replicas.finish_step()
         state.step += 1
-        state.samples += len(states) * mesh.layout.data
+        state.samples += len(states) * mesh.layout.data // training.pool
     return outcome

@@ -85,13 +85,14 @@ def validate(
 
     ``objective`` and the batches hold this rank's ``part`` of what ``normalisation`` describes;
     replicas have batches of their own, as many on each rank of an instance. An application of the
-    network advances by ``latent`` steps, which the states of a batch are apart. The result is that
-    of all samples, on every rank.
+    network advances by ``latent`` steps, which the states of a batch are apart. Errors of an
+    ensemble are those of its mean. The result is that of all samples, on every rank.
 
     Raises UserError, alike on every rank, where any rank cannot read a batch, and where the loss is
     NaN or infinite; the network is then as it was too.
     """
     static, input_times = objective.static, objective.input_times
+    ensemble = objective.ensemble
     area = torch.from_numpy(cell_area_weights(normalisation.latitude)).to(static.device)
     area /= normalisation.grid[1]
     share = part.share(normalisation)
@@ -113,18 +114,24 @@ def validate(
             for batch in reading:
                 states = batch.states.to(static.device, non_blocking=True)
                 forcings = batch.forcings.to(static.device, non_blocking=True)
+                recent, targets = recent_and_targets(states, input_times)
+                times = batch.indices[:, input_times - 1].tolist()
                 mean_loss, forecast = rollout_loss(
                     network,
-                    *recent_and_targets(states, input_times),
+                    [ensemble.expanded(state) for state in recent],
+                    targets,
                     static,
                     objective.weights,
-                    forcings=forcings,
+                    forcings=ensemble.expanded(forcings),
                     share=share,
                     error=objective.error,
+                    noise=ensemble.draw(times, rollout=targets.shape[1]).to(states)
+                    if ensemble.noise
+                    else None,
                 )
                 sums[-3] += mean_loss.double() * len(states)
                 sums[-2] += len(states) / mesh.layout.ways
-                error += square_error(forecast[-1], states[:, -1])
+                error += square_error(ensemble.mean(forecast[-1]), states[:, -1])
                 persistence += square_error(states[:, input_times - 1], states[:, -1])
     finally:
         model.train(was_training)

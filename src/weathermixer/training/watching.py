@@ -115,7 +115,7 @@ class Watch:
         self._logged = effort
         if self._notes is not None:
             self._notes.step(step.number, step.loss, own)
-        batch = training.instance_batch * job.mesh.layout.data
+        batch = training.instance_batch * job.mesh.layout.data // training.pool
         numbers = numbers_of(measured_together(own), samples_per_step=batch, choice=job.choice)
         self._line.update(
             step.number,

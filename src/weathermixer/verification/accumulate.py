@@ -151,7 +151,8 @@ def _batches(comparison: Comparison, channels: tuple[str, ...]) -> Iterator[Pair
 def _memory_bytes(comparison: Comparison, num_channels: int) -> int:
     """The most bytes that a process holds, but for its sums."""
     state = num_channels * _field_bytes(comparison)
-    forecasts = len(comparison.forecasts) * max(BLOCK_BYTES, state)
+    members = comparison.most_members * state
+    forecasts = len(comparison.forecasts) * max(BLOCK_BYTES, members)
     return _PROCESS_BYTES + forecasts + 2 * max(CACHE_BYTES, 2 * state)
 
 

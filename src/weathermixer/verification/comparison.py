@@ -74,6 +74,11 @@ class Comparison(Pairing):
         """Names of the forecasts that are compared, the model's first."""
         return tuple(self.forecasts)
 
+    @property
+    def most_members(self) -> int:
+        """The most members that any of the forecasts has; 1 where none is an ensemble."""
+        return max(each.members or 1 for each in self.forecasts.values())
+
     def warnings(self) -> Iterator[str]:
         """Sentences for the user about what of the scores will be lacking."""
         for forecast in self.forecasts.values():
@@ -97,10 +102,12 @@ class Comparison(Pairing):
     ) -> Iterator[tuple[int, int, list[State]]]:
         """Read what can be scored: indices of time and lead, and the state of each forecast.
 
-        States are ``(channel, latitude, longitude)``. No more is held than a block of
-        ``BLOCK_BYTES``, or one state, of each forecast.
+        States are ``(channel, latitude, longitude)``, those of an ensemble ``(member, channel,
+        latitude, longitude)``. No more is held than a block of ``BLOCK_BYTES``, or one state, of
+        each forecast.
         """
         state_bytes = 4 * len(channels) * self.grid.shape[0] * self.grid.shape[1]
+        state_bytes *= self.most_members
         most = max(1, BLOCK_BYTES // state_bytes)
         by_time, by_lead = (
             max(one.chunk_length(name, channels) for one in self.forecasts.values())
@@ -121,11 +128,14 @@ class Comparison(Pairing):
                         yield int(time), int(some_leads[j]), [each[i, j] for each in states]
 
     def fields(self, time: int, lead: int, channel: str) -> tuple[State, State]:
-        """Read a channel ``(latitude, longitude)`` of the model's forecast, and of the truth."""
-        forecast = self._read(self.forecast, np.array([time]), np.array([lead]), [channel])
-        return forecast[0, 0, 0], self.truth.for_channels([channel]).at(
-            self.valid_time(time, lead)
-        )[0]
+        """Read a channel ``(latitude, longitude)`` of the model's forecast, and of the truth.
+
+        Of an ensemble it is the mean.
+        """
+        forecast = self._read(self.forecast, np.array([time]), np.array([lead]), [channel])[0, 0]
+        if self.forecast.members is not None:
+            forecast = forecast.mean(axis=0)
+        return forecast[0], self.truth.for_channels([channel]).at(self.valid_time(time, lead))[0]
 
     def _read(
         self,

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,11 +65,27 @@ class StatePair:
     """A ``forecast`` state beside the ``truth``, and what several statistics compute from them.
 
     Fields are ``(channel, latitude, longitude)`` in float64 and SI units; ``mean(field)`` and
-    ``mean_product(a, b)`` take area means ``(region, channel)``.
+    ``mean_product(a, b)`` take area means ``(region, channel)``. Of an ensemble, ``forecast`` is
+    the mean of its ``members (member, channel, latitude, longitude)``.
     """
 
     forecast: Values
     truth: TrueState
+    members: Values | None = None
+
+    @classmethod
+    def of(cls, candidate: Values, truth: TrueState) -> Self:
+        """A single state, or the members of an ensemble, beside the truth."""
+        if candidate.ndim == truth.field.ndim:
+            return cls(candidate, truth)
+        return cls(candidate.mean(axis=0), truth, candidate)
+
+    @cached_property
+    def ranks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many members are below the truth, and how many are not above it, at each point."""
+        assert self.members is not None
+        below = (self.members < self.truth.field).sum(axis=0)
+        return below, (self.members <= self.truth.field).sum(axis=0)
 
     @cached_property
     def error(self) -> Values:
@@ -202,8 +218,9 @@ def pair_statistics(
 ) -> Values:
     """Statistics ``(candidate, statistic, region, channel)`` of states, computed in float64.
 
-    All states are ``(channel, latitude, longitude)``; each of the ``candidates`` is paired with
-    ``truth``. ``climatology`` may be None where no statistic needs one.
+    All states are ``(channel, latitude, longitude)``; each of the ``candidates``, of which some may
+    be ensembles ``(member, channel, latitude, longitude)``, is paired with ``truth``.
+    ``climatology`` may be None where no statistic needs one.
     """
     shape = (len(candidates), len(statistics), len(regions.names), len(truth))
     result = np.empty(shape)
@@ -211,7 +228,8 @@ def pair_statistics(
         expected = None if climatology is None else climatology[channels].astype(np.float64)
         true_state = TrueState(truth[channels].astype(np.float64), expected, regions)
         for number, candidate in enumerate(candidates):
-            pair = StatePair(candidate[channels].astype(np.float64), true_state)
+            states = candidate[..., channels, :, :].astype(np.float64)
+            pair = StatePair.of(states, true_state)
             for place, statistic in enumerate(statistics):
                 result[number, place, :, channels] = statistic.of_pair(pair)
     return result

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -95,6 +95,14 @@ class Scores:
     def beside(self) -> tuple[str, ...]:
         """Names of the forecasts put beside the model's."""
         return tuple(s for s in self.values if s not in (MODEL, PERSISTENCE, CLIMATOLOGY))
+
+    def without(self, metrics: Collection[str]) -> Scores:
+        """The same without the scores of some metrics."""
+        kept = {
+            source: {name: values for name, values in of_source.items() if name not in metrics}
+            for source, of_source in self.values.items()
+        }
+        return replace(self, values=kept)
 
     def series(self, source: str, metric: str, channel: str) -> Values:
         """A score of a source in a channel by lead time, ``(lead,)``."""

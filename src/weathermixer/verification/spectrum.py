@@ -58,7 +58,14 @@ class ZonalSpectrum:
         return self.num_columns // 2 + 1 if self.num_columns else 0
 
     def __call__(self, state: NDArray[np.floating]) -> Values:
-        """Spectra ``(region, wavenumber, channel)`` of ``state (channel, latitude, longitude)``."""
+        """Spectra ``(region, wavenumber, channel)`` of ``state (channel, latitude, longitude)``.
+
+        Those of an ensemble ``(member, channel, latitude, longitude)`` are the mean of its
+        members'.
+        """
+        if state.ndim > 3:
+            spectra: Values = np.mean([self(member) for member in state], axis=0)
+            return spectra
         result = np.empty((len(self.regions.names), self.num_wavenumbers, len(state)))
         if not self.num_columns:
             return result

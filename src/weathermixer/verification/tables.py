@@ -25,7 +25,7 @@ _NARROWEST = 100
 
 
 def render(scores: Scores, title: str) -> str:
-    """Render RMSE and ACC as a table under a title, as text for a terminal.
+    """Render RMSE, ACC and scores of ensembles as a table under a title, for a terminal.
 
     Its rows are headline channels, the model and other sources; its columns a few lead times.
     """
@@ -48,6 +48,10 @@ def render(scores: Scores, title: str) -> str:
         if "acc" in scores.metrics:
             for source in (MODEL, *scores.beside):
                 add(("", "", f"ACC of {source}"), scores.series(source, "acc", channel))
+        if "crps" in scores.metrics:
+            for source in (MODEL, *scores.beside):
+                add(("", "", f"CRPS of {source}"), factor * scores.series(source, "crps", channel))
+            add(("", "", "spread-skill"), scores.series(MODEL, "spread_skill", channel))
         table.add_section()
     for source in (*scores.beside, *scores.baselines):
         labels = f"all {len(scores.channels)}", "", f"÷ {source}"

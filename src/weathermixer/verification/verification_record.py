@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from weathermixer.errors import UserError
 from weathermixer.verification.metrics import METRICS, Metric, Units
+from weathermixer.verification.rank_histogram import RankHistogram
 from weathermixer.verification.regions import GLOBAL, over_region
 from weathermixer.verification.scores import MODEL, Scores
 from weathermixer.verification.spectrum import Spectra
@@ -45,7 +46,8 @@ class Verification:
     lead time was scored; ``num_unscored`` pairs were not, for lack of truth. ``forecasts`` are the
     paths by name, the model's first; they and ``truth`` are unknown in some older records.
     ``warnings`` are sentences for the user. ``made_by`` is what made a forecast that was scored
-    while it was made, as the attributes of its Zarr would say it; else nothing.
+    while it was made, as the attributes of its Zarr would say it; else nothing. ``rank_histogram``
+    is that of an ensemble, over the first region.
     """
 
     regions: Mapping[str, Scores]
@@ -57,6 +59,7 @@ class Verification:
     truth: str | None
     warnings: tuple[str, ...]
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    rank_histogram: RankHistogram | None = None
 
     @property
     def region(self) -> str:
@@ -68,8 +71,19 @@ class Verification:
         """The scores over all that was compared."""
         return self.regions[self.region]
 
+    def with_ranks_apart(self) -> Self:
+        """The same with those metrics that are bins of a histogram in ``rank_histogram`` alone."""
+        _, histogram = RankHistogram.taken_from(self.scores)
+        regions = {
+            name: RankHistogram.taken_from(scores)[0] for name, scores in self.regions.items()
+        }
+        kept = regions[self.region].metrics
+        labels = {name: label for name, label in self.metric_labels.items() if name in kept}
+        return replace(self, regions=regions, metric_labels=labels, rank_histogram=histogram)
+
     def to_json(self) -> dict[str, Any]:
         """The verification as an object of JSON; of the spectra, those over the whole region."""
+        histogram = self.rank_histogram
         return {
             **self.scores.to_json(),
             "region": self.region,
@@ -79,6 +93,7 @@ class Verification:
                 for name, label in self.metric_labels.items()
             },
             "spectrum": self.spectra.to_json(self.region),
+            **({"rank_histogram": histogram.to_json()} if histogram is not None else {}),
             "initial_times": [str(time) for time in self.initial_times],
             "unscored_pairs": self.num_unscored,
             "forecast": self.forecasts.get(MODEL),
@@ -119,6 +134,7 @@ class Verification:
             truth=truth if isinstance(truth, str) else None,
             warnings=tuple(map(str, record.get("warnings", []))),
             made_by=dict(record.get("made_by", {})),
+            rank_histogram=RankHistogram.from_json(record.get("rank_histogram"), scores),
         )
 
     @classmethod

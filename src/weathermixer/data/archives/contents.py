@@ -40,6 +40,7 @@ from weathermixer.errors import UserError
 
 ANALYSIS = (TIME,)
 FORECAST = (TIME, LEAD)
+ENSEMBLE = (TIME, LEAD, MEMBER)
 CLIMATOLOGY = (HOUR, DAY_OF_YEAR)
 STATIC = ()
 _KINDS = {ANALYSIS: "analysis", FORECAST: "forecast", CLIMATOLOGY: "climatology"}
@@ -64,9 +65,10 @@ class Contents:
 def read_contents(source: str, leading: tuple[str, ...], *, member: int | None = None) -> Contents:
     """Open a path or address and find its fields with the dimensions ``leading``.
 
-    ``leading`` are those of an ``ANALYSIS``, a ``FORECAST`` or a ``CLIMATOLOGY``. ``member`` is the
-    member of an ensemble to read. Raises UserError where nothing is there, or nothing that can be
-    used, with the reasons.
+    ``leading`` are those of an ``ANALYSIS``, a ``FORECAST`` or a ``CLIMATOLOGY``; fields of a
+    forecast that has several members are those of an ``ENSEMBLE``. ``member`` is the member of an
+    ensemble to read. Raises UserError where nothing is there, or nothing that can be used, with the
+    reasons.
     """
     groups: list[FieldGroup] = []
     left_out: list[LeftOut] = []
@@ -75,7 +77,7 @@ def read_contents(source: str, leading: tuple[str, ...], *, member: int | None =
         with naming_errors(name, "opened"):
             _Sorting(name, each, leading, member).into(groups, left_out)
     if leading != ANALYSIS:
-        groups = [group for group in groups if group.leading == leading]
+        groups = [group for group in groups if group.leading[: len(leading)] == leading]
     if not groups:
         raise UserError(nothing_usable(name, _KINDS[leading], left_out))
     return Contents(
@@ -109,6 +111,8 @@ class _Sorting:
                 left_out.append(LeftOut(name, str(error), error.is_known))
                 continue
             leading = self._leading_of(variable)
+            if MEMBER in archived.dimensions:
+                leading = ENSEMBLE
             places = (archived.dimensions.get(r) for r in (*leading, LATITUDE, LONGITUDE))
             times = frozenset(
                 own for own in archived.array.coords if role_of(own, self._dataset) in (TIME, LEAD)
@@ -209,7 +213,10 @@ class _Sorting:
                 role = None
             if role == LEVEL and not VARIABLES[variable].on_levels:
                 role = None
-            if roles.get(own) == MEMBER and (index := self._member_index(own, size)) is not None:
+            is_member = roles.get(own) == MEMBER
+            if is_member and leading == FORECAST and size > 1:
+                dimensions[MEMBER] = own
+            elif is_member and (index := self._member_index(own, size)) is not None:
                 fixed[own] = index
             elif role in (*leading, LEVEL, LATITUDE, LONGITUDE) and role not in dimensions:
                 assert role is not None

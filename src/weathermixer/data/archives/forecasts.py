@@ -14,7 +14,7 @@ from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.contents import FORECAST, read_contents
 from weathermixer.data.archives.fields import FieldGroup, slice_if_consecutive
 from weathermixer.data.archives.left_out import left_out_in_words
-from weathermixer.data.archives.names import LEAD, TIME
+from weathermixer.data.archives.names import LEAD, MEMBER, TIME
 from weathermixer.data.channels import in_canonical_order, names, parse_channel
 from weathermixer.data.grid import Grid, find_placement
 from weathermixer.data.time_steps import to_hours
@@ -26,7 +26,8 @@ class Forecast:
     """An open forecast: ``initial_times (time,)``, ``lead_times (lead,)``, and its fields.
 
     ``path`` may be an address. Where a file holds several data sets, each is one of ``groups``, and
-    all of them are of these times. ``remark`` is a line about what is left out, where anything is.
+    all of them are of these times, and of the same members where it is an ensemble. ``remark`` is a
+    line about what is left out, where anything is.
     """
 
     path: str
@@ -51,6 +52,12 @@ class Forecast:
                     f"{path} holds {', '.join(other.variables)} at other times than "
                     f"{', '.join(first.variables)}: make a file of each"
                 )
+            members, others_members = (each.coordinates.get(MEMBER, ()) for each in (first, other))
+            if not np.array_equal(members, others_members):
+                raise UserError(
+                    f"{path} holds {', '.join(other.variables)} of other members than "
+                    f"{', '.join(first.variables)}: make a file of each"
+                )
             if find_placement(first.grid, other.grid) is None:
                 raise UserError(
                     f"{path} holds {', '.join(other.variables)} on another grid ({other.grid}) "
@@ -70,6 +77,12 @@ class Forecast:
     def grid(self) -> Grid:
         """The grid of the first data set, in the forecast's order."""
         return self.groups[0].grid
+
+    @property
+    def members(self) -> int | None:
+        """How many members an ensemble has; None of a single forecast."""
+        members = self.groups[0].coordinates.get(MEMBER)
+        return None if members is None else len(members)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -102,18 +115,24 @@ class Forecast:
     ) -> NDArray[np.float32]:
         """Read fields ``(time, lead, channel, latitude, longitude)`` in SI units, on ``grid``.
 
-        ``times`` and ``leads`` are indices; ``grid`` differs from the forecast's in its order
-        alone. Raises UserError, naming what, where values are NaN or infinite, were never written,
-        or cannot be read.
+        Those of an ensemble are ``(time, lead, member, channel, latitude, longitude)``. ``times``
+        and ``leads`` are indices; ``grid`` differs from the forecast's in its order alone. Raises
+        UserError, naming what, where values are NaN or infinite, were never written, or cannot be
+        read.
         """
-        index = {TIME: slice_if_consecutive(times), LEAD: slice_if_consecutive(leads)}
-        fields = np.empty((len(times), len(leads), len(channels), *grid.shape), np.float32)
+        index: dict[str, Any] = {
+            TIME: slice_if_consecutive(times),
+            LEAD: slice_if_consecutive(leads),
+            MEMBER: slice(0, self.members),
+        }
+        sizes = [len(times), len(leads), self.members or 1][: len(self.groups[0].leading)]
+        fields = np.empty((*sizes, len(channels), *grid.shape), np.float32)
         for group, places in self._owners(channels):
             if places:
                 own = [parse_channel(channels[place]) for place in places]
                 placement = find_placement(grid, group.grid)
                 assert placement is not None
-                fields[:, :, places] = group.read_channels(own, index, placement)
+                fields[..., places, :, :] = group.read_channels(own, index, placement)
         self._check_finite(fields, channels, index)
         return fields
 
