@@ -19,7 +19,8 @@ CODE := src tests benchmarks tools examples docs
 DOCUMENTS := $(wildcard *.md docs/*.md .github/*.md .github/*/*.md)
 # What is checked, in this order. The hooks of .pre-commit-config.yaml run the same.
 CHECKS := check-format check-lint check-types check-imports check-spelling check-links
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+# Three at once on two cores: many tests wait for processes that they started.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope
 
 .PHONY: demo test test-all test-exhaustive coverage check format docs package hooks setup-demo setup-work $(CHECKS)
 .DEFAULT_GOAL := test

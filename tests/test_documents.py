@@ -92,6 +92,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_commands_run_as_they_are_written(
     scratch: Path, name: str, monkeypatch: pytest.MonkeyPatch

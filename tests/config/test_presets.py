@@ -125,6 +125,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "model.token_hidden": st.floats(1e-6, 1000.0),
         "model.channel_hidden": st.floats(1e-6, 1000.0),
         "model.dropout": fractions,
+        "model.noise": st.integers(0, 10**6),
         "data.store": st.text("abn: #é'0", min_size=1)
         | st.sampled_from(["gs://a//b", "1e5", "on"]),
         "data.reader": st.sampled_from(["zarr", "tensorstore"]),
@@ -154,6 +155,8 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.latent_rollout": schedules,
         "training.loss": st.sampled_from(["increment", "area", "published"]),
         "training.error": st.sampled_from(["squared", "absolute", "huber"]),
+        "training.members": st.just(1),
+        "training.instance_members": st.none() | st.just(1),
         "training.huber_threshold": rates,
         "training.channel_weights": st.dictionaries(
             st.sampled_from([*VARIABLE_NAMES, "temperature_850"]), st.floats(0.0, 100.0)

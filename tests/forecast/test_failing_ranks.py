@@ -98,6 +98,7 @@ def _chunks(forecast: Path, *, below: int) -> list[Path]:
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_chunk_that_is_missing_under_one_rank_ends_all_and_names_the_time(
     words: Words, waves: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

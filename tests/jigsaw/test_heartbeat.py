@@ -206,6 +206,7 @@ def stop_all(folder: Path) -> None:
     (folder / "continued").touch()
 
 
+@pytest.mark.exhaustive
 def test_ranks_that_stood_still_themselves_accuse_nobody(pool: Pool, tmp_path: Path) -> None:
     stopping = threading.Thread(target=stop_all, args=(tmp_path,))
     stopping.start()

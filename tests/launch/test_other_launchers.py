@@ -165,6 +165,7 @@ def test_ranks_of_an_unknown_launcher_are_refused_by_one(
 TORCHRUN = shutil.which("torchrun", path=str(Path(sys.executable).parent))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(TORCHRUN is None, reason="torchrun is installed beside no Python but PyTorch's")
 @pytest.mark.parametrize(
     ("what", "sentence"),

@@ -66,6 +66,7 @@ def test_ranks_meet_in_a_temporary_folder_of_any_name(
     assert not list((tmp_path / name).iterdir())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("entries", [":.", *exhaustive(None, "", ".", "mine")])
 def test_modules_of_the_user_do_not_stand_in_for_others(
     entries: str | None, processes: Processes, shadows: Path, config: Path, tmp_path: Path

@@ -102,6 +102,7 @@ def _computing(*, rate: float) -> Computing:
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", [Layout(tensor=3), Layout(domain=2, tensor=2)], ids=str)
 def test_what_is_left_of_a_step_of_blocks_is_waiting(pool: Pool, layout: Layout) -> None:
     """37 tokens and channels can be cut evenly neither into two nor into three."""

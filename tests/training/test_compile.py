@@ -114,6 +114,7 @@ def test_a_compiled_training_differs_by_rounding(
     compare(run, tmp_path, name, backend)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "backend", "layout"),
     [

@@ -253,6 +253,7 @@ def test_ranks_with_other_settings_are_refused_by_key(waves: Path, tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_would_be_overwritten_is_refused_and_nobody_blames_the_program(
     waves: Path, tmp_path: Path
 ) -> None:
@@ -306,6 +307,7 @@ def test_a_nan_that_one_rank_has_is_named_alike_by_all(
     assert sample in said.partition("samples from")[2]
 
 
+@pytest.mark.exhaustive
 def test_a_state_that_one_rank_cannot_read_ends_all_by_name(waves: Path, tmp_path: Path) -> None:
     store = tmp_path / "waves.zarr"
     shutil.copytree(waves, store)

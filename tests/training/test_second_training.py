@@ -36,6 +36,7 @@ def training(waves: Path, tmp_path: Path, processes: Processes) -> Training:
     return config, run, process
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("ranks", [2, *exhaustive(1)])
 def test_a_second_training_is_refused_with_the_first_named(
     ranks: int, training: Training, processes: Processes

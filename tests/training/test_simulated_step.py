@@ -154,6 +154,7 @@ def test_many_ranks_of_uneven_shards_do_what_the_nearest_corner_does() -> None:
     assert simulate(programs, MachineNetwork(timer)).seconds > 0.0
 
 
+@pytest.mark.exhaustive
 def test_a_machine_that_varies_gives_a_range_and_replicas_the_slowest_of_them() -> None:
     machine = find_machine(ACCELERATORS)
     medians = {}

@@ -140,6 +140,7 @@ def test_killed_worker_is_reported_as_want_of_memory(
     assert "run the same command again with a smaller --processes" in ended.stderr
 
 
+@pytest.mark.exhaustive
 def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
     script = tmp_path / "measure.py"
     script.write_text("""
