@@ -13,6 +13,7 @@ import xarray as xr
 from support.damaged import remove_chunk
 from support.forecast_runs import forecast_on
 from support.ranks import Pool
+from support.selection import exhaustive
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.launch.failures import RankFailed
@@ -42,8 +43,10 @@ def words(waves: Path, random_run: Path) -> Words:
 @pytest.mark.parametrize(
     ("how", "status", "said"),
     [
-        ("full", 2, r"^Error: cannot write to .*f\.zarr\.partial \(.*\): free some space .*"
-         r"the same command continues it$"),
+        *exhaustive(
+            ("full", 2, r"^Error: cannot write to .*f\.zarr\.partial \(.*\): free some space .*"
+             r"the same command continues it$"),
+        ),
         ("killed", 1, r"^Error: rank 1 was killed by SIGKILL \(last heard in exchange .*\), so the "
          r"other ranks were stopped: continue with the same command$"),
     ],

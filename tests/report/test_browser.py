@@ -37,7 +37,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any, demonstration: Demonstration, request: Any) -> Iterator[Visit]:
+def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    # Not an argument: that would be made first, and in vain where there is no browser.
+    demonstration: Demonstration = request.getfixturevalue("demonstration")
     options = {"viewport": {"width": 1280, "height": 900}, **getattr(request, "param", {})}
     context = browser.new_context(**options)
     shown = Visit(context.new_page())

@@ -193,6 +193,7 @@ def test_requests_that_cannot_be_met_are_one_sentence(
         run_scaling(Request(config, (), "strong", (1, 2), out, 1, (8, 16)), update)
 
 
+@pytest.mark.exhaustive
 def test_a_folder_of_another_experiment_is_refused_with_what_differs(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -323,6 +323,7 @@ def test_a_state_that_one_rank_cannot_read_ends_all_by_name(waves: Path, tmp_pat
     assert str(Store.open(store).times[missing]) in said
 
 
+@pytest.mark.exhaustive
 def test_a_chunk_that_one_rank_of_an_instance_lacks_ends_all_by_name(
     waves: Path, tmp_path: Path
 ) -> None:

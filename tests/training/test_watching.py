@@ -17,6 +17,7 @@ from rich.console import Console
 from support.damaged import remove_chunk
 from support.meshed import TrainingOrder, train_heard
 from support.ranks import Pool
+from support.selection import exhaustive
 from support.waves import wave_config, write_waves
 from weathermixer.config import Config
 from weathermixer.jigsaw.layout import Layout
@@ -116,7 +117,10 @@ def test_a_validation_that_cannot_be_read_costs_nothing_and_is_said_once(
 
 @pytest.mark.parametrize(
     "layout",
-    [Layout(domain=2), Layout(data=2), Layout(domain=2, tensor=2), Layout(data=2, domain=2)],
+    [
+        Layout(data=2),
+        *exhaustive(Layout(domain=2), Layout(domain=2, tensor=2), Layout(data=2, domain=2)),
+    ],
     ids=str,
 )
 def test_a_hole_under_one_rank_leaves_all_of_them_training(

@@ -18,6 +18,7 @@ import zarr.storage._local as local_storage
 
 from support.disk import contents
 from support.processes import wait_until_gone
+from support.selection import exhaustive
 from weathermixer.data.making.preparation import prepare
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
@@ -81,7 +82,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, *exhaustive(2)])
 def test_killed_preparation_continues_to_an_identical_store(
     archive: Archive, saved: Saved, tmp_path: Path, processes: int
 ) -> None:

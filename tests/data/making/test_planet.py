@@ -186,6 +186,7 @@ def test_land_and_mountains_are_the_earths(jcm: None) -> None:
         assert ((soil > 0) == (land >= 0.5)).all()
 
 
+@pytest.mark.exhaustive
 def test_states_come_every_six_hours_and_are_plausible(days: list[Any]) -> None:
     times = np.array([time for time, _ in days])
     assert times[0] == np.datetime64("2001-01-01T00")
@@ -200,18 +201,21 @@ def test_states_come_every_six_hours_and_are_plausible(days: list[Any]) -> None:
             assert problem is None or "standard deviation" in problem, f"{name}: {problem}"
 
 
+@pytest.mark.exhaustive
 def test_sea_level_pressure_has_the_earths_mean(days: list[Any]) -> None:
     weights = cell_area_weights(grid_coordinates(GRID)[0])[:, None] / GRID[1]
     pressure = days[-1][1][planet_simulation.CHANNELS.index("mean_sea_level_pressure")]
     assert (pressure * weights).sum() == pytest.approx(101150.0, abs=500.0)
 
 
+@pytest.mark.exhaustive
 def test_humidity_is_negative_only_as_a_truncated_series_ripples(days: list[Any]) -> None:
     for name, field in zip(planet_simulation.CHANNELS, days[-1][1], strict=True):
         if name.startswith("specific_humidity"):
             assert field.min() > -3e-4, name
 
 
+@pytest.mark.exhaustive
 def test_winds_aloft_blow_with_the_geopotential(days: list[Any]) -> None:
     """Geostrophic balance in the middle latitudes: u = −(∂Φ/∂φ)/(f a)."""
     state = days[-1][1]
