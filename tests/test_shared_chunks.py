@@ -11,7 +11,8 @@ import zarr.storage._local as files_of_zarr
 
 from weathermixer.data.store import exact_store
 from weathermixer.jigsaw.layout import Layout
-from weathermixer.planning.machine_files import find_machine
+from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
+from weathermixer.planning.machine_files import find_machine, write_machine
 from weathermixer.planning.plan import Planner
 from weathermixer.planning.plan_text import render_plan
 
@@ -85,7 +86,7 @@ def test_of_a_store_each_byte_is_fetched_once(
 
 
 def test_a_plan_tells_what_chunks_cost_and_the_rate_that_would_do(
-    sources: Path, monkeypatch: pytest.MonkeyPatch
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from shared_chunks import configuration
@@ -99,6 +100,8 @@ def test_a_plan_tells_what_chunks_cost_and_the_rate_that_would_do(
         update={"rank_bytes_per_second": rate, "node_bytes_per_second": 1e9}
     )
     slow = slow.model_copy(update={"storage": storage})
+    write_machine(slow, tmp_path / "slow.yaml")
+    monkeypatch.setenv(MACHINE_VARIABLE, str(tmp_path / "slow.yaml"))
     said = {}
     for name in ("archive", "store"):
         config = configuration(sources / f"{name}.zarr", layout)
@@ -112,6 +115,9 @@ def test_a_plan_tells_what_chunks_cost_and_the_rate_that_would_do(
         assert candidate.to_json()["bytes_fetched_per_rank"] == fetched
         assert candidate.time.total == pytest.approx(fetched / rate)
         said[name] = render_plan(planned)
+        # As a training that chooses its mesh predicts it.
+        choice = choose_mesh(config, architecture, world_size=RANKS, states=states)
+        assert choice.seconds == pytest.approx(fetched / rate)
     assert "archive.zarr make a rank fetch 2.78 times its share, 28.8 kB a step" in said["archive"]
     assert "weathermixer data prepare" in said["archive"]
     assert "times its share" not in said["store"]

@@ -104,7 +104,13 @@ def join(
     architecture = architecture_of(config.data, config.model, states.grid)
     # On the first rank, so that all take the same: a machine file may lie on its machine alone.
     choice = meshes.from_first_rank(
-        lambda: choose_mesh(config, architecture, world_size=meshes.world_size(), trains=trains)
+        lambda: choose_mesh(
+            config,
+            architecture,
+            world_size=meshes.world_size(),
+            trains=trains,
+            states=states if trains else None,
+        )
     )
     if choice.threads is not None:
         torch.set_num_threads(choice.threads)

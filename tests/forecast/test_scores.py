@@ -18,6 +18,7 @@ from support.selection import exhaustive
 from support.waves import LATITUDE, write_waves
 from weathermixer.errors import UserError
 from weathermixer.forecast import batches
+from weathermixer.forecast.campaign import Campaign
 from weathermixer.forecast.forecast import forecast
 from weathermixer.forecast.forecaster import Forecaster
 from weathermixer.forecast.result import ForecastResult
@@ -218,14 +219,31 @@ def test_a_killed_campaign_goes_on_where_each_rank_stopped(
     assert_same(first, expected, 0.0)
 
 
+def test_killed_between_the_fields_and_the_scores_the_same_command_ends_both(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, out = tmp_path / "scores", tmp_path / "f.zarr"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Campaign, "finish", _interrupt)
+        score(case, scores, out=out)
+    assert out.exists()
+    with pytest.raises(UserError, match=r"f\.zarr exists already"):  # of no campaign in this place
+        score(case, tmp_path / "others", out=out)
+    found = score(case, scores, out=out).verification
+    assert found is not None
+    assert_same(found, verify(out, case.truth), 1e-12)
+    with pytest.raises(UserError, match=r"f\.zarr exists already"):
+        score(case, scores, out=out)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_another_campaign_is_refused(case: Case, tmp_path: Path) -> None:
     scores = tmp_path / "scores"
-
-    def interrupt(*_: int) -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        score(case, scores, progress=interrupt)
+        score(case, scores, progress=_interrupt)
     run = Run.open(case.run)
     model = run.load_model()
     with torch.no_grad():

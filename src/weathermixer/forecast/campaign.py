@@ -81,10 +81,13 @@ class Campaign:
         """What ``verify`` scores by default."""
         return usable_metrics(METRICS, has_climatology=self.pairing.truth.has_climatology)
 
-    def begin(self, description: ForecastDescription, job: Job, model: nn.Module) -> Scorer:
+    def begin(
+        self, description: ForecastDescription, out: Path | None, job: Job, model: nn.Module
+    ) -> Scorer:
         """Begin to score, or find what was scored before; every rank calls this.
 
-        Raises UserError, on all of them, where what was begun is another campaign.
+        Fields are written to ``out``, where there is one. Raises UserError, on all of them, where
+        what was begun is another campaign.
         """
         attributes = description.attributes
         campaign = {
@@ -101,6 +104,7 @@ class Campaign:
             "set of times in the truth": [_digest(self.pairing.pairs)],
             "set of metrics": [metric.name for metric in self.metrics],
             "mesh": "×".join(map(str, (axis.size for axis in job.mesh.axes))),
+            "forecast": None if out is None else str(out),
         }
 
         def create() -> None:

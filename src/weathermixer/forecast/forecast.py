@@ -31,6 +31,7 @@ from weathermixer.forecast.inputs import input_windows
 from weathermixer.forecast.members import networks_of
 from weathermixer.forecast.memory import share_one_arena
 from weathermixer.forecast.result import ForecastResult
+from weathermixer.forecast.scores_in_progress import ScoresInProgress
 from weathermixer.forecast.writer import ForecastWriter, refuse_existing
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.weights import kept_weights
@@ -92,7 +93,9 @@ def forecast(
     _check_wanted(out, truth, scores, climatology, members)
     share_one_arena()
     _check_overrides(overrides, members)
-    opened, config, path = meshes.from_first_rank(lambda: _look_up(run, checkpoint, out, overrides))
+    opened, config, path, is_written = meshes.from_first_rank(
+        lambda: _look_up(run, checkpoint, out, scores, overrides)
+    )
     weights = weights_of(path, weights)
     advance = _steps_of_an_application(opened.config, config, steps)
     normalisation = opened.normalisation
@@ -158,9 +161,9 @@ def forecast(
         if problem is not None:
             raise UserError(problem)
     model = opened.load_model(config, mesh, path, weights)
-    scorer = None if campaign is None else campaign.begin(description, job, model)
+    scorer = None if campaign is None else campaign.begin(description, out, job, model)
     writer, written = None, [False] * len(windows)
-    if out is not None:
+    if out is not None and not is_written:
         with waiting_for("the first rank to create the forecast"):
             written = meshes.from_first_rank(partial(_begin, out, description))
         writer = ForecastWriter(
@@ -263,18 +266,22 @@ def _steps_of_an_application(trained: Config, config: Config, steps: int) -> int
 
 
 def _look_up(
-    run: Path, checkpoint: str, out: Path | None, overrides: Sequence[str]
-) -> tuple[Run, Config, Path]:
-    """The run, its configuration with overrides, and the checkpoint.
+    run: Path, checkpoint: str, out: Path | None, scores: Path | None, overrides: Sequence[str]
+) -> tuple[Run, Config, Path, bool]:
+    """The run, its configuration with overrides, the checkpoint, and whether ``out`` is written.
 
-    The first rank tells the others: on a shared file system they may see another state of it.
+    It may be by the same command, which was killed before it had written the scores. The first rank
+    tells the others: on a shared file system they may see another state of it.
     """
+    is_written = False
     if out is not None:
-        refuse_existing(out)
+        is_written = out.exists() and scores is not None and ScoresInProgress(scores).is_of(out)
+        if not is_written:
+            refuse_existing(out)
     opened = Run.open(run).read()
     # What training had of a mesh does not bind a forecast.
     config = opened.config_with(overrides, base_overrides=_ANY_MESH)
-    return opened, config, opened.require_checkpoint(checkpoint)
+    return opened, config, opened.require_checkpoint(checkpoint), is_written
 
 
 def _begin(out: Path, description: ForecastDescription) -> list[bool]:

@@ -36,6 +36,14 @@ class ScoresInProgress:
     def __init__(self, scores: Path) -> None:
         self.partial = partial_path(scores)
 
+    def is_of(self, forecast: Path) -> bool:
+        """Whether a campaign is in progress that writes its fields to ``forecast``."""
+        try:
+            begun = json.loads((self.partial / _CAMPAIGN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(begun, dict) and begun.get("forecast") == str(forecast)
+
     @classmethod
     def begin(cls, scores: Path, campaign: Mapping[str, Any]) -> None:
         """Begin a campaign, or find one that was begun with an equal description.

@@ -127,12 +127,14 @@ def choose_mesh(
     world_size: int,
     trains: bool = True,
     threads: int | None = None,
+    states: States | None = None,
 ) -> MeshChoice:
     """Choose what a configuration leaves open so that a step takes the least time, as predicted.
 
     That is the mesh, among those that fit; the threads of each rank, at most ``threads``, by
     default those that this process was given; and recomputation, where a training would not fit
-    without it. Where it does not train, ``trains`` off, steps are forward passes of one sample,
+    without it. Of the ``states`` that are read, where they are known, chunks are fetched whole, as
+    in a plan. Where it does not train, ``trains`` off, steps are forward passes of one sample,
     and nothing is said of memory.
 
     Raises LayoutError as ``possible_layouts`` does, and UserError, with what would make it fit,
@@ -141,7 +143,9 @@ def choose_mesh(
     machine = this_machine()
     numbers = _numbers_of_threads(machine, world_size, threads or given_threads())
     possible = possible_layouts(config.parallel, architecture, world_size=world_size)
-    planners = [Planner(config, architecture, machine, threads=number) for number in numbers]
+    planners = [
+        Planner(config, architecture, machine, threads=number, states=states) for number in numbers
+    ]
     if not trains:
         return min(
             (_forward_choice(planner, possible) for planner in planners),

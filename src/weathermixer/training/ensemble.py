@@ -45,10 +45,11 @@ class Ensemble:
 
     @classmethod
     def of(cls, training: Training, noise: int, mesh: Mesh | None = None) -> Ensemble:
-        """That of this rank of a mesh, which every rank asks for together, or that of a validation.
+        """The members that this rank's model instance makes of each of its samples in a training.
 
-        In a validation, without a mesh, an instance makes all members of its samples.
-        Raises UserError where the mesh has no whole number of pools.
+        Every rank of the ``mesh`` calls this together. Without one, as in a validation, an instance
+        makes all members of its samples. Raises UserError where the mesh has no whole number of
+        pools.
         """
         members, own = training.members, training.members_of_instance
         if mesh is None or training.pool == 1:

@@ -68,7 +68,10 @@ class Objective:
         device: torch.device,
         ensemble: Ensemble = _SINGLE,
     ) -> Self:
-        """That of a training on ``device``; ``normalisation`` describes this rank's part."""
+        """The objective of a training, with its tensors on ``device``.
+
+        ``normalisation`` describes this rank's part of the states.
+        """
         dtype = Arithmetic.of(training.dtype).states
         weights = torch.from_numpy(loss_weights(training, normalisation)).to(device, dtype)
         thresholds = torch.from_numpy(huber_thresholds(training, normalisation)).to(weights)

@@ -45,29 +45,25 @@ def _crps(pair: StatePair) -> Values:
 
 def _variance(pair: StatePair) -> Values:
     if pair.members is None:
-        return _undefined(pair)
+        return pair.undefined
     deviation = pair.members - pair.forecast
     return pair.mean(np.square(deviation).sum(axis=0) / (len(deviation) - 1))
 
 
 def _expected_squared_error(pair: StatePair) -> Values:
-    """That of the mean of members from which the truth could be one more: s² (M + 1) / M."""
+    """The squared error that the mean has if the truth could be one more member: s² (M + 1) / M."""
     if pair.members is None:
-        return _undefined(pair)
+        return pair.undefined
     return _variance(pair) * (1.0 + 1.0 / len(pair.members))
 
 
 def _rank(pair: StatePair, rank: int, count: int) -> Values:
     """The share of the area with the truth at a rank; equal values share theirs evenly."""
     if pair.members is None or len(pair.members) != count:
-        return _undefined(pair)
+        return pair.undefined
     lowest, highest = pair.ranks
     here = (lowest <= rank) & (rank <= highest)
     return pair.mean(here / (highest - lowest + 1.0))
-
-
-def _undefined(pair: StatePair) -> Values:
-    return np.full_like(pair.mean(pair.error), np.nan)
 
 
 def _ratio_of_roots(above: Values, below: Values) -> Values:

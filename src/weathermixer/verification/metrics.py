@@ -80,6 +80,11 @@ class StatePair:
             return cls(candidate, truth)
         return cls(candidate.mean(axis=0), truth, candidate)
 
+    @property
+    def undefined(self) -> Values:
+        """NaN ``(region, channel)``: what a statistic is that the forecast has none of."""
+        return np.full((len(self.truth.regions.names), len(self.forecast)), np.nan)
+
     @cached_property
     def ranks(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """How many members are below the truth, and how many are not above it, at each point."""
