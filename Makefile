@@ -1,6 +1,7 @@
 # make demo      simulate a planet, learn its weather, forecast it, score the forecast
 # make test      the checks below, and the tests that show each feature: under ten minutes on two cores
 # make test-all  these, then the rest: every mesh, every size, every way to fail
+# make test-exhaustive  the rest alone; with SHARE=0/4 the first quarter of it
 # make coverage  the tests of make test, with the share of the code that they run
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
@@ -34,7 +35,7 @@ test: check
 test-all: test test-exhaustive
 
 test-exhaustive: setup-work
-	$(PYTEST) -m exhaustive
+	$(PYTEST) -m exhaustive $(if $(SHARE),--share $(SHARE))
 
 coverage: setup-work
 	$(PYTEST) --cov

@@ -19,20 +19,16 @@ persistence's and averaged over channels.
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness import machine, parser
+from harness import machine, parser, training_seconds
 from rich.console import Console
 
 from weathermixer.config import read_config
-from weathermixer.interpreter import program
-from weathermixer.training.result import TrainResult
 from weathermixer.training.trainer import train
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -40,7 +36,7 @@ SEEDS = (0, 1, 2)
 LARGEST_RATE = 8e-3  # with which the search for the best begins, for the largest batch
 NETWORK = ("--model.channels=160", "--model.blocks=2", "--model.token_hidden=1")
 CONFIG = Path(__file__).parent.parent / "examples" / "planet.yaml"
-MESHES = {"2x1x1": (2, 1, 1), "1x2x1": (1, 2, 1)}
+MESHES = {"2x1x1": (2, 1), "1x2x1": (1, 2)}  # of data and domain
 TIMED_STEPS, ROUNDS = 24, 3
 
 
@@ -117,12 +113,12 @@ class Experiment:
         """Time steps of each batch on each mesh, in turns, where that was not done before."""
         for number in range(ROUNDS):
             for batch in BATCHES:
-                for mesh, (data, domain, tensor) in MESHES.items():
+                for mesh, (data, domain) in MESHES.items():
                     found = self._record.samples_per_second.setdefault(str(batch), {})
                     rates = found.setdefault(mesh, [])
                     if batch % data or len(rates) > number:
                         continue
-                    rates.append(self._samples_per_second(batch, data, domain, tensor))
+                    rates.append(self._samples_per_second(batch, data, domain))
                     self._record.write()
                     print(f"batch {batch} on {mesh}: {rates[-1]:.1f} samples/s", file=sys.stderr)
 
@@ -156,23 +152,14 @@ class Experiment:
         scores = result.validation[steps]
         return Learned(batch, rate, seed, samples, scores.loss, scores.mean_relative_rmse)
 
-    def _samples_per_second(self, batch: int, data: int, domain: int, tensor: int) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            words = [
-                *self._settings(batch // data, TIMED_STEPS),
-                f"--parallel.data={data}",
-                f"--parallel.domain={domain}",
-                f"--out={folder}/run",
-                "--nproc=2",
-            ]
-            subprocess.run(
-                program("train", str(CONFIG), *words),
-                check=True,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-            result = TrainResult.load(Path(folder) / "run" / "training.json")
-        return batch / statistics.median(result.seconds_per_step[TIMED_STEPS // 3 :])
+    def _samples_per_second(self, batch: int, data: int, domain: int) -> float:
+        settings = [
+            *self._settings(batch // data, TIMED_STEPS),
+            f"--parallel.data={data}",
+            f"--parallel.domain={domain}",
+        ]
+        seconds = training_seconds(CONFIG, settings, ranks=2, threads=1)
+        return batch / statistics.median(seconds[TIMED_STEPS // 3 :])
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ import json
 import os
 import pickle
 import platform
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
+from weathermixer.interpreter import program
 from weathermixer.launch.ranks import run_as_rank
 from weathermixer.launch.start import start_ranks
 
@@ -111,6 +113,35 @@ def _be_a_rank(task: bytes) -> bytes:
         if own.world_size == 1:
             dist.destroy_process_group()
         return result
+
+
+def run_program(*words: object, threads: int | None = None) -> str:
+    """Run a command of the program, and return what it prints.
+
+    Its ranks have so many threads each, by default as many as it chooses. A command that fails ends
+    the measurement.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    done = subprocess.run(
+        program(*map(str, words)), env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, words))} failed: see above")
+    return done.stdout
+
+
+def training_seconds(
+    config: Path, settings: Sequence[str], *, ranks: int, threads: int | None = None
+) -> list[float]:
+    """Train on so many ranks, keep nothing of it, and return the seconds of each step."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["train", config, *settings, "--logging.tensorboard=false"]
+        words += ["--nproc", ranks, "--out", Path(folder, "run"), "--json"]
+        result = json.loads(run_program(*words, threads=threads).splitlines()[-1])
+    seconds: list[float] = result["seconds_per_step"]
+    return seconds
 
 
 def parser(description: str) -> argparse.ArgumentParser:

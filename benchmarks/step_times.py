@@ -11,10 +11,7 @@ same from one minute to the next.
 
 from __future__ import annotations
 
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -22,14 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from compare import BLOCKS
-from harness import on_ranks, parser, write_record
+from harness import on_ranks, parser, run_program, training_seconds, write_record
 from peers.blocks import BlockSizes
 from peers.jigsaw import cheapest_layout, stack
 from peers.measuring import time_schemes
 from scipy.stats import spearmanr
 
 from weathermixer.demo import GRID, demo_config
-from weathermixer.interpreter import program
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
@@ -66,7 +62,7 @@ def main() -> None:
     spreads = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run("data", "synthetic", folder / "states.zarr", "--grid", "32x64", "--times", "60")
+        run_program("data", "synthetic", folder / "states.zarr", "--grid", "32x64", "--times", "60")
         for number in range(arguments.rounds):
             machine = measured_machine(folder)
             spreads.append(machine.spread)
@@ -108,7 +104,7 @@ def summary(what: str, ranks: int, pairs: list[tuple[float, float]]) -> Comparis
 def measured_machine(folder: Path) -> Machine:
     """Measure this machine on as many ranks as are compared."""
     path = folder / "machine.yaml"
-    run("bench", "machine", "--nproc", max(RANKS), "--out", path)
+    run_program("bench", "machine", "--nproc", max(RANKS), "--out", path)
     return read_machine(path)
 
 
@@ -151,30 +147,13 @@ def trainings(folder: Path, machine: Machine) -> list[tuple[str, int, float, flo
 
 def trained(folder: Path, layout: Layout) -> float:
     """The median seconds of a step of a training on a mesh."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        axes = [
-            f"--parallel.{axis}={getattr(layout, axis)}" for axis in ("data", "domain", "tensor")
-        ]
-        settings = [f"--data.store={folder / 'states.zarr'}", "--logging.tensorboard=false"]
-        settings += [f"--training.steps={STEPS}", "--training.rollout=1"]
-        settings += ["--training.warmup_steps=2", "--training.validation_samples=4"]
-        text = run(
-            "train",
-            Path(__file__).parents[1] / "examples/planet.yaml",
-            *(*settings, *axes, "--nproc", layout.world_size, "--out", Path(out, "run"), "--json"),
-        )
-    return statistics.median(json.loads(text.splitlines()[-1])["seconds_per_step"][WARM_UP:])
-
-
-def run(*words: object) -> str:
-    """Run a command of the program, with threads of its own choice; return what it prints."""
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    done = subprocess.run(
-        program(*map(str, words)), env=environment, stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"{' '.join(map(str, words))} failed: see above")
-    return done.stdout
+    axes = [f"--parallel.{axis}={getattr(layout, axis)}" for axis in ("data", "domain", "tensor")]
+    settings = [f"--data.store={folder / 'states.zarr'}", *axes]
+    settings += [f"--training.steps={STEPS}", "--training.rollout=1"]
+    settings += ["--training.warmup_steps=2", "--training.validation_samples=4"]
+    config = Path(__file__).parents[1] / "examples/planet.yaml"
+    seconds = training_seconds(config, settings, ranks=layout.world_size)
+    return statistics.median(seconds[WARM_UP:])
 
 
 if __name__ == "__main__":

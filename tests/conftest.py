@@ -11,17 +11,30 @@ from hypothesis import settings
 
 from support.processes import Processes
 from support.ranks import POOL, Pool
-from support.selection import mark_exhaustive
+from support.selection import mark_exhaustive, share_of
 
 # Machines that run tests are shared, and no test asserts a time.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--share",
+        metavar="K/N",
+        help="of the exhaustive tests, run the K-th of N shares alone, 0 to N - 1",
+    )
+
+
 # Before pytest takes out what the command line does not select.
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_exhaustive(items)
+    share = config.getoption("--share")
+    if share is not None:
+        kept = share_of(items, share)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ other cases are marked ``exhaustive`` and left to `make test-all`.
 from __future__ import annotations
 
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,19 @@ def mark_exhaustive(items: Iterable[pytest.Item]) -> None:
         for case, stays in zip(cases, representative, strict=True):
             if any(representative) and not stays:
                 case.add_marker(pytest.mark.exhaustive)
+
+
+def share_of(items: Iterable[pytest.Item], share: str) -> set[pytest.Item]:
+    """All tests, but of the exhaustive ones those of a share alone, such as ``0/4``."""
+    number, _, shares = share.partition("/")
+    if not (number.isdecimal() and shares.isdecimal() and int(number) < int(shares)):
+        raise pytest.UsageError(f"--share {share} is no K/N with K from 0 to N - 1")
+    return {
+        item
+        for item in items
+        if item.get_closest_marker("exhaustive") is None
+        or zlib.crc32(item.nodeid.encode()) % int(shares) == int(number)
+    }
 
 
 def exhaustive(*values: Any) -> list[ParameterSet]:
