@@ -9,6 +9,7 @@ import pytest
 
 from support.forecast_runs import forecast_on, write_run
 from support.ranks import Pool
+from support.selection import exhaustive
 from support.waves import write_waves
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
@@ -40,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize(
     ("layout", "few", "many", "more_states"),
     [
-        (Layout(domain=2), (ONE, 2), (ONE, 66), 64),
+        *exhaustive((Layout(domain=2), (ONE, 2), (ONE, 66), 64)),
         (Layout(tensor=2), (EIGHT, 1), (ALL, 1), TIMES - 8),
     ],
     ids=["lead times", "initial times"],

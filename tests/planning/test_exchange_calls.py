@@ -78,7 +78,11 @@ def counted_step(layout: Layout, sharded: bool, has_link: bool) -> tuple[Counter
 @pytest.mark.parametrize(
     ("replicas", "sharded"), [(64, True), *exhaustive((256, True), (64, False), (256, False))]
 )
-@pytest.mark.parametrize("has_link", [False, True], ids=["whole", "in pieces"])
+@pytest.mark.parametrize(
+    "has_link",
+    [False, pytest.param(True, marks=pytest.mark.exhaustive)],
+    ids=["whole", "in pieces"],
+)
 def test_the_published_network_makes_few_exchanges_however_many_replicas(
     replicas: int, sharded: bool, has_link: bool
 ) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.ranks import Pool
+from support.selection import exhaustive
 from support.waves import wave_config
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
@@ -60,8 +61,8 @@ def casts_of_a_step(mesh: Mesh, waves: Path, out: Path, training: dict[str, Any]
 @pytest.mark.parametrize(
     "training",
     [
-        {"recompute": "none"},
         {"recompute": "blocks"},
+        *exhaustive({"recompute": "none"}),
         {"recompute": "stages", "latent_rollout": 2, "instance_batch": 3, "micro_batch": 1},
     ],
     ids=str,

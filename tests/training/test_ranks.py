@@ -240,6 +240,7 @@ def test_more_ranks_than_there_is_to_cut_are_refused(
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.exhaustive  # launch/test_consistency.py shows the same
 def test_ranks_with_other_settings_are_refused_by_key(waves: Path, tmp_path: Path) -> None:
     config = write_config(wave_config(waves), tmp_path / "config.yaml")
     words: list[list[str | Path]] = [

@@ -94,6 +94,7 @@ def test_how_forecasts_are_read_in_blocks_makes_no_difference(
         _assert_close(sum_up(comparison, METRICS, processes=1), whole, 1e-12)
 
 
+@pytest.mark.exhaustive
 def test_memory_grows_with_neither_initial_times_nor_lead_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

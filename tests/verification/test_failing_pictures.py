@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.areas import write_area
+from support.selection import exhaustive
 from weathermixer.cli import main
 from weathermixer.report.make_report import make_report
 
@@ -19,7 +20,7 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("function", PICTURES)
+@pytest.mark.parametrize("function", ["score_curves.draw_scores", *exhaustive(*list(PICTURES)[1:])])
 def test_a_failing_picture_costs_a_sentence(
     function: str,
     tmp_path: Path,
