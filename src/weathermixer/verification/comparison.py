@@ -130,12 +130,24 @@ class Comparison(Pairing):
     def fields(self, time: int, lead: int, channel: str) -> tuple[State, State]:
         """Read a channel ``(latitude, longitude)`` of the model's forecast, and of the truth.
 
-        Of an ensemble it is the mean.
+        Of an ensemble it is that of its members, ``(member, latitude, longitude)``.
         """
         forecast = self._read(self.forecast, np.array([time]), np.array([lead]), [channel])[0, 0]
-        if self.forecast.members is not None:
-            forecast = forecast.mean(axis=0)
-        return forecast[0], self.truth.for_channels([channel]).at(self.valid_time(time, lead))[0]
+        truth = self.truth.for_channels([channel]).at(self.valid_time(time, lead))[0]
+        return forecast[..., 0, :, :], truth
+
+    def forecasts_at(self, time: int, channels: Sequence[str], *, row: int, column: int) -> State:
+        """Read the model's forecasts from one initial time at a grid point.
+
+        They are ``(lead, channel, member)``, those of a single forecast of one member.
+        """
+        leads = np.arange(len(self.lead_times))
+        columns = slice(column, column + 1)
+        values = self._read(self.forecast, np.array([time]), leads, channels, columns)[0]
+        at_point = values[..., row, 0]
+        if self.forecast.members is None:
+            return at_point[..., None]
+        return np.moveaxis(at_point, 1, -1)
 
     def _read(
         self,
@@ -143,10 +155,11 @@ class Comparison(Pairing):
         times: NDArray[np.intp],
         leads: NDArray[np.intp],
         channels: Sequence[str],
+        columns: slice = slice(None),
     ) -> State:
         own_times = _positions(forecast.initial_times, self.initial_times[times])
         own_leads = _positions(forecast.lead_times, self.lead_times[leads])
-        return forecast.read(channels, own_times, own_leads, self.grid)
+        return forecast.read(channels, own_times, own_leads, self.grid, columns)
 
 
 def _name_of(path: str, taken: Mapping[str, Any]) -> str:

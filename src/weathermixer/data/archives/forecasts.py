@@ -112,13 +112,14 @@ class Forecast:
         times: NDArray[np.intp],
         leads: NDArray[np.intp],
         grid: Grid,
+        longitudes: slice = slice(None),
     ) -> NDArray[np.float32]:
         """Read fields ``(time, lead, channel, latitude, longitude)`` in SI units, on ``grid``.
 
         Those of an ensemble are ``(time, lead, member, channel, latitude, longitude)``. ``times``
-        and ``leads`` are indices; ``grid`` differs from the forecast's in its order alone. Raises
-        UserError, naming what, where values are NaN or infinite, were never written, or cannot be
-        read.
+        and ``leads`` are indices, ``longitudes`` are some of the grid's columns; ``grid`` differs
+        from the forecast's in its order alone. Raises UserError, naming what, where values are NaN
+        or infinite, were never written, or cannot be read.
         """
         index: dict[str, Any] = {
             TIME: slice_if_consecutive(times),
@@ -126,13 +127,14 @@ class Forecast:
             MEMBER: slice(0, self.members),
         }
         sizes = [len(times), len(leads), self.members or 1][: len(self.groups[0].leading)]
-        fields = np.empty((*sizes, len(channels), *grid.shape), np.float32)
+        shape = len(grid.latitude), len(grid.longitude[longitudes])
+        fields = np.empty((*sizes, len(channels), *shape), np.float32)
         for group, places in self._owners(channels):
             if places:
                 own = [parse_channel(channels[place]) for place in places]
                 placement = find_placement(grid, group.grid)
                 assert placement is not None
-                fields[..., places, :, :] = group.read_channels(own, index, placement)
+                fields[..., places, :, :] = group.read_channels(own, index, placement, longitudes)
         self._check_finite(fields, channels, index)
         return fields
 
