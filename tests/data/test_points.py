@@ -11,7 +11,7 @@ from weathermixer.data.grid import Grid
 from weathermixer.data.points import Point
 from weathermixer.errors import UserError
 
-GLOBE = Grid(np.linspace(90.0, -90.0, 7), np.arange(12) * 30.0)
+GLOBE = Grid(np.linspace(90.0, -90.0, 7), np.arange(0.0, 360.0, 30.0))
 REGION = Grid(np.arange(30.0, 61.0, 10.0), np.array([340.0, 350.0, 0.0, 10.0]))
 
 

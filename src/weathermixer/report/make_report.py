@@ -21,10 +21,7 @@ from weathermixer.report.plume_section import PlumeSection
 from weathermixer.report.score_section import ScoreSection
 from weathermixer.report.spectrum_section import spectrum_charts
 from weathermixer.report.training_section import TrainingSection
-from weathermixer.verification.comparison import Comparison
 from weathermixer.verification.figures.attempt import attempt
-from weathermixer.verification.scores import MODEL
-from weathermixer.verification.verification_record import SCORES_FILE
 
 FILE_NAME = "report.html"
 
@@ -95,10 +92,9 @@ def _maps(verified: LocatedVerification | None) -> tuple[MapSection | None, tupl
     """Maps, or a sentence that says why there are none."""
     if verified is None:
         return None, ()
-    forecast, truth = verified.forecast, verified.truth
-    if forecast is None or truth is None:
-        return None, (f"There are no maps: {_what_is_missing(verified)}",)
-    maps, failure = attempt(lambda: MapSection.of(Comparison.open(forecast, truth)), "The maps")
+    if verified.missing is not None:
+        return None, (f"There are no maps: {verified.missing}",)
+    maps, failure = attempt(lambda: MapSection.of(verified.comparison), "The maps")
     return maps, () if failure is None else (failure,)
 
 
@@ -109,24 +105,9 @@ def _plumes(verified: LocatedVerification | None, at: Sequence[Point]) -> PlumeS
             "there are no plumes of a run without a verification: verify its forecast with "
             "'weathermixer verify --out' first"
         )
-    if verified.forecast is None or verified.truth is None:
-        raise UserError(f"there are no plumes: {_what_is_missing(verified)}")
-    return PlumeSection.read(Comparison.open(verified.forecast, verified.truth), at)
-
-
-def _what_is_missing(verified: LocatedVerification) -> str:
-    """Why the fields of a verification cannot be read, one of them being nowhere."""
-    verification = verified.verification
-    which = "forecast" if verified.forecast is None else "truth"
-    name = verification.forecasts.get(MODEL) if which == "forecast" else verification.truth
-    if name is not None:
-        return f"the {which} is no longer at {name}"
-    if which == "forecast" and verification.made_by:
-        return (
-            "the forecast was scored while it was made, and its fields were not written; forecast "
-            "with --out as well to have them"
-        )
-    return f"the {which} is not named in {verified.path / SCORES_FILE}"
+    if verified.missing is not None:
+        raise UserError(f"there are no plumes: {verified.missing}")
+    return PlumeSection.read(verified.comparison, at)
 
 
 def _write(path: Path, text: str) -> None:

@@ -96,13 +96,10 @@ class PlumeSection:
                 "hours": list(comparison.lead_hours),
                 "times": [date_text(comparison.initial_times[time]) for time in times],
                 "points": [str(point) for point in wanted],
-                "nearest": [f"grid point {at}" for at in nearest],
+                "nearest": [f"nearest grid point {at}" for at in nearest],
                 "panels": [{"label": panel.label, "units": panel.units} for panel in panels],
                 "members": comparison.forecast.members,
-                "plumes": [
-                    [_plumes(comparison, truth, time, panels, channels, at) for time in times]
-                    for at in places
-                ],
+                "plumes": _plumes(comparison, truth, times, panels, channels, places),
             },
         )
 
@@ -122,41 +119,56 @@ def _panels(channels: Sequence[str]) -> list[PlumePanel]:
 def _plumes(
     comparison: Comparison,
     truth: Truth,
-    time: int,
+    times: Sequence[int],
     panels: Sequence[PlumePanel],
     channels: Sequence[str],
-    at: tuple[int, int],
-) -> list[dict[str, Any]]:
-    """The lines of each panel from one initial time; truth and climatology begin at that time."""
-    row, column = at
-    members = comparison.forecasts_at(time, channels, row=row, column=column).astype(np.float64)
-    start = comparison.initial_times[time]
-    valid = np.concatenate([[start], start + comparison.lead_times])
-    known = truth.has(valid)
+    places: Sequence[tuple[int, int]],
+) -> list[list[list[dict[str, Any]]]]:
+    """The lines of each panel, by place and initial time; truth and climatology begin with it."""
+    rows, columns = np.array(places).T
 
-    def series(read: Callable[[np.datetime64], State], present: NDArray[np.bool_]) -> Values:
-        """Values ``(time, channel, 1)`` at the grid point; NaN where they are not present."""
-        values = np.full((len(valid), len(channels), 1), np.nan)
-        for index in np.flatnonzero(present):
-            values[index, :, 0] = read(valid[index])[:, row, column]
-        return values
+    def series(read: Callable[[np.datetime64], State], valid: NDArray[np.datetime64]) -> Values:
+        """Values ``(place, time, channel, 1)``."""
+        fields = [read(time)[:, rows, columns] for time in valid]
+        return np.stack(fields).transpose(2, 0, 1)[..., None].astype(np.float64)
 
-    happened = series(truth.at, known)
-    expected = None
-    if truth.has_climatology:
-        expected = series(truth.climatology_at, np.ones_like(known))
-    plumes = []
-    for panel in panels:
-        values = panel.of(members, channels)
-        plume = {"mean": _drawn(values.mean(axis=-1))}
-        if comparison.forecast.members is not None:
-            plume["members"] = [_drawn(member) for member in values.T]
-        plume["truth"] = _drawn(panel.of(happened, channels)[:, 0])
-        # Of components alone the mean speed does not follow.
-        if expected is not None and len(panel.channels) == 1:
-            plume["climatology"] = _drawn(panel.of(expected, channels)[:, 0])
-        plumes.append(plume)
-    return plumes
+    by_place: list[list[list[dict[str, Any]]]] = [[] for _ in places]
+    for time in times:
+        forecasts = comparison.forecasts_at(time, channels, places).astype(np.float64)
+        start = comparison.initial_times[time]
+        valid = np.concatenate([[start], start + comparison.lead_times])
+        known = truth.has(valid)
+        happened = np.full((len(places), len(valid), len(channels), 1), np.nan)
+        happened[:, known] = series(truth.at, valid[known])
+        expected = series(truth.climatology_at, valid) if truth.has_climatology else None
+        for number, plumes in enumerate(by_place):
+            plumes.append(
+                [
+                    _lines(
+                        panel.of(forecasts[number], channels),
+                        panel.of(happened[number], channels),
+                        # Of components alone the mean speed does not follow.
+                        None
+                        if expected is None or len(panel.channels) > 1
+                        else panel.of(expected[number], channels),
+                        is_ensemble=comparison.forecast.members is not None,
+                    )
+                    for panel in panels
+                ]
+            )
+    return by_place
+
+
+def _lines(
+    forecast: Values, truth: Values, climatology: Values | None, *, is_ensemble: bool
+) -> dict[str, Any]:
+    """The lines of a panel from values ``(time, member)``, as the page's script draws them."""
+    lines: dict[str, Any] = {"mean": _drawn(forecast.mean(axis=-1)), "truth": _drawn(truth[:, 0])}
+    if is_ensemble:
+        lines["members"] = [_drawn(member) for member in forecast.T]
+    if climatology is not None:
+        lines["climatology"] = _drawn(climatology[:, 0])
+    return lines
 
 
 def _drawn(series: Values) -> list[Any]:

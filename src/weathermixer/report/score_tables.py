@@ -165,7 +165,7 @@ def _difference_note(metric: str, other: str) -> str:
             f"{metric.upper()} less that of {other}, in percent of it: below zero the model is "
             "better"
         )
-    return f"{meaning}. In parentheses and hatched: not significant."
+    return f"{meaning}. In parentheses and hatched: not significant, or not known."
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from weathermixer.data.archives.fields import FieldGroup, slice_if_consecutive
 from weathermixer.data.archives.left_out import left_out_in_words
 from weathermixer.data.archives.names import LEAD, MEMBER, TIME
 from weathermixer.data.channels import in_canonical_order, names, parse_channel
-from weathermixer.data.grid import Grid, find_placement
+from weathermixer.data.grid import Grid, Index, find_placement
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
@@ -112,7 +112,7 @@ class Forecast:
         times: NDArray[np.intp],
         leads: NDArray[np.intp],
         grid: Grid,
-        longitudes: slice = slice(None),
+        longitudes: Index = slice(None),
     ) -> NDArray[np.float32]:
         """Read fields ``(time, lead, channel, latitude, longitude)`` in SI units, on ``grid``.
 

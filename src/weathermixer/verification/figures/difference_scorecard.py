@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -55,7 +56,10 @@ def draw_difference_scorecard(
     if region != GLOBAL:
         title += f", {over_region(region)}"
     figure.suptitle(title, fontsize=11)
-    label = f"not significant: the {CONFIDENCE:.0%} interval of the difference includes zero"
+    label = (
+        f"not significant: the {CONFIDENCE:.0%} interval of the difference includes zero, or is "
+        "not known"
+    )
     sample = Patch(facecolor="#E3E3E3", edgecolor=_HATCH_COLOUR, hatch=_HATCH, label=label)
     figure.legend(handles=[sample], loc="outside lower center", frameon=False, fontsize=9)
     figure.savefig(folder / "scorecard_beside.png", dpi=DOTS_PER_INCH)
@@ -96,16 +100,10 @@ def _draw(
 
 def _hatch(panel: Axes, cells: NDArray[np.bool_]) -> None:
     """Hatch some cells ``(row, column)`` of an image."""
-    rows, columns = cells.shape
-    shown = np.ma.masked_where(~cells, np.zeros(cells.shape))
-    panel.pcolor(
-        np.arange(columns + 1) - 0.5,
-        np.arange(rows + 1) - 0.5,
-        shown,
-        hatch=_HATCH,
-        alpha=0.0,
-        edgecolor=_HATCH_COLOUR,
-        linewidth=0.0,
+    corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    squares = [corners + place for place in np.argwhere(cells)[:, ::-1]]
+    panel.add_collection(
+        PolyCollection(
+            squares, facecolors="none", edgecolors=_HATCH_COLOUR, hatch=_HATCH, linewidths=0.0
+        )
     )
-    panel.set_xlim(-0.5, columns - 0.5)
-    panel.set_ylim(rows - 0.5, -0.5)
