@@ -134,7 +134,7 @@ def test_a_chart_is_read_out_with_the_arrow_keys(visit: Visit) -> None:
 def test_plumes_are_stepped_through_by_initial_time_and_place(visit: Visit) -> None:
     page = visit.page
     assert len(page.locator("#plume-charts .chart").all()) == 2
-    members = page.locator("#plume-charts .chart >> nth=0").locator("path.line.member")
+    members = page.locator("#plume-charts .chart >> nth=0").locator(".plot path.line.member")
     assert len(members.all()) == 3
     before = members.first.get_attribute("d")
     assert page.inner_text("#start-label") == "From 2001-03-01 00:00 UTC"

@@ -56,15 +56,13 @@ def test_intervals_are_those_of_a_bootstrap_of_pairs_by_hand(
         statistics: dict[str, list[tuple[float, float]]] = {"rmse": [], "acc": [], "crps": []}
         for time in np.argsort(inits):
             ours, theirs, truth, climate = x[time].mean(axis=0), f[time], o[time], c[time]
-            statistics["rmse"].append(
-                tuple(of_means.area_mean((each - truth) ** 2, latitude) for each in (ours, theirs))
-            )
-            statistics["acc"].append(
-                tuple(
-                    of_means.acc(each[None], truth[None], climate[None], latitude)
-                    for each in (ours, theirs)
-                )
-            )
+            rmse = [of_means.area_mean((each - truth) ** 2, latitude) for each in (ours, theirs)]
+            acc = [
+                of_means.acc(each[None], truth[None], climate[None], latitude)
+                for each in (ours, theirs)
+            ]
+            statistics["rmse"].append((rmse[0], rmse[1]))
+            statistics["acc"].append((acc[0], acc[1]))
             fair = of_members.fair_crps(x[time][None], truth[None], latitude)
             statistics["crps"].append((fair, of_means.area_mean(abs(theirs - truth), latitude)))
         for metric, pairs in statistics.items():
