@@ -25,8 +25,8 @@ from weathermixer.verification.regions import GLOBAL, over_region
 from weathermixer.verification.scores import Scores
 
 _PALE = 0.35
-_HATCH = "//////"
-_HATCH_COLOUR = "#777777"
+_HATCH = "////"
+_HATCH_COLOUR = "#8A8A8A"
 _LONGEST_NAME = 28
 
 
