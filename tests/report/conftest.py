@@ -6,12 +6,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from support.forecast_runs import write_run
+from support.members import write_members
+from support.noise import LEADS, noisy
+from support.planets import Planet, write_forecast, write_planet
 from support.waves import START, write_waves
+from weathermixer.data.points import Point
 from weathermixer.forecast.forecast import forecast
 from weathermixer.report.make_report import make_report
 from weathermixer.verification.verify import verify
@@ -50,6 +55,46 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
     verify(folder / "forecast.zarr", waves, out=folder / "scores")
     page = make_report(folder / "scores", folder / "page.html").path
     return Demonstration(folder, run, folder / "scores", page)
+
+
+@dataclass(frozen=True)
+class EnsemblePage:
+    """A page about an ensemble that was verified beside a single forecast, and what it is of.
+
+    ``members (member, time, lead, channel, latitude, longitude)`` start from ``initial_times``.
+    """
+
+    planet: Planet
+    initial_times: Any
+    members: Any
+    verification: Path
+    page: Path
+
+    @property
+    def text(self) -> str:
+        return self.page.read_text("utf-8")
+
+
+PLACES = ("27,100", "-70,-1")
+
+
+@pytest.fixture(scope="session")
+def ensemble_page(tmp_path_factory: pytest.TempPathFactory) -> EnsemblePage:
+    folder = tmp_path_factory.mktemp("ensemble")
+    planet = write_planet(folder / "truth.zarr", num_times=36)
+    inits = planet.times[:33]
+    members = np.stack([noisy(planet, inits, seed=seed) for seed in range(3)])
+    write_members(folder / "ensemble.zarr", planet, inits, members, "realization")
+    # As good as the mean of three members.
+    single = noisy(planet, inits, 0.23, seed=9)
+    write_forecast(folder / "single.zarr", planet, single, inits, LEADS)
+    verification = verify(
+        folder / "ensemble.zarr", planet.truth, beside=[str(folder / "single.zarr")], processes=1
+    )
+    (folder / "scores").mkdir()
+    (folder / "scores" / "scores.json").write_text(json.dumps(verification.to_json()))
+    page = make_report(folder / "scores", at=[Point.parse(place) for place in PLACES]).path
+    return EnsemblePage(planet, inits, members, folder / "scores", page)
 
 
 def write_log(path: Path, *, steps: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Demonstration
+from .conftest import Demonstration, EnsemblePage
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -38,15 +38,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    param = dict(getattr(request, "param", {}))
     # Not an argument: that would be made first, and in vain where there is no browser.
-    demonstration: Demonstration = request.getfixturevalue("demonstration")
-    options = {"viewport": {"width": 1280, "height": 900}, **getattr(request, "param", {})}
+    made: Demonstration | EnsemblePage = request.getfixturevalue(param.pop("of", "demonstration"))
+    options = {"viewport": {"width": 1280, "height": 900}, **param}
     context = browser.new_context(**options)
     shown = Visit(context.new_page())
     shown.page.on("console", lambda message: shown.complaints.append(message.text))
     shown.page.on("pageerror", lambda error: shown.complaints.append(str(error)))
     shown.page.on("request", lambda request: shown.requests.append(request.url))
-    shown.page.goto(demonstration.page.as_uri())
+    shown.page.goto(made.page.as_uri())
     yield shown
     context.close()
 
@@ -129,8 +130,37 @@ def test_a_chart_is_read_out_with_the_arrow_keys(visit: Visit) -> None:
     assert page.inner_text("#score-charts .tip >> nth=0").startswith("36 h")
 
 
+@pytest.mark.parametrize("visit", [{"of": "ensemble_page"}], indirect=True, ids=["ensemble"])
+def test_plumes_are_stepped_through_by_initial_time_and_place(visit: Visit) -> None:
+    page = visit.page
+    assert len(page.locator("#plume-charts .chart").all()) == 2
+    members = page.locator("#plume-charts .chart >> nth=0").locator(".plot path.line.member")
+    assert len(members.all()) == 3
+    before = members.first.get_attribute("d")
+    assert page.inner_text("#start-label") == "From 2001-03-01 00:00 UTC"
+    page.click("#start-on")
+    assert page.inner_text("#start-label") == "From 2001-03-01 06:00 UTC"
+    second = members.first.get_attribute("d")
+    assert second != before
+    page.select_option("#place", index=1)
+    assert members.first.get_attribute("d") != second
+    assert "grid point 70°S 0°E" in page.inner_text("#plume-charts figcaption >> nth=0")
+    page.locator("#plume-charts svg[role=img]").first.focus()
+    page.keyboard.press("End")
+    said = page.inner_text("#plume-charts .tip >> nth=0")
+    assert " to " in said.split("3 members:")[1]
+    assert page.locator("#score-charts figcaption", has_text="Rank of the truth").count() == 1
+    assert visit.complaints == []
+
+
 @pytest.mark.parametrize(
-    "visit", [{"viewport": {"width": 390, "height": 844}}], indirect=True, ids=["phone"]
+    "visit",
+    [
+        {"viewport": {"width": 390, "height": 844}},
+        {"viewport": {"width": 390, "height": 844}, "of": "ensemble_page"},
+    ],
+    indirect=True,
+    ids=["single", "ensemble"],
 )
 def test_a_phone_does_not_scroll_sideways(visit: Visit) -> None:
     root = "document.documentElement"

@@ -49,12 +49,12 @@ def _assert_close(got: Sums, expected: Sums, rtol: float) -> None:
 def test_two_processes_give_the_sums_of_one_bit_for_bit(
     comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = sum_up(comparison, METRICS, processes=1)
+    whole, _ = sum_up(comparison, METRICS, processes=1)
     state_bytes = 4 * 5 * 6
     monkeypatch.setattr(accumulate, "_STATE_BYTES", 2 * state_bytes)
     monkeypatch.setattr(accumulate, "_LEAST_BATCH_BYTES", 20 * state_bytes)
     calls: list[tuple[int, int]] = []
-    one, two = (
+    (one, pairs), (two, pairs_of_two) = (
         sum_up(comparison, METRICS, processes=number, progress=lambda *call: calls.append(call))
         for number in (1, 2)
     )
@@ -63,6 +63,14 @@ def test_two_processes_give_the_sums_of_one_bit_for_bit(
     for name in ("values", "energy", "counts"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
     _assert_close(one, whole, 1e-12)
+    assert pairs is not None
+    assert pairs_of_two is not None
+    np.testing.assert_array_equal(pairs.values, pairs_of_two.values)
+    # Their sums are those that the scores are made of, of the forecasts over the first region.
+    totals = np.nansum(pairs.values, axis=0)
+    np.testing.assert_allclose(totals, one.values[:, :2, list(pairs.places), 0], rtol=1e-12)
+    is_scored = np.isfinite(pairs.values).all(axis=(2, 3, 4))
+    np.testing.assert_array_equal(is_scored, comparison.pairs[comparison.times])
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,11 +95,11 @@ def test_any_split_of_the_initial_times_in_any_order_gives_the_same_scores(
 def test_how_forecasts_are_read_in_blocks_makes_no_difference(
     comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = sum_up(comparison, METRICS, processes=1)
+    whole, _ = sum_up(comparison, METRICS, processes=1)
     for block_bytes in (1, 1000, 3000):
         monkeypatch.setattr("weathermixer.verification.comparison.BLOCK_BYTES", block_bytes)
         monkeypatch.setattr("weathermixer.verification.truth.CACHE_BYTES", block_bytes)
-        _assert_close(sum_up(comparison, METRICS, processes=1), whole, 1e-12)
+        _assert_close(sum_up(comparison, METRICS, processes=1)[0], whole, 1e-12)
 
 
 @pytest.mark.exhaustive

@@ -59,6 +59,7 @@ def test_each_forecast_scores_as_if_alone_on_what_all_have_in_common(
     assert result.scores.beside == ("graphcast",)
     assert any("2m_temperature: not scored" in one for one in result.warnings)
     assert any("2 initial times and 2 lead times in common" in one for one in result.warnings)
+    assert any("not known at 2 of 2 lead times" in one for one in result.warnings)
 
     common: dict[str, Any] = {"time": [1, 3], "prediction_timedelta": [0, 2]}
     for name, source, dataset in (("a", "model", ours), ("b", "graphcast", theirs)):

@@ -13,6 +13,7 @@ import xarray as xr
 
 from oracles import ensembles as oracle
 from oracles import scores as of_means
+from support.members import write_members
 from support.noise import LEADS, noisy
 from support.planets import CHANNELS, Planet, write_forecast
 from weathermixer.errors import UserError
@@ -21,16 +22,6 @@ from weathermixer.verification.verification_record import Verification
 from weathermixer.verification.verify import verify
 
 MEMBERS = 5
-
-
-def write_members(path: Path, planet: Planet, inits: Any, members: Any, name: str) -> None:
-    """``members (member, time, lead, channel, latitude, longitude)`` as WeatherBench 2's."""
-    singles = []
-    for number, states in enumerate(members):
-        single = path.with_name(f"{path.stem}-{number}.zarr")
-        singles.append(write_forecast(single, planet, states, inits, LEADS))
-    together = xr.concat(singles, xr.DataArray(np.arange(len(singles)), dims=name, name=name))
-    together.transpose("time", name, "prediction_timedelta", ...).to_zarr(path, zarr_format=2)
 
 
 @pytest.fixture
@@ -94,7 +85,10 @@ def test_scores_of_an_ensemble_equal_their_definitions(
     assert "CRPS of single" in verification.render()
     again = Verification.read(tmp_path / "out").to_json()
     assert json.loads(json.dumps(again))["rank_histogram"] == result["rank_histogram"]
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".json", ".csv", ".png"}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written >= {"scores.json", "scores.csv", "differences.csv", "scorecard_beside.png"}
+    assert f"map_{CHANNELS[0]}.png" in written
+    assert result["warnings"][-1].startswith("whether differences from single are significant")
 
 
 def test_a_single_forecast_is_scored_beside_an_ensemble_of_others(

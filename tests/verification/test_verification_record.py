@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weathermixer.errors import UserError
+from weathermixer.verification.differences import Differences
 from weathermixer.verification.scores import Scores
 from weathermixer.verification.spectrum import Spectra
 from weathermixer.verification.verification_record import MetricLabel, Verification
@@ -50,6 +51,12 @@ def verifications(draw: Any) -> Verification:
         )
 
     names = draw(st.sampled_from([("global", "tropics"), ("15N-75N 0E-45E",), ("global",)]))
+    differences = Differences(
+        channels,
+        lead_hours,
+        tuple(draw(st.none() | st.integers(1, 9)) for _ in lead_hours),
+        {name: {"rmse": array(len(leads), len(channels), 3)} for name in beside},
+    )
     num_waves = draw(st.integers(0, 3))
     # Nine digits are written of a spectrum.
     energy = np.arange(len(leads) * num_waves * len(channels), dtype=float)
@@ -65,6 +72,7 @@ def verifications(draw: Any) -> Verification:
         forecasts={name: f"/{name}.zarr" for name in ("model", *beside)},
         truth=draw(NAMES),
         warnings=tuple(draw(st.lists(NAMES, max_size=2))),
+        differences=differences if beside else None,
     )
 
 
@@ -85,6 +93,12 @@ def test_what_was_written_is_read_again_to_the_last_bit(verification: Verificati
         for source, by_metric in scores.values.items():
             for metric, values in by_metric.items():
                 np.testing.assert_array_equal(got.values[source][metric], values)
+    assert (again.differences is None) == (verification.differences is None)
+    if again.differences is not None and verification.differences is not None:
+        assert again.differences.block_lengths == verification.differences.block_lengths
+        for name, by_metric in verification.differences.values.items():
+            got_rmse = again.differences.values[name]["rmse"]
+            np.testing.assert_array_equal(got_rmse, by_metric["rmse"])
     for source, values in verification.spectra.values.items():
         np.testing.assert_array_equal(again.spectra.values[source], values)
 

@@ -50,11 +50,13 @@ def verify(
 @click.option(
     "--out", type=PATH, help="File to write.  [default: report.html in the folder]", metavar="FILE"
 )
-def report(folder: Path, out: Path | None) -> None:
+@click.option("--at", multiple=True, metavar="LAT,LON", help="Place to show plumes of; repeatable.")
+def report(folder: Path, out: Path | None, at: tuple[str, ...]) -> None:
     """Make one HTML page of a run and its scores, to read, to show or to print."""
+    from weathermixer.data.points import Point
     from weathermixer.report.make_report import make_report
 
-    written = make_report(folder, out)
+    written = make_report(folder, out, at=[Point.parse(place) for place in at])
     for note in written.notes:
         say(f"Note: {note}.")
     say(f"wrote {written.path}")

@@ -73,12 +73,12 @@ def date_text(time: object) -> str:
     return str(np.datetime64(str(time), "m")).replace("T", " ")
 
 
-def values_to_draw(values: Iterable[float | None], factor: float = 1.0) -> list[float | None]:
+def values_to_draw(
+    values: Iterable[float | None], factor: float = 1.0, *, digits: int = _DIGITS_DRAWN
+) -> list[float | None]:
     """Values times ``factor``, with the digits that can be seen; None where there is no number."""
     return [
-        None
-        if value is None or not math.isfinite(value)
-        else float(f"{factor * value:.{_DIGITS_DRAWN}g}")
+        None if value is None or not math.isfinite(value) else float(f"{factor * value:.{digits}g}")
         for value in values
     ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import zarr
 
 from weathermixer.errors import UserError
 from weathermixer.runs.run import Run
+from weathermixer.verification.comparison import Comparison
 from weathermixer.verification.scores import MODEL
 from weathermixer.verification.verification_record import SCORES_FILE, Verification
 
@@ -46,6 +48,33 @@ class LocatedVerification:
         truth = _archive(verification.truth, path)
         attributes = verification.made_by or _attributes(forecast)
         return cls(path, verification, forecast, truth, attributes)
+
+    @property
+    def missing(self) -> str | None:
+        """Why the fields cannot be read, where forecast or truth is nowhere; else None."""
+        if self.forecast is not None and self.truth is not None:
+            return None
+        which = "forecast" if self.forecast is None else "truth"
+        verification = self.verification
+        name = verification.forecasts.get(MODEL) if which == "forecast" else verification.truth
+        if name is not None:
+            return f"the {which} is no longer at {name}"
+        if which == "forecast" and verification.made_by:
+            return (
+                "the forecast was scored while it was made, and its fields were not written; "
+                "forecast with --out as well to have them"
+            )
+        return f"the {which} is not named in {self.path / SCORES_FILE}"
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The forecast and the truth, opened, none of which may be missing.
+
+        Raises UserError where they cannot be read.
+        """
+        assert self.forecast is not None
+        assert self.truth is not None
+        return Comparison.open(self.forecast, self.truth)
 
     def run(self) -> Path | None:
         """The folder of the run that made the forecast, where it can be found."""

@@ -1,6 +1,7 @@
 """Maps of one forecast, of what happened and of the difference, at up to ten lead times.
 
-Read from the forecast and the truth that a verification names, a channel and a time at once.
+Of an ensemble they are of its mean, and beside the error stands the spread of its members. Read
+from the forecast and the truth that a verification names, a channel and a time at once.
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ class Swatch:
 
 @dataclass(frozen=True)
 class MapStrip:
-    """A strip of maps of the forecast, the truth or the error, a lead time below the other.
+    """A strip of maps of the forecast, the truth, the error or the spread, by lead time downwards.
 
-    ``name`` says which it is, ``image`` is a ``data:`` URL, and ``legend`` its colours.
+    ``name`` says which it is, and ``note`` how it is computed, where that needs words. ``image`` is
+    a ``data:`` URL, and ``legend`` its colours.
     """
 
     name: str
+    note: str
     image: str
     legend: tuple[Swatch, ...]
 
@@ -61,30 +64,41 @@ class MapStrip:
 class ChannelMaps:
     """The maps of a channel, ``label``: a strip each of forecasts, truth and errors.
 
-    ``errors`` are the RMSE of this forecast by lead time, as text in ``units``.
+    ``errors`` are the RMSE of this forecast by lead time, as text in ``units``; ``spreads``, of an
+    ensemble, root mean squares of its spread.
     """
 
     label: str
     units: str
     strips: tuple[MapStrip, ...]
     errors: tuple[str, ...]
+    spreads: tuple[str, ...]
 
     @classmethod
     def of(cls, pictures: MapPictures) -> ChannelMaps:
         """The maps of a channel from its pictures."""
-        shown = (
-            ("Forecast", pictures.forecasts, pictures.state_classes),
-            ("Truth", pictures.truths, pictures.state_classes),
-            ("Error", pictures.errors, pictures.error_classes),
+        states, errors = pictures.state_classes, pictures.error_classes
+        is_ensemble = bool(pictures.spreads)
+        forecast, error = (
+            ("mean of the members", "mean − truth") if is_ensemble else ("", "forecast − truth")
         )
+        shown = [
+            ("Forecast", forecast, pictures.forecasts, states),
+            ("Truth", "", pictures.truths, states),
+            ("Error", error, pictures.errors, errors),
+        ]
+        if is_ensemble:
+            note = "standard deviation of the members"
+            shown.append(("Spread", note, pictures.spreads, pictures.spread_classes))
         return cls(
             label_of(pictures.channel),
             units_of(pictures.channel)[0],
             tuple(
-                MapStrip(name, as_image(drawn, classes), legend(classes))
-                for name, drawn, classes in shown
+                MapStrip(name, note, as_image(drawn, classes), legend(classes))
+                for name, note, drawn, classes in shown
             ),
             tuple(map(short_number, pictures.rmse)),
+            tuple(map(short_number, pictures.spread)),
         )
 
 
@@ -115,15 +129,15 @@ class MapSection:
     graticule: str
 
     @classmethod
-    def read(cls, forecast: str, truth: str) -> MapSection:
-        """Draw the maps of a forecast and of the truth, at paths or URLs.
+    def of(cls, comparison: Comparison) -> MapSection:
+        """Draw the maps of a forecast beside the truth.
 
-        Raises UserError where the two do not fit together, cannot be read, or have no area.
+        Raises UserError where fields cannot be read or have no area.
         """
-        comparison = Comparison.open(forecast, truth)
         if not comparison.grid.has_area:
             raise UserError(
-                f"{forecast} has a single row or column: verify it for its scores alone"
+                f"{comparison.forecast.path} has a single row or column: verify it for its scores "
+                "alone"
             )
         time, scored = fullest_initial_time(comparison)
         hours = [comparison.lead_hours[index] for index in scored]

@@ -9,8 +9,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from weathermixer import __version__
+from weathermixer.report.difference_section import DifferenceSection
 from weathermixer.report.formatting import grouped_number
 from weathermixer.report.map_section import MapSection
+from weathermixer.report.plume_section import PlumeSection
 from weathermixer.report.score_section import ScoreSection
 from weathermixer.report.training_section import TrainingSection
 
@@ -19,7 +21,7 @@ _FOLDER = "page"
 
 @dataclass(frozen=True)
 class Page:
-    """The parts of a report under a ``title``: ``training``, ``scores``, ``maps`` and ``spectra``.
+    """The parts of a report under a ``title``: ``training``, ``scores``, ``maps`` and so on.
 
     Each is None or empty where there is none; ``notes`` say why some are missing. ``made`` is the
     time of writing, and ``checkpoint`` the name of the one that forecast, if it is known.
@@ -30,7 +32,9 @@ class Page:
     checkpoint: str
     training: TrainingSection | None
     scores: ScoreSection | None
+    differences: DifferenceSection | None
     maps: MapSection | None
+    plumes: PlumeSection | None
     spectra: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
 
@@ -65,10 +69,16 @@ class Page:
                 "from": maps.initial_time,
                 "leads": [asdict(lead) for lead in maps.leads],
                 "channels": [
-                    {"label": channel.label, "units": channel.units, "errors": channel.errors}
+                    {
+                        "label": channel.label,
+                        "units": channel.units,
+                        "errors": channel.errors,
+                        "spreads": channel.spreads,
+                    }
                     for channel in maps.channels
                 ],
             }
             if maps
             else None,
+            "plumes": self.plumes.data if self.plumes else None,
         }

@@ -35,6 +35,9 @@ from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, Sc
 from weathermixer.verification.verification_record import MetricLabel, Verification
 
 _HEADLINE_HOURS = 72.0
+_FIRST_METRICS = ("rmse", "crps", "spread", "spread_skill")
+# What a forecast should reach, where there is such a number.
+_LIMITS = {"acc": USEFUL_ACC, "spread_skill": 1.0}
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class ScoreSection:
             first_time=date_text(times[0]),
             last_time=date_text(times[-1]),
             warnings=verification.warnings,
-            tables=tuple(score_tables(scores)),
+            tables=tuple(score_tables(scores, verification.differences)),
             headlines=tuple(_headlines(scores)),
             has_climatology=CLIMATOLOGY in scores.values,
             curves=_curves(verification),
@@ -156,9 +159,14 @@ def _curves(verification: Verification) -> dict[str, Any]:
         ],
         "headline": [scores.channels.index(name) for name in headline_channels(scores.channels)],
         "metrics": {
-            name: {"label": label.title, "hasUnits": label.units == "channel"}
-            for name, label in labels.items()
+            name: {
+                "label": labels[name].title,
+                "hasUnits": labels[name].units == "channel",
+                "limit": _LIMITS.get(name),
+            }
+            for name in sorted(labels, key=_place)
         },
+        "ranks": _ranks(verification),
         "regions": {
             region_title(region): {
                 source: {
@@ -173,6 +181,28 @@ def _curves(verification: Verification) -> dict[str, Any]:
             }
             for region, of_region in verification.regions.items()
         },
+    }
+
+
+def _place(metric: str) -> int:
+    """Where a metric's chart stands: what judges members next to the RMSE, the rest as it comes."""
+    return _FIRST_METRICS.index(metric) if metric in _FIRST_METRICS else len(_FIRST_METRICS)
+
+
+def _ranks(verification: Verification) -> dict[str, Any] | None:
+    """The rank histogram at the first, a middle and the last lead time, by channel."""
+    histogram = verification.rank_histogram
+    if histogram is None:
+        return None
+    last = len(histogram.lead_hours) - 1
+    leads = sorted({0, last // 2, last})
+    return {
+        "over": over_region(verification.region),
+        "leads": [lead_in_words(histogram.lead_hours[lead]) for lead in leads],
+        "shares": [
+            [values_to_draw(histogram.shares[lead, place].tolist()) for lead in leads]
+            for place in range(len(histogram.channels))
+        ],
     }
 
 

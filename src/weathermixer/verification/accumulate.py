@@ -3,7 +3,8 @@
 How the work is divided depends on the forecasts alone, and sums are merged in one order, so that
 any number of processes gives the same sums, bit for bit. A process holds a block of states of each
 forecast, what ``truth.py`` keeps of truth and climatology, and the sums of its batch. Of these the
-sums alone grow with the number of lead times, and nothing with that of initial times.
+sums alone grow with the number of lead times, and nothing with that of initial times. Where
+forecasts stand beside each other, a few statistics of every pair are kept too: they grow with both.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from weathermixer.data.channels import parse_channel
 from weathermixer.errors import UserError
 from weathermixer.verification.comparison import BLOCK_BYTES, Comparison
 from weathermixer.verification.metrics import Metric
+from weathermixer.verification.pair_series import PairSeries
 from weathermixer.verification.pair_sums import PairSums
 from weathermixer.verification.sums import Sums
 from weathermixer.verification.truth import CACHE_BYTES
@@ -55,11 +57,12 @@ def sum_up(
     *,
     processes: int | None = None,
     progress: Progress | None = None,
-) -> Sums:
+) -> tuple[Sums, PairSeries | None]:
     """Add up statistics and spectra over all pairs, in up to ``processes`` processes.
 
     By default there are as many as are of use. Statistics are those of the metrics, of which none
     may need a climatology where the truth has none; ``PairSums`` tells of what there are sums.
+    Where there are forecasts beside the model's, also hands out the statistics of each pair apart.
     Raises UserError where a process is killed, or cannot be given the metrics.
     """
     groups = list(_groups(comparison))
@@ -89,16 +92,26 @@ def sum_up(
             reduce(Sums.merge, (Sums.load(Path(folder) / f"{next(numbers)}.npz") for _ in group))
             for group in batches
         ]
-    return reduce(Sums.join_channels, by_group)
+        series = _join_series(comparison, metrics, batches, Path(folder))
+    return reduce(Sums.join_channels, by_group), series
 
 
 def sum_batch(
-    comparison: Comparison, metrics: Sequence[Metric], batch: PairBatch, tick: Tick
+    comparison: Comparison,
+    metrics: Sequence[Metric],
+    batch: PairBatch,
+    tick: Tick,
+    series: PairSeries | None = None,
 ) -> Sums:
-    """Add up statistics and spectra over the pairs of one batch, calling ``tick()`` for each."""
+    """Add up statistics and spectra over the pairs of one batch, calling ``tick()`` for each.
+
+    ``series`` of the batch's times and channels, where it is given, takes each pair's statistics.
+    """
     pairs = PairSums(comparison, metrics, batch.channels)
     for time, lead, states in comparison.states(batch.times, batch.channels):
-        pairs.add(time, lead, states)
+        statistics = pairs.add(time, lead, states)
+        if series is not None:
+            series.put(int(np.searchsorted(batch.times, time)), lead, statistics)
         tick()
     return pairs.sums
 
@@ -111,8 +124,42 @@ def _sum_to_file(
     tick: Tick,
 ) -> None:
     number, batch = numbered
-    sums = sum_batch(comparison, metrics, batch, tick)
-    sums.save(folder / f"{number}.npz")
+    further = {}
+    series = None
+    if comparison.beside:
+        series = _empty_series(comparison, metrics, len(batch.times), len(batch.channels))
+        further["series"] = series.values
+    sums = sum_batch(comparison, metrics, batch, tick, series)
+    sums.save(folder / f"{number}.npz", **further)
+
+
+def _join_series(
+    comparison: Comparison,
+    metrics: Sequence[Metric],
+    batches: Sequence[Sequence[PairBatch]],
+    folder: Path,
+) -> PairSeries | None:
+    """The statistics of each pair that processes left, in one; None without forecasts beside."""
+    if not comparison.beside:
+        return None
+    times = comparison.times
+    whole = _empty_series(comparison, metrics, len(times), len(comparison.channels))
+    numbers = count()
+    first_channel = 0
+    for group in batches:
+        channels = slice(first_channel, first_channel + len(group[0].channels))
+        for batch in group:
+            first = int(np.searchsorted(times, batch.times[0]))
+            with np.load(folder / f"{next(numbers)}.npz") as arrays:
+                whole.fill(slice(first, first + len(batch.times)), channels, arrays["series"])
+        first_channel = channels.stop
+    return whole
+
+
+def _empty_series(
+    comparison: Comparison, metrics: Sequence[Metric], num_times: int, num_channels: int
+) -> PairSeries:
+    return PairSeries.empty(comparison, metrics, num_times=num_times, num_channels=num_channels)
 
 
 def _require_picklable(metrics: Sequence[Metric]) -> None:

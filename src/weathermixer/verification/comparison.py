@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.data.archives.forecasts import Forecast
+from weathermixer.data.grid import Index
 from weathermixer.errors import UserError
 from weathermixer.verification.pairing import Pairing
 from weathermixer.verification.scores import CLIMATOLOGY, MODEL, PERSISTENCE, TRUTH
@@ -130,12 +131,28 @@ class Comparison(Pairing):
     def fields(self, time: int, lead: int, channel: str) -> tuple[State, State]:
         """Read a channel ``(latitude, longitude)`` of the model's forecast, and of the truth.
 
-        Of an ensemble it is the mean.
+        Of an ensemble it is that of its members, ``(member, latitude, longitude)``.
         """
         forecast = self._read(self.forecast, np.array([time]), np.array([lead]), [channel])[0, 0]
-        if self.forecast.members is not None:
-            forecast = forecast.mean(axis=0)
-        return forecast[0], self.truth.for_channels([channel]).at(self.valid_time(time, lead))[0]
+        truth = self.truth.for_channels([channel]).at(self.valid_time(time, lead))[0]
+        return forecast[..., 0, :, :], truth
+
+    def forecasts_at(
+        self, time: int, channels: Sequence[str], places: Sequence[tuple[int, int]]
+    ) -> State:
+        """Read the model's forecasts from one initial time at grid points, by row and column.
+
+        They are ``(place, lead, channel, member)``, those of a single forecast of one member. Held
+        are whole columns of the grid, not whole fields.
+        """
+        leads = np.arange(len(self.lead_times))
+        rows, wanted = np.array(places).T
+        columns, positions = np.unique(wanted, return_inverse=True)
+        values = self._read(self.forecast, np.array([time]), leads, channels, columns)[0]
+        at_places = np.moveaxis(values[..., rows, positions], -1, 0)
+        if self.forecast.members is None:
+            return at_places[..., None]
+        return np.moveaxis(at_places, 2, -1)
 
     def _read(
         self,
@@ -143,10 +160,11 @@ class Comparison(Pairing):
         times: NDArray[np.intp],
         leads: NDArray[np.intp],
         channels: Sequence[str],
+        columns: Index = slice(None),
     ) -> State:
         own_times = _positions(forecast.initial_times, self.initial_times[times])
         own_leads = _positions(forecast.lead_times, self.lead_times[leads])
-        return forecast.read(channels, own_times, own_leads, self.grid)
+        return forecast.read(channels, own_times, own_leads, self.grid, columns)
 
 
 def _name_of(path: str, taken: Mapping[str, Any]) -> str:

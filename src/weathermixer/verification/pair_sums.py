@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from weathermixer.verification.metrics import Metric, pair_statistics, statistics_of
+from weathermixer.verification.metrics import Metric, Values, pair_statistics, statistics_of
 from weathermixer.verification.pairing import Pairing
 from weathermixer.verification.regions import Regions
 from weathermixer.verification.spectrum import ZonalSpectrum
@@ -53,11 +53,12 @@ class PairSums:
             (num_forecasts + 1, num_regions, spectrum.num_wavenumbers, len(channels)),
         )
 
-    def add(self, time: int, lead: int, states: Sequence[State]) -> None:
+    def add(self, time: int, lead: int, states: Sequence[State]) -> Values:
         """Add the states of all forecasts for one pair, by its indices.
 
-        States are ``(channel, latitude, longitude)`` on the pairing's grid. Raises UserError where
-        the truth cannot be read.
+        Returns the pair's statistics ``(candidate, statistic, region, channel)``. States are
+        ``(channel, latitude, longitude)`` on the pairing's grid. Raises UserError where the truth
+        cannot be read.
         """
         truth, valid_time = self._truth, self._pairing.valid_time(time, lead)
         candidates = [*states, truth.at(self._pairing.initial_times[time])]
@@ -69,3 +70,4 @@ class PairSums:
         )
         spectra = np.stack([*map(self._spectrum, states), self._truth_spectrum(valid_time)])
         self.sums.add(lead, statistics, spectra)
+        return statistics

@@ -99,6 +99,8 @@ def write_results(
         text = json.dumps(result.to_json()) + "\n"
         (out / SCORES_FILE).write_text(text, encoding="utf-8")
         write_csv(result.regions, out / "scores.csv")
+        if result.differences is not None:
+            result.differences.write_csv(out / "differences.csv")
     except OSError as error:
         raise write_error(out, error) from error
     attempts = (attempt(draw, name) for name, draw in _figures(result, fields, out))
@@ -122,6 +124,14 @@ def _figures(
 
         draw_scorecard(result.scores, result.region, out)
 
+    def difference_scorecard() -> None:
+        from weathermixer.verification.figures.difference_scorecard import (
+            draw_difference_scorecard,
+        )
+
+        assert result.differences is not None
+        draw_difference_scorecard(result.differences, result.scores, result.region, out)
+
     def regions() -> None:
         from weathermixer.verification.figures.region_curves import draw_regions
 
@@ -140,6 +150,8 @@ def _figures(
 
     yield "the curves of scores", scores
     yield "scorecard.png", scorecard
+    if result.differences is not None:
+        yield "scorecard_beside.png", difference_scorecard
     yield "regions.png", regions
     if result.spectra.num_wavenumbers:
         yield "spectrum.nc", lambda: result.spectra.write(out / "spectrum.nc")

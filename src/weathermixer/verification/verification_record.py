@@ -13,7 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from weathermixer.credentials import without_credentials
 from weathermixer.errors import UserError
+from weathermixer.verification.differences import Differences
 from weathermixer.verification.metrics import METRICS, Metric, Units
 from weathermixer.verification.rank_histogram import RankHistogram
 from weathermixer.verification.regions import GLOBAL, over_region
@@ -47,7 +49,8 @@ class Verification:
     paths by name, the model's first; they and ``truth`` are unknown in some older records.
     ``warnings`` are sentences for the user. ``made_by`` is what made a forecast that was scored
     while it was made, as the attributes of its Zarr would say it; else nothing. ``rank_histogram``
-    is that of an ensemble, over the first region.
+    is that of an ensemble, ``differences`` are from the forecasts beside it, both over the first
+    region.
     """
 
     regions: Mapping[str, Scores]
@@ -60,6 +63,7 @@ class Verification:
     warnings: tuple[str, ...]
     made_by: Mapping[str, Any] = field(default_factory=dict)
     rank_histogram: RankHistogram | None = None
+    differences: Differences | None = None
 
     @property
     def region(self) -> str:
@@ -81,9 +85,14 @@ class Verification:
         labels = {name: label for name, label in self.metric_labels.items() if name in kept}
         return replace(self, regions=regions, metric_labels=labels, rank_histogram=histogram)
 
+    def with_differences(self, differences: Differences) -> Self:
+        """The same with differences from forecasts beside it, and what they lack as a warning."""
+        warnings = (*self.warnings, *map(without_credentials, differences.warnings()))
+        return replace(self, differences=differences, warnings=warnings)
+
     def to_json(self) -> dict[str, Any]:
         """The verification as an object of JSON; of the spectra, those over the whole region."""
-        histogram = self.rank_histogram
+        histogram, differences = self.rank_histogram, self.differences
         return {
             **self.scores.to_json(),
             "region": self.region,
@@ -94,6 +103,7 @@ class Verification:
             },
             "spectrum": self.spectra.to_json(self.region),
             **({"rank_histogram": histogram.to_json()} if histogram is not None else {}),
+            **({"significance": differences.to_json()} if differences is not None else {}),
             "initial_times": [str(time) for time in self.initial_times],
             "unscored_pairs": self.num_unscored,
             "forecast": self.forecasts.get(MODEL),
@@ -135,6 +145,7 @@ class Verification:
             warnings=tuple(map(str, record.get("warnings", []))),
             made_by=dict(record.get("made_by", {})),
             rank_histogram=RankHistogram.from_json(record.get("rank_histogram"), scores),
+            differences=Differences.from_json(record.get("significance"), scores),
         )
 
     @classmethod
@@ -172,8 +183,9 @@ class Verification:
         title = f"{len(times)} initial times, {times[0]} to {times[-1]}"
         if self.region != GLOBAL:
             title += f", {over_region(self.region)}"
+        sure = () if self.differences is None else self.differences.summaries()
         notes = [f"Note: {warning}." for warning in self.warnings]
-        return "\n".join([render(self.scores, title), *notes])
+        return "\n".join([render(self.scores, title), *sure, *notes])
 
 
 def _labels(scores: Scores, record: Mapping[str, Any]) -> dict[str, MetricLabel]:

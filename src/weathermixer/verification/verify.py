@@ -9,6 +9,7 @@ from weathermixer.console import Progress
 from weathermixer.errors import UserError
 from weathermixer.verification.accumulate import sum_up
 from weathermixer.verification.comparison import Comparison
+from weathermixer.verification.differences import Differences
 from weathermixer.verification.ensembles import metrics_of
 from weathermixer.verification.metrics import METRICS, RMSE, Metric, statistics_of, usable_metrics
 from weathermixer.verification.results import make_folder, verification_of, write_results
@@ -30,7 +31,8 @@ def verify(
 
     A pair of initial and lead time is scored where the truth has a state at both its valid time
     and its initial time, which persistence forecasts from. Other forecasts ``beside`` it are scored
-    on what all of them have in common. ``climatology`` is an archive in the place of the truth's
+    on what all of them have in common, and differences from them are given with intervals.
+    ``climatology`` is an archive in the place of the truth's
     own. ``metrics`` are those of the package, RMSE at least, and any others; where a forecast is an
     ensemble, they are computed of its mean, and those of ``ensembles`` besides. Data of a part of
     the globe are scored over that part. ``out`` is a folder for ``scores.json``, ``scores.csv``,
@@ -45,9 +47,11 @@ def verify(
     statistics_of(metrics)  # raises where two of a kind have one name
     if out is not None:
         make_folder(Path(out))
-    sums = sum_up(comparison, metrics, processes=processes, progress=progress)
+    sums, series = sum_up(comparison, metrics, processes=processes, progress=progress)
     paths = {name: each.path for name, each in comparison.forecasts.items()}
     result = verification_of(comparison, metrics, sums, paths).with_ranks_apart()
+    if series is not None:
+        result = result.with_differences(Differences.of(series, comparison))
     if out is not None:
         fields = (lambda: comparison) if comparison.grid.has_area else None
         result = write_results(result, Path(out), fields)

@@ -21,7 +21,7 @@ from weathermixer.data.archives.names import LATITUDE, LEAD, LEVEL, LONGITUDE, T
 from weathermixer.data.archives.storage import Storage
 from weathermixer.data.archives.units import Conversion
 from weathermixer.data.channels import VARIABLES, Channel, implausibility
-from weathermixer.data.grid import Grid, Placement
+from weathermixer.data.grid import Grid, Index, Placement
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
@@ -137,7 +137,7 @@ class FieldGroup:
         channels: Sequence[Channel],
         index: Mapping[str, Part],
         placement: Placement,
-        longitudes: slice = slice(None),
+        longitudes: Index = slice(None),
     ) -> NDArray[np.float32]:
         """Read fields ``(*leading, channel, latitude, longitude)``; raises what ``read`` does."""
         sizes = [len(self.coordinates[name][index[name]]) for name in self.leading]
@@ -155,7 +155,7 @@ class FieldGroup:
         levels: Sequence[int | None],
         index: Mapping[str, Part],
         placement: Placement,
-        longitudes: slice = slice(None),
+        longitudes: Index = slice(None),
     ) -> NDArray[np.float32]:
         """Read fields ``(*leading, level, latitude, longitude)`` on the grid of a placement.
 

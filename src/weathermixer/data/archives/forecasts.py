@@ -16,7 +16,7 @@ from weathermixer.data.archives.fields import FieldGroup, slice_if_consecutive
 from weathermixer.data.archives.left_out import left_out_in_words
 from weathermixer.data.archives.names import LEAD, MEMBER, TIME
 from weathermixer.data.channels import in_canonical_order, names, parse_channel
-from weathermixer.data.grid import Grid, find_placement
+from weathermixer.data.grid import Grid, Index, find_placement
 from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 
@@ -112,13 +112,14 @@ class Forecast:
         times: NDArray[np.intp],
         leads: NDArray[np.intp],
         grid: Grid,
+        longitudes: Index = slice(None),
     ) -> NDArray[np.float32]:
         """Read fields ``(time, lead, channel, latitude, longitude)`` in SI units, on ``grid``.
 
         Those of an ensemble are ``(time, lead, member, channel, latitude, longitude)``. ``times``
-        and ``leads`` are indices; ``grid`` differs from the forecast's in its order alone. Raises
-        UserError, naming what, where values are NaN or infinite, were never written, or cannot be
-        read.
+        and ``leads`` are indices, ``longitudes`` are some of the grid's columns; ``grid`` differs
+        from the forecast's in its order alone. Raises UserError, naming what, where values are NaN
+        or infinite, were never written, or cannot be read.
         """
         index: dict[str, Any] = {
             TIME: slice_if_consecutive(times),
@@ -126,13 +127,14 @@ class Forecast:
             MEMBER: slice(0, self.members),
         }
         sizes = [len(times), len(leads), self.members or 1][: len(self.groups[0].leading)]
-        fields = np.empty((*sizes, len(channels), *grid.shape), np.float32)
+        shape = len(grid.latitude), len(grid.longitude[longitudes])
+        fields = np.empty((*sizes, len(channels), *shape), np.float32)
         for group, places in self._owners(channels):
             if places:
                 own = [parse_channel(channels[place]) for place in places]
                 placement = find_placement(grid, group.grid)
                 assert placement is not None
-                fields[..., places, :, :] = group.read_channels(own, index, placement)
+                fields[..., places, :, :] = group.read_channels(own, index, placement, longitudes)
         self._check_finite(fields, channels, index)
         return fields
 

@@ -32,6 +32,12 @@
     }
     return String(Number(value.toPrecision(digits))).replace("-", "−");
   }
+  // What a line says at one of its places; where it stands for several, from the lowest to the highest.
+  function sayAll(line, i, digits) {
+    if (!line.ys) return say(line.y[i], digits);
+    const values = line.ys.map((y) => y[i]);
+    return `${say(Math.min(...values), digits)} to ${say(Math.max(...values), digits)}`;
+  }
   const days = (hours) => (hours < 48 ? say(hours) + " h" : say(hours / 24, 3) + " days");
 
   // Axes
@@ -71,7 +77,9 @@
     return [low, high];
   }
 
-  // A chart: {title, unit, x: {label, max, days}, y: {log, zero, max}, lines: [{name, style, x, y, dots}], limit, marks}
+  // A chart: {title, unit, x: {label, min, max, days, whole}, y: {log, zero, max}, lines: [{name, style, x, y, dots}],
+  // limit, marks, steps, digits}. A line has "ys" instead of "y" where it stands for several, such as members.
+  const series = (line) => line.ys ?? [line.y];
   function chart(host, spec) {
     const figure = html(host, "figure", { class: spec.wide ? "chart wide" : "chart" });
     const caption = html(figure, "figcaption", {}, spec.title);
@@ -101,13 +109,13 @@
   function draw(plot, tip, spec, width) {
     plot.replaceChildren();
     const height = Math.round(Math.max(210, Math.min(300, width * 0.52)));
-    const { x: ax, y: ay } = spec;
-    const xs = spec.lines.flatMap((line) => line.x.filter((_, i) => line.y[i] !== null));
-    const ys = spec.lines.flatMap((line) => line.y).concat(spec.limit ? [spec.limit] : []);
+    const { x: ax, y: ay, digits } = spec;
+    const xs = spec.lines.flatMap((line) => line.x.filter((_, i) => series(line).some((y) => y[i] !== null)));
+    const ys = spec.lines.flatMap((line) => series(line).flat()).concat(spec.limit ? [spec.limit] : []);
     const [left, right] = ax.log ? extent(xs, ax) : [ax.min ?? 0, ax.max ?? Math.max(...xs)];
     const [low, high] = extent(ys, ay);
     const yTicks = ay.log ? logTicks(low, high) : linearTicks(low, high, height / 48);
-    const margin = { left: 14 + 7.2 * Math.max(...yTicks.map((one) => say(one).length)), right: 22, top: 10, bottom: 40 };
+    const margin = { left: 14 + 7.2 * Math.max(...yTicks.map((one) => say(one, digits).length)), right: 22, top: 10, bottom: 40 };
     const place = (axis, from, to, start, stop) => (value) => {
       const part = axis.log ? Math.log(value / from) / Math.log(to / from) : (value - from) / (to - from || 1);
       return start + part * (stop - start);
@@ -115,21 +123,22 @@
     const X = place(ax, left, right, margin.left, width - margin.right);
     const Y = place(ay, low, high, height - margin.bottom, margin.top);
     const ends = spec.lines.map((line) => {
-      const last = line.y.findLastIndex((one) => one !== null);
-      return last < 0 ? "" : `${line.name} ${say(line.y[last])}`;
+      const last = series(line)[0].findLastIndex((one) => one !== null);
+      return last < 0 ? "" : `${line.name} ${sayAll(line, last, digits)}`;
     }).filter(Boolean).join(", ");
     const label = `${spec.title}${spec.unit ? " in " + spec.unit : ""} against ${ax.label}; at the end: ${ends}. Left and right arrow keys read it out.`;
     const root = svg(plot, "svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, tabindex: 0 });
 
     for (const tick of yTicks) {
       svg(root, "path", { class: "grid", d: `M${margin.left} ${Y(tick)}H${width - margin.right}` });
-      svg(root, "text", { x: margin.left - 7, y: Y(tick) + 4, "text-anchor": "end" }, say(tick));
+      svg(root, "text", { x: margin.left - 7, y: Y(tick) + 4, "text-anchor": "end" }, say(tick, digits));
     }
     const unit = ax.days ? 24 : 1;
     const inDays = ax.days && right >= 72;
     const scale = inDays ? unit : 1;
     const xTicks = ax.log ? logTicks(left, right) : linearTicks(left / scale, right / scale, Math.min(width / 62, inDays ? right / 24 : 99));
     for (const tick of xTicks) {
+      if (ax.whole && !Number.isInteger(tick)) continue;
       const at = X(tick * scale);
       svg(root, "path", { class: "axis", d: `M${at} ${height - margin.bottom}v4` });
       svg(root, "text", { x: at, y: height - margin.bottom + 18, "text-anchor": "middle" }, ax.log ? say(tick) : tick.toLocaleString("en").replaceAll(",", "\u2009"));
@@ -143,18 +152,19 @@
       svg(root, "path", { class: "limit", d: `M${X(mark.x)} ${margin.top}V${height - margin.bottom}` });
       svg(root, "text", { x: X(mark.x) - 5, y: margin.top + 10, "text-anchor": "end" }, mark.text);
     }
-    for (const line of [...spec.lines].reverse()) { // the first on top
+    for (const line of [...spec.lines].reverse()) for (const ys of series(line)) { // the first on top
       let path = "", pen = "M";
       line.x.forEach((x, i) => {
-        const y = line.y[i];
+        const y = ys[i];
         if (y === null || (ay.log && y <= 0) || (ax.log && x <= 0)) { pen = "M"; return; }
-        path += `${pen}${X(x).toFixed(1)} ${Y(y).toFixed(1)}`;
+        path += `${pen}${X(spec.steps ? x - 0.5 : x).toFixed(1)} ${Y(y).toFixed(1)}`;
+        if (spec.steps) path += `H${X(x + 0.5).toFixed(1)}`;
         pen = "L";
       });
       svg(root, "path", { class: "line " + line.style, d: path });
       if (line.dots || line.x.length === 1) {
         line.x.forEach((x, i) => {
-          if (line.y[i] !== null) svg(root, "circle", { class: "dot " + line.style, cx: X(x), cy: Y(line.y[i]), r: 4 });
+          if (ys[i] !== null) svg(root, "circle", { class: "dot " + line.style, cx: X(x), cy: Y(ys[i]), r: 4 });
         });
       }
     }
@@ -176,9 +186,9 @@
       html(tip, "strong", {}, spec.x.days ? days(x) : `${spec.x.label} ${say(x, 6)}`);
       for (const line of spec.lines) {
         const i = line.x.indexOf(x);
-        if (i < 0 || line.y[i] === null) continue;
-        svg(cursor, "circle", { class: "dot " + line.style, cx: X(x), cy: Y(line.y[i]), r: 4 });
-        html(tip, "div", {}, `${line.name}: ${say(line.y[i])}`);
+        if (i < 0 || series(line)[0][i] === null) continue;
+        for (const y of series(line)) svg(cursor, "circle", { class: "dot " + line.style, cx: X(x), cy: Y(y[i]), r: line.ys ? 2 : 4 });
+        html(tip, "div", {}, `${line.name}: ${sayAll(line, i, spec.digits)}`);
       }
       tip.hidden = false;
       const scale = plot.clientWidth / frame.width;
@@ -212,7 +222,7 @@
 
   // Scores
   if (data.scores) {
-    const { hours, channels, headline, metrics, regions } = data.scores;
+    const { hours, channels, headline, metrics, ranks, regions } = data.scores;
     const menu = find("channel"), host = find("score-charts");
     const group = (label, members) => {
       const into = html(menu, "optgroup", { label });
@@ -240,9 +250,20 @@
           x: { label: "lead time", days: true, max: hours.at(-1) },
           y: metric === "acc" ? { zero: true, max: 1 } : { zero: true },
           lines,
-          limit: metric === "acc" ? 0.6 : undefined,
+          limit: meaning.limit ?? undefined,
         });
       }
+      if (!ranks) return;
+      const shares = ranks.shares[channel], bins = shares[0].map((_, rank) => rank);
+      chart(host, {
+        title: `Rank of the truth among ${bins.length - 1} members, ${ranks.over}`,
+        unit: "share of the area",
+        x: { label: "members below the truth", min: -0.5, max: bins.length - 0.5, whole: true },
+        y: { zero: true },
+        lines: ranks.leads.map((name, lead) => ({ name, style: `lead-${lead}`, x: bins, y: shares[lead] })),
+        limit: 1 / bins.length,
+        steps: true,
+      });
     };
     menu.addEventListener("change", update);
     find("region").addEventListener("change", update);
@@ -274,49 +295,89 @@
     update();
   }
 
+  // A slider with buttons, whose ids begin with its own: calls show(index) now and whenever it is moved.
+  function stepper(id, steps, show) {
+    const slider = find(id);
+    let at = 0, timer = 0;
+    const update = () => {
+      const said = show(at);
+      if (find(id + "-label").textContent !== said) find(id + "-label").textContent = said;
+      if (!slider) return;
+      slider.value = at;
+      slider.setAttribute("aria-valuetext", said);
+      find(id + "-back").disabled = at === 0;
+      find(id + "-on").disabled = at === steps - 1;
+    };
+    const go = (to) => { at = (to + steps) % steps; update(); };
+    const stop = () => {
+      clearInterval(timer);
+      timer = 0;
+      find(id + "-play").textContent = "Play";
+      find(id + "-play").setAttribute("aria-pressed", "false");
+    };
+    if (slider) {
+      slider.addEventListener("input", () => { stop(); go(Number(slider.value)); });
+      find(id + "-back").addEventListener("click", () => { stop(); go(at - 1); });
+      find(id + "-on").addEventListener("click", () => { stop(); go(at + 1); });
+      find(id + "-play").addEventListener("click", () => {
+        if (timer) return stop();
+        timer = setInterval(() => go(at + 1), 900);
+        find(id + "-play").textContent = "Pause";
+        find(id + "-play").setAttribute("aria-pressed", "true");
+      });
+    }
+    update();
+    return update;
+  }
+
   // Maps
   if (data.maps) {
     const { leads, channels, from } = data.maps;
-    const section = find("maps"), menu = find("map-channel"), slider = find("lead");
+    const section = find("maps"), menu = find("map-channel");
     const figures = [...section.querySelectorAll(".channel")];
-    let at = 0, timer = 0;
-    const update = () => {
-      const lead = leads[at], said = `${lead.label}, valid ${lead.valid} UTC`;
+    const update = stepper("lead", leads.length, (at) => {
+      const lead = leads[at];
       section.style.setProperty("--lead", at);
-      if (find("lead-label").textContent !== said) find("lead-label").textContent = said;
       figures.forEach((figure, index) => {
         figure.hidden = index !== Number(menu.value);
         figure.querySelector(".error-now").textContent = channels[index].errors[at];
+        if (channels[index].spreads.length) figure.querySelector(".spread-now").textContent = channels[index].spreads[at];
         for (const map of figure.querySelectorAll("svg[role=img]")) {
           map.setAttribute("aria-label", `${map.dataset.name}: ${channels[index].label}, ${lead.label} after ${from} UTC`);
         }
       });
-      if (!slider) return;
-      slider.value = at;
-      slider.setAttribute("aria-valuetext", said);
-      find("lead-back").disabled = at === 0;
-      find("lead-on").disabled = at === leads.length - 1;
-    };
-    const go = (to) => { at = (to + leads.length) % leads.length; update(); };
-    const stop = () => {
-      clearInterval(timer);
-      timer = 0;
-      find("lead-play").textContent = "Play";
-      find("lead-play").setAttribute("aria-pressed", "false");
-    };
+      return `${lead.label}, valid ${lead.valid} UTC`;
+    });
     menu.addEventListener("change", update);
-    if (slider) {
-      slider.addEventListener("input", () => { stop(); go(Number(slider.value)); });
-      find("lead-back").addEventListener("click", () => { stop(); go(at - 1); });
-      find("lead-on").addEventListener("click", () => { stop(); go(at + 1); });
-      find("lead-play").addEventListener("click", () => {
-        if (timer) return stop();
-        timer = setInterval(() => go(at + 1), 900);
-        find("lead-play").textContent = "Pause";
-        find("lead-play").setAttribute("aria-pressed", "true");
+  }
+
+  // Plumes
+  if (data.plumes) {
+    const { hours, times, points, nearest, panels, members, plumes } = data.plumes;
+    const menu = find("place"), host = find("plume-charts"), fromStart = [0, ...hours];
+    options(menu, points);
+    const update = stepper("start", times.length, (at) => {
+      const place = Number(menu.value);
+      host.replaceChildren();
+      find("plumes-shown").textContent = `${points[place]}, from ${times[at]} UTC`;
+      panels.forEach((panel, index) => {
+        const plume = plumes[place][at][index];
+        const lines = [{ name: members ? "mean" : "forecast", style: "model", x: hours, y: plume.mean }];
+        lines.push({ name: "truth", style: "truth", x: fromStart, y: plume.truth });
+        if (plume.climatology) lines.push({ name: "climatology", style: "climatology", x: fromStart, y: plume.climatology });
+        if (members) lines.push({ name: `${members} members`, style: "member", x: hours, ys: plume.members });
+        chart(host, {
+          title: `${panel.label}, ${nearest[place]}`,
+          unit: panel.units,
+          x: { label: "lead time", days: true, max: hours.at(-1) },
+          y: {},
+          lines,
+          digits: 6,
+        });
       });
-    }
-    update();
+      return `From ${times[at]} UTC`;
+    });
+    menu.addEventListener("change", update);
   }
 
   // What is folded away on the screen is printed all the same.

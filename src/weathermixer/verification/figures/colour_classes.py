@@ -21,6 +21,7 @@ _COLOUR_MAPS = {
 }
 _WINDS = "PuOr_r"
 _ERRORS = "RdBu_r"
+_SPREADS = "BuPu"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ def classes_of_errors(errors: NDArray[np.floating]) -> ColourClasses:
         outer.append(nice(outer[-1] / 1.9))
     bounds = (*(-bound for bound in outer), *reversed(outer))
     return ColourClasses(bounds, _colours(_ERRORS, len(bounds) + 1))
+
+
+def classes_of_spread(errors: ColourClasses) -> ColourClasses:
+    """Classes for the spread of an ensemble between the positive bounds of those of its errors."""
+    bounds = tuple(bound for bound in errors.bounds if bound > 0.0)
+    return ColourClasses(bounds, _colours(_SPREADS, len(bounds) + 1))
 
 
 def nice(value: float) -> float:

@@ -1,4 +1,4 @@
-"""Maps of a forecast, of what happened, and of the difference, at a few lead times."""
+"""Maps of a forecast, of what happened, of the difference and, of an ensemble, of its spread."""
 
 from __future__ import annotations
 
@@ -48,21 +48,25 @@ def draw_maps(comparison: Comparison, folder: Path) -> None:
 def _figure(
     canvas: MapCanvas, pictures: MapPictures, hours: list[float], initial_time: np.datetime64
 ) -> Figure:
-    """Lead times downwards; forecast, truth and error across."""
+    """Lead times downwards; forecast, truth, error and, of an ensemble, spread across."""
     units, _ = shown_units(pictures.channel)
     width, height = (
         _PANEL_INCHES * side / max(canvas.width, canvas.height)
         for side in (canvas.width, canvas.height)
     )
-    figure = Figure(
-        figsize=(max(3.0 * width, 7.0), height * len(hours) + 1.1), layout="constrained"
-    )
-    panels = figure.subplots(len(hours), 3, squeeze=False)
-    columns = (
+    columns = [
         ("forecast", pictures.forecasts, pictures.state_classes),
         ("truth", pictures.truths, pictures.state_classes),
         ("forecast − truth", pictures.errors, pictures.error_classes),
+    ]
+    if pictures.spreads:
+        columns[0] = ("mean of members", *columns[0][1:])
+        columns[2] = ("mean − truth", *columns[2][1:])
+        columns.append(("spread of members", pictures.spreads, pictures.spread_classes))
+    figure = Figure(
+        figsize=(max(len(columns) * width, 7.0), height * len(hours) + 1.1), layout="constrained"
     )
+    panels = figure.subplots(len(hours), len(columns), squeeze=False)
     for column, (name, shown, classes) in enumerate(columns):
         for panel, picture in zip(panels[:, column], shown, strict=True):
             _draw(panel, canvas, picture, classes)
@@ -79,7 +83,10 @@ def _figure(
             fontsize=11,
         )
     _add_bar(figure, panels[:, :2], pictures.state_classes, units, shrink=0.45)
-    _add_bar(figure, panels[:, 2:], pictures.error_classes, f"error, {units}", shrink=0.9)
+    _add_bar(figure, panels[:, 2:3], pictures.error_classes, f"error, {units}", shrink=0.9)
+    if pictures.spreads:
+        label = f"standard deviation, {units}"
+        _add_bar(figure, panels[:, 3:], pictures.spread_classes, label, shrink=0.9)
     date = str(initial_time.astype("datetime64[m]")).replace("T", " ")
     title = f"{title_of(pictures.channel)}, from {date} UTC"
     if not canvas.grid.is_global:

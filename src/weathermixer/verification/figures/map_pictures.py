@@ -13,6 +13,7 @@ from weathermixer.verification.comparison import Comparison
 from weathermixer.verification.figures.colour_classes import (
     ColourClasses,
     classes_of_errors,
+    classes_of_spread,
     classes_of_states,
 )
 from weathermixer.verification.figures.map_canvas import MapCanvas
@@ -28,7 +29,9 @@ class MapPictures:
 
     ``forecasts``, ``truths`` and ``errors`` hold values in shown units at the canvas's pixels,
     coloured by ``state_classes`` and ``error_classes``. ``rmse`` is this forecast's alone, by lead
-    time, over all that the grid covers.
+    time, over all that the grid covers. Of an ensemble, all of these are of its mean, and there are
+    ``spreads``, standard deviations of its members, coloured by ``spread_classes``, with their
+    root mean squares ``spread``; else these are empty.
     """
 
     channel: str
@@ -38,6 +41,13 @@ class MapPictures:
     rmse: tuple[float, ...]
     state_classes: ColourClasses
     error_classes: ColourClasses
+    spreads: tuple[Picture, ...] = ()
+    spread: tuple[float, ...] = ()
+
+    @property
+    def spread_classes(self) -> ColourClasses:
+        """The classes of the spread, bounded as those of errors so that the two can be compared."""
+        return classes_of_spread(self.error_classes)
 
 
 def draw_pictures(
@@ -50,15 +60,25 @@ def draw_pictures(
     _, factor = shown_units(channel)
     regions = Regions.of(comparison.grid)
     forecasts, truths, errors, rmse = [], [], [], []
+    spreads, spread = [], []
+
+    def root_mean_square(field: Picture) -> float:
+        return float(np.sqrt(regions.mean_product(field[None], field[None])[0, 0]))
+
     for lead in leads:
         forecast, truth = (
             factor * field.astype(np.float64) for field in comparison.fields(time, lead, channel)
         )
+        if comparison.forecast.members is not None:
+            deviation = forecast.std(axis=0, ddof=1)
+            forecast = forecast.mean(axis=0)
+            spreads.append(canvas.draw(deviation))
+            spread.append(root_mean_square(deviation))
         error = forecast - truth
         forecasts.append(canvas.draw(forecast))
         truths.append(canvas.draw(truth))
         errors.append(canvas.draw(error))
-        rmse.append(float(np.sqrt(regions.mean_product(error[None], error[None])[0, 0])))
+        rmse.append(root_mean_square(error))
     states, differences = np.stack(forecasts + truths), np.stack(errors)
     variable = parse_channel(channel).variable
     return MapPictures(
@@ -69,6 +89,8 @@ def draw_pictures(
         tuple(rmse),
         classes_of_states(states[np.isfinite(states)], variable),
         classes_of_errors(differences[np.isfinite(differences)]),
+        tuple(spreads),
+        tuple(spread),
     )
 
 

@@ -16,6 +16,9 @@ from weathermixer.verification.headline import title_of
 from weathermixer.verification.regions import GLOBAL, over_region
 from weathermixer.verification.scores import MODEL, PERSISTENCE, Scores
 
+COLOURS = "RdBu"
+"""Colours of better (blue) and worse (red), told apart with any colour vision."""
+
 
 def draw_scorecard(scores: Scores, region: str, folder: Path) -> None:
     """Write ``scorecard.png``: how many percent less or more the RMSE is than persistence's."""
@@ -32,15 +35,14 @@ def _scorecard(scores: Scores, region: str) -> Figure:
     panel = figure.subplots()
     image = panel.imshow(
         np.clip(percent, -100.0, 100.0),
-        cmap="RdBu_r",
+        cmap=f"{COLOURS}_r",
         norm=TwoSlopeNorm(0.0, -100.0, 100.0),
         aspect="auto",
         interpolation="nearest",
     )
-    _mark_variables(panel, scores.channels)
-    whole_days = [lead for lead, hours in enumerate(scores.lead_hours) if hours % 24.0 == 0.0]
-    ticks = whole_days or range(len(scores.lead_hours))
-    panel.set_xticks(ticks, [f"{scores.lead_hours[tick] / 24.0:g}" for tick in ticks], fontsize=8)
+    mark_variables(panel, scores.channels)
+    ticks, labels = lead_days(scores.lead_hours)
+    panel.set_xticks(ticks, labels, fontsize=8)
     panel.set_xlabel("lead time (days)", fontsize=9)
     title = "RMSE of the model, relative to persistence"
     if region != GLOBAL:
@@ -52,7 +54,14 @@ def _scorecard(scores: Scores, region: str) -> Figure:
     return figure
 
 
-def _mark_variables(panel: Axes, channels: Sequence[str]) -> None:
+def lead_days(lead_hours: Sequence[float]) -> tuple[list[int], list[str]]:
+    """The lead times that are marked, by their indices, and what they are called: whole days."""
+    days = [lead for lead, hours in enumerate(lead_hours) if hours % 24.0 == 0.0]
+    ticks = days or list(range(len(lead_hours)))
+    return ticks, [f"{lead_hours[tick] / 24.0:g}" for tick in ticks]
+
+
+def mark_variables(panel: Axes, channels: Sequence[str]) -> None:
     """Label the rows of the scorecard, each variable's first with its name, and part variables."""
     labels: list[str] = []
     previous = None
