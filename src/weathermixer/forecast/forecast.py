@@ -41,8 +41,13 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.runs.run import Run, Weights, weights_of
 from weathermixer.verification.verification_record import Verification
 
-# What training had of a mesh does not bind a forecast.
-_UNBOUND = ("parallel.data=1", "parallel.domain=null", "parallel.tensor=null")
+# What training had of a mesh, and what it was validated by, does not bind a forecast.
+_UNBOUND = (
+    "parallel.data=1",
+    "parallel.domain=null",
+    "parallel.tensor=null",
+    "training.validation_leads=[]",
+)
 
 
 def forecast(
