@@ -129,7 +129,7 @@ def description(*, times: int, members: int | None, channels: int, grid: tuple[i
         initial_times=np.datetime64("2018-01-01", "s") + np.arange(times) * step,
         lead_times=np.arange(1, 41) * step,
         latitude=np.linspace(90.0, -90.0, grid[0]),
-        longitude=np.arange(grid[1]) * (360.0 / grid[1]),
+        longitude=np.arange(float(grid[1])),
         members=members,
     )
 

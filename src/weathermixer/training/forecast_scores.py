@@ -101,15 +101,17 @@ class ScoredForecasts:
         )
         return cls(pairing, metrics_of(training), description, sources)
 
-    def begin(self, model: WeatherMixer, job: Job, normalisation: Normalisation) -> ForecastScoring:
-        """Begin to score forecasts of a network as it is; ``normalisation`` is that of the part.
+    def begin(
+        self, model: WeatherMixer, job: Job, *, whole: Normalisation, own: Normalisation
+    ) -> ForecastScoring:
+        """Begin to score forecasts of a network as it is; ``own`` normalises the part of ``whole``.
 
         Every rank calls this. Raises UserError, alike on all of them, where any cannot open the
         truth again, of which nothing is kept from one validation to the next.
         """
         problem = None
         try:
-            scoring = ForecastScoring(self, model, job, normalisation)
+            scoring = ForecastScoring(self, model, job, whole=whole, own=own)
         except (UserError, OSError) as error:
             problem = reason(error)
         problems = meshes.gather_objects(problem)
@@ -126,7 +128,13 @@ class ForecastScoring:
     """
 
     def __init__(
-        self, asked: ScoredForecasts, model: WeatherMixer, job: Job, normalisation: Normalisation
+        self,
+        asked: ScoredForecasts,
+        model: WeatherMixer,
+        job: Job,
+        *,
+        whole: Normalisation,
+        own: Normalisation,
     ) -> None:
         training, description = job.config.training, asked.description
         self.problem: str | None = None
@@ -140,9 +148,9 @@ class ForecastScoring:
                 seed=training.seed,
             ),
             like=next(model.parameters()),
-            given=normalisation,
-            normalisation=normalisation,
-            forcings=job.part.forcings_of(job.config.data, normalisation),
+            given=own,
+            normalisation=own,
+            forcings=job.part.forcings_of(job.config.data, whole),
             description=description,
         )
         height, width = asked.pairing.grid.shape

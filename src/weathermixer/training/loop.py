@@ -253,7 +253,9 @@ class TrainingLoop:
             raise UserError("the validation period holds no sample that can be read")
         forecasts = None
         if self._forecasts is not None:
-            forecasts = self._forecasts.begin(self.state.model, self.job, self.normalisation)
+            forecasts = self._forecasts.begin(
+                self.state.model, self.job, whole=self.run.normalisation, own=self.normalisation
+            )
         self.saver.hold_back()  # an average takes the place of weights that may be being copied
         with (
             self._feed.validation() as batches,
