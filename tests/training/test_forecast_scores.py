@@ -39,7 +39,12 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configured(store: Path, *, best: str | None = None, **training: Any) -> Config:
-    asked = {"steps": 4, "warmup_steps": 1, "validate_every": 2, "validation_samples": 9}
+    asked: dict[str, Any] = {
+        "steps": 4,
+        "warmup_steps": 1,
+        "validate_every": 2,
+        "validation_samples": 9,
+    }
     asked |= {"validation_leads": LEADS, "validation_scores": ["rmse", "acc"]}
     members = training.get("members", 1)
     return wave_config(
@@ -101,7 +106,7 @@ def test_they_are_those_of_the_forecast_of_its_checkpoint(
 
 def test_the_loss_and_the_training_are_as_without_forecasts(store: Path, tmp_path: Path) -> None:
     """With dropout, which members draw and validations do not."""
-    changed = {"members": 2, "error": "crps", "validation_samples": 1}
+    changed: dict[str, Any] = {"members": 2, "error": "crps", "validation_samples": 1}
     results = []
     for name, leads in (("with", LEADS), ("without", [])):
         config = configured(store, validation_leads=leads, validation_scores=["rmse"], **changed)
