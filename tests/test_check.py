@@ -132,6 +132,12 @@ def test_what_comes_of_a_preset_is_said_to_come_of_it(configuration: Path) -> No
             "lists 'temperature_500', which",
         ),
         (["--training.latent_rollout={0: 1, 5000: 1-2}"], "training.latent_rollout", "2000 steps"),
+        (
+            ["--training.members=2", "--training.error=crps"],
+            "training.members",
+            "all equal, since the network has neither noise nor dropout",
+        ),
+        (["--model.noise=2"], "model.noise", "training.members is 1"),
         (["--training.recompute=stages"], "training.recompute", "nothing is computed again"),
         (
             [

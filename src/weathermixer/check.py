@@ -31,9 +31,10 @@ from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 from weathermixer.planning.step_tensors import SampleSizes
 from weathermixer.training.beginning import check_step
+from weathermixer.training.best_score import require_score
 from weathermixer.training.ensemble import EQUAL_MEMBERS, members_can_differ
 from weathermixer.training.feed import training_windows, validation_windows
-from weathermixer.training.validation import require_score
+from weathermixer.training.forecast_scores import require_climatology
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,11 @@ def _periods_hold_samples(config: Config, store: States, notes: Notes) -> None:
             windows(config.data, config.training, store)
 
 
+def _anomalies_have_a_climatology(config: Config, store: States, notes: Notes) -> None:
+    with notes.noting_errors("training.validation_scores", "remove it, or use another store"):
+        require_climatology(config.training, store)
+
+
 def _what_is_left_out_is_said(config: Config, store: States, notes: Notes) -> None:
     for remark in store.remarks:
         notes.warn("data.store", remark, "mend the archive, or go on without them")
@@ -325,7 +331,7 @@ def _chunks_fit_the_mesh(
 def _best_is_a_score(config: Config, notes: Notes) -> None:
     with notes.noting_errors("checkpoint.best", "see 'weathermixer train --help'"):
         channels = names(predicted_channels(config.data))
-        require_score(config.checkpoint.best, channels)
+        require_score(config.checkpoint.best, channels, config.training)
 
 
 SETTINGS_CHECKS: tuple[Callable[[Config, Notes], None], ...] = (
@@ -348,6 +354,7 @@ STORE_CHECKS: tuple[Callable[[Config, States, Notes], None], ...] = (
     _mesh_fits,
     _step_is_that_of_the_store,
     _periods_hold_samples,
+    _anomalies_have_a_climatology,
 )
 
 

@@ -179,6 +179,12 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.cooldown_steps": st.none() | counts,
         "training.validate_every": counts,
         "training.validation_samples": counts,
+        "training.validation_leads": st.lists(
+            st.integers(1, 200).map(lambda steps: 6.0 * steps), unique=True
+        ).map(sorted),
+        "training.validation_scores": st.lists(
+            st.sampled_from(["rmse", "acc", "bias", "activity"]), min_size=1, unique=True
+        ),
         "training.on_divergence": st.sampled_from(["stop", "skip"]),
         "training.most_skips": counts,
         "training.spike_factor": st.none() | st.floats(1.001, 1e9),
@@ -232,6 +238,8 @@ def test_a_saved_configuration_reads_back_equal(preset: str, chosen: st.DataObje
         del sections["training"]["warmup_steps"]
     if sections["data"].get("input_times", 1) > 1:  # of which forecasts advance step by step
         sections.get("training", {}).pop("latent_rollout", None)
+    if "step_hours" in sections["data"] or "latent_rollout" in sections.get("training", {}):
+        sections.get("training", {}).pop("validation_leads", None)  # multiples of what they set
     config = Config.model_validate(sections)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "saved.yaml"

@@ -47,8 +47,10 @@ EVEN = [layout for layout in MESHES if layout.world_size in (2, 4)]
 REPLICATED = [layout for layout in MESHES if layout.data > 1]
 
 AVERAGED = {"average_decay": 0.6}
+# A validation forecasts too.
+FORECASTS = {"validation_leads": [6, 18], "validation_scores": ["rmse", "bias"]}
 RECIPES: dict[str, dict[str, Any]] = {
-    "increment": {"training": AVERAGED},
+    "increment": {"training": AVERAGED | FORECASTS},
     "state": {
         "model": {"prediction": "state"},
         "data": {"forcings": list(FORCING_NAMES), "diagnostic": [RAIN], "input_times": 2},
@@ -59,6 +61,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "channel_weights": {"2m_temperature": 0.5, "temperature": 2.0, "temperature_850": 3.0},
             "optimizer": "adam",
             **AVERAGED,
+            **FORECASTS,
         },
     },
     "float32": {"training": {"dtype": "float32"}},
@@ -167,6 +170,11 @@ def test_losses_gradient_norms_and_scores_are_those_of_one_rank(
     ours, theirs = many.validation[5], one.validation[5]
     assert ours.loss == pytest.approx(theirs.loss, rel=1e-10)
     assert ours.relative_rmse == pytest.approx(theirs.relative_rmse, rel=1e-10)
+    assert theirs.scores.keys() == {"rmse", "bias"}
+    for metric, by_channel in theirs.scores.items():
+        for channel, by_lead in by_channel.items():  # of states in float32
+            assert by_lead.keys() == {"6", "18"}
+            assert ours.scores[metric][channel] == pytest.approx(by_lead, rel=1e-6, abs=1e-5)
 
 
 @pytest.mark.parametrize("recipe", DOUBLE)

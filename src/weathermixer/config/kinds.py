@@ -71,6 +71,14 @@ def refuse_truth_values(value: Any) -> None:
             refuse_truth_values([key, entry])
 
 
+def require_distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the entries of a list; raises where some are listed twice."""
+    repeated = {entry: None for entry in value if value.count(entry) > 1}
+    if repeated:
+        raise refusal(f"lists {listed(repeated)} twice", "remove the repeated entry")
+    return value
+
+
 def require_known(value: tuple[str, ...], known: Sequence[str], kind: str) -> tuple[str, ...]:
     """Return the names; raises, with near ones, where some are not among the known ones."""
     unknown = [name for name in value if name not in known]

@@ -34,6 +34,7 @@ from weathermixer.config.kinds import (
     listed,
     refusal,
     refuse_truth_values,
+    require_distinct,
     require_known,
 )
 from weathermixer.config.variables import (
@@ -174,10 +175,7 @@ class Data(Section):
     @field_validator("variables", "diagnostic", "levels", "static", "forcings")
     @classmethod
     def _lists_nothing_twice(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        repeated = {entry: None for entry in value if value.count(entry) > 1}
-        if repeated:
-            raise refusal(f"lists {listed(repeated)} twice", "remove the repeated entry")
-        return value
+        return require_distinct(value)
 
     @field_validator("variables")
     @classmethod
@@ -263,7 +261,9 @@ class Checkpoint(Section):
     best: str | None = Field(
         None,
         description="score of a validation by which the best checkpoint is kept too: loss, "
-        "mean_relative_rmse, or the relative RMSE of a channel, such as geopotential_500",
+        "mean_relative_rmse, or the relative RMSE of a channel, such as geopotential_500; or at "
+        "training.validation_leads mean_relative_rmse/72 and, of rmse, acc and crps, such as "
+        "acc/geopotential_500/120",
     )
     resume: bool = Field(False, description="continue a run that has checkpoints; as --resume does")
 

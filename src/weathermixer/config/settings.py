@@ -60,6 +60,20 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _scores_what_it_forecasts(self) -> Self:
+        advance = self.training.shortest_advance
+        seconds = round(3600 * self.data.step_hours) * advance
+        others = [lead for lead in self.training.validation_leads if round(3600 * lead) % seconds]
+        if others:
+            raise refusal(
+                f"training.validation_leads lists {', '.join(map(text_of, others))}, and forecasts "
+                f"advance by {text_of(seconds / 3600)} h at a time (data.step_hours="
+                f"{text_of(self.data.step_hours)}, training.latent_rollout={advance})",
+                "list multiples of it",
+            )
+        return self
+
 
 def settings() -> Iterable[tuple[str, str, str]]:
     """Every setting as (key, default, meaning), in order, for help and documentation."""

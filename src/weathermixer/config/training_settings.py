@@ -20,9 +20,12 @@ from weathermixer.config.kinds import (
     AsList,
     Count,
     Fraction,
+    Hours,
     Number,
     Seed,
+    listed,
     refusal,
+    require_distinct,
     require_known,
 )
 from weathermixer.config.lengths import (
@@ -46,6 +49,11 @@ LearningGroup: TypeAlias = Literal["encoder", "blocks", "decoder", "head"]
 ErrorKind: TypeAlias = Literal["squared", "absolute", "huber", "crps"]
 
 Recompute = Literal["none", "blocks", "stages"]
+
+FORECAST_SCORES = ("rmse", "acc", "bias", "activity")
+"""What forecasts can be scored by in a validation, as ``verify`` does."""
+ENSEMBLE_SCORES = ("crps", "spread", "spread_skill")
+"""What ensembles can be scored by besides."""
 
 _SWITCH = TypeAdapter[bool](bool)
 
@@ -177,6 +185,17 @@ class Training(Section):
     )
     validate_every: Count = Field(500, description="steps between validations; one more at the end")
     validation_samples: Count = Field(32, description="samples of a validation, at most")
+    validation_leads: Annotated[tuple[Hours, ...], AsList] = Field(
+        (),
+        description="lead times, hours, at which a validation scores forecasts from its samples "
+        "too, such as 24, 72, 120; none where empty",
+    )
+    validation_scores: Annotated[tuple[str, ...], AsList] = Field(
+        ("rmse",),
+        description="what forecasts are scored by at training.validation_leads, as verify does: "
+        f"some of {', '.join(FORECAST_SCORES)}, and of training.members "
+        f"{', '.join(ENSEMBLE_SCORES)}",
+    )
     on_divergence: Literal["stop", "skip"] = Field(
         "stop",
         description="where loss or gradient is NaN or infinite, and at a spike of the loss: stop, "
@@ -268,6 +287,33 @@ class Training(Section):
         variables = [name for name in value if not _is_channel_on_a_level(name)]
         known = (*VARIABLE_NAMES, *DIAGNOSTIC_NAMES)
         require_known(tuple(variables), known, "variable or channel")
+        return value
+
+    @field_validator("validation_leads", "validation_scores")
+    @classmethod
+    def _lists_nothing_twice(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return require_distinct(value)
+
+    @field_validator("validation_leads")
+    @classmethod
+    def _increase(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(value))
+
+    @field_validator("validation_scores")
+    @classmethod
+    def _are_scores(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        require_known(value, (*FORECAST_SCORES, *ENSEMBLE_SCORES), "score")
+        if not value:
+            raise refusal(
+                "lists no score",
+                "list some, or remove it; without training.validation_leads none is computed",
+            )
+        of_ensembles = [name for name in value if name in ENSEMBLE_SCORES]
+        if of_ensembles and info.data.get("members") == 1:
+            raise refusal(
+                f"lists {listed(of_ensembles)}, which is of ensembles, and training.members is 1",
+                "remove it, or set training.error=crps and training.members",
+            )
         return value
 
     @field_validator("warmup_steps")

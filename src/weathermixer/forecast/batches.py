@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from itertools import count, pairwise
 
 import numpy as np
 import torch
@@ -21,23 +21,35 @@ from weathermixer.jigsaw.mesh import Mesh
 _LARGEST_BATCH = 8
 _BATCH_BYTES = 64 * 1024 * 1024
 
+Group = Sequence[range]
+"""Batches that a model instance advances together, lead time by lead time."""
 
-def batches_of(description: ForecastDescription, *, num_instances: int) -> list[range]:
-    """The forecasts that go through the model together, by their places among all.
+
+def groups_of(description: ForecastDescription, *, num_instances: int, scored: bool) -> list[Group]:
+    """The forecasts that go through the model together, as batches of places among all.
+
+    Members of an ensemble that is ``scored`` have to meet: all of an initial time are in a group,
+    which one instance computes. Its batches advance by turns, so that what is alive is a state of
+    each member, whatever the number of lead times. Otherwise a group is one batch.
 
     They are the same whether or not some are done: rounding may depend on a batch's company.
     """
-    num_forecasts, largest = description.num_forecasts, _LARGEST_BATCH
-    if description.members is not None:  # also of one initial time, each instance makes some
-        largest = min(largest, -(-num_forecasts // num_instances))
+    num_forecasts, members = description.num_forecasts, description.members
     state_bytes = 4 * len(description.channels) * description.grid[0] * description.grid[1]
-    size = max(1, min(largest, _BATCH_BYTES // state_bytes))
-    firsts = range(0, num_forecasts, size)
-    return [range(start, min(start + size, num_forecasts)) for start in firsts]
+    size = together = max(1, min(_LARGEST_BATCH, _BATCH_BYTES // state_bytes))
+    if members is not None and scored:
+        num_times = -(-len(description.initial_times) // num_instances)
+        together = members * max(1, min(size // members, num_times))
+    elif members is not None:  # also of one initial time, each instance makes some
+        size = together = min(size, -(-num_forecasts // num_instances))
+    return [
+        _cut(range(start, min(start + together, num_forecasts)), size)
+        for start in range(0, num_forecasts, together)
+    ]
 
 
-def forecast_batches(
-    batches: Sequence[range],
+def forecast_groups(
+    groups: Sequence[Group],
     forecaster: Forecaster,
     read: Callable[[int], Iterable[NDArray[np.float32]]],
     mesh: Mesh,
@@ -47,38 +59,47 @@ def forecast_batches(
     scorer: Scorer | None,
     progress: Progress | None,
 ) -> None:
-    """Forecast this instance's batches, but for those that are kept already, and keep them.
+    """Forecast this instance's groups, but for those that are kept already, and keep them.
 
-    ``read(place)`` gives the states that the network is given for a forecast. Fields go to the
-    ``writer``, which has those that are ``written`` by place, and sums to the ``scorer``, where
-    there are such. Raises UserError where states cannot be read, forecast or kept.
+    ``read(time)`` gives the states that the network is given at an initial time, by its place.
+    Fields go to the ``writer``, which has the forecasts that are ``written`` by place, and sums to
+    the ``scorer``, where there are such. Raises UserError where states cannot be read, forecast or
+    kept.
     """
     num_leads = len(forecaster.description.lead_times)
-    total = batches[-1].stop * num_leads
-    for number, batch in enumerate(batches):
+    total = forecaster.description.num_forecasts * num_leads
+    for number, group in enumerate(groups):
         if number % mesh.data.size != mesh.data.index:
             continue
-        is_written = writer is None or all(written[place] for place in batch)
-        if is_written and (scorer is None or scorer.has(batch)):
+        places = range(group[0].start, group[-1].stop)
+        is_written = writer is None or all(written[place] for place in places)
+        if is_written and (scorer is None or scorer.has(places)):
             if progress is not None:
-                progress(batch.stop * num_leads, total)
+                progress(places.stop * num_leads, total)
             continue
-        forecasts = forecaster.states(batch, map(read, batch))
-        if scorer is not None:
-            forecasts = scorer.adding(batch, forecasts)
-        if writer is None or is_written:
-            steps = _counted(forecasts)
-        else:
-            steps = writer.write(batch, forecasts)
-        for taken in steps:
+        streams = []
+        for batch, forecasts in zip(group, forecaster.begin(group, read), strict=True):
+            kept = forecasts if scorer is None else scorer.adding(batch, forecasts)
+            if writer is None or is_written:
+                streams.append(_counted(kept))
+            else:
+                streams.append(writer.write(batch, kept))
+        for taken, *_ in zip(*streams, strict=True):
             if progress is not None:
-                progress(batch.start * num_leads + taken * len(batch), total)
+                progress(places.start * num_leads + taken * len(places), total)
         # Each rank of the instance has written its part when all have come here.
         total_over((mesh.domain, mesh.tensor), torch.zeros(1, device=mesh.device))
         if writer is not None and mesh.domain.index == mesh.tensor.index == 0:
-            writer.mark_finished(batch)
+            writer.mark_finished(places)
         if scorer is not None:
-            scorer.save(batch)
+            scorer.save(places)
+
+
+def _cut(places: range, size: int) -> Group:
+    """Neighbouring places in as few batches of at most ``size`` as possible, as even as can be."""
+    number = -(-len(places) // size)
+    edges = [len(places) * edge // number for edge in range(number + 1)]
+    return [places[start:stop] for start, stop in pairwise(edges)]
 
 
 def _counted(forecasts: Iterator[NDArray[np.float32]]) -> Iterator[int]:

@@ -22,6 +22,7 @@ from weathermixer.forecast.scoring import Scorer, digest_of_weights
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.job import Job
 from weathermixer.verification.comparison import Comparison
+from weathermixer.verification.ensembles import ENSEMBLE_METRICS, rank_metrics
 from weathermixer.verification.metrics import METRICS, Metric, usable_metrics
 from weathermixer.verification.pairing import Pairing
 from weathermixer.verification.results import make_folder, verification_of, write_results
@@ -35,12 +36,14 @@ _FORECAST = "the forecast"
 class Campaign:
     """Scores that are to be made of a forecast: of which pairs, in which folder.
 
-    ``climatology`` is an archive in the place of the truth's own, or None.
+    ``climatology`` is an archive in the place of the truth's own, or None; an ensemble has
+    ``members``.
     """
 
     scores: Path
     pairing: Pairing
     climatology: str | None
+    members: int | None
 
     @classmethod
     def open(
@@ -53,6 +56,7 @@ class Campaign:
         grid: Grid,
         *,
         climatology: str | None = None,
+        members: int | None = None,
     ) -> Campaign:
         """Open the truth, and say what of the scores will be lacking; every rank calls this.
 
@@ -74,12 +78,15 @@ class Campaign:
         if meshes.is_first_rank():
             for warning in pairing.warnings():
                 say(f"Note: {warning}.")
-        return cls(Path(scores), pairing, climatology)
+        return cls(Path(scores), pairing, climatology, members)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """What ``verify`` scores by default."""
-        return usable_metrics(METRICS, has_climatology=self.pairing.truth.has_climatology)
+        usable = usable_metrics(METRICS, has_climatology=self.pairing.truth.has_climatology)
+        if self.members is None:
+            return usable
+        return (*usable, *ENSEMBLE_METRICS, *rank_metrics(self.members))
 
     def begin(
         self, description: ForecastDescription, out: Path | None, job: Job, model: nn.Module
@@ -97,6 +104,7 @@ class Campaign:
             "store": attributes["initial_conditions"],
             "truth": without_credentials(self.pairing.truth.path),
             "climatology": self.climatology and without_credentials(self.climatology),
+            "number of members": self.members,
             "set of initial times": to_seconds(description.initial_times).tolist(),
             "set of lead times": to_seconds(description.lead_times).tolist(),
             "set of channels": description.channels,
@@ -115,11 +123,11 @@ class Campaign:
         return Scorer(
             self.pairing,
             self.metrics,
-            self.scores,
+            description,
+            ScoresInProgress(self.scores),
             job.mesh,
-            channels=[description.channels[place] for place in job.part.channels],
+            part=job.part.channels,
             longitudes=job.architecture.longitude_dimension,
-            grid=Grid(description.latitude, description.longitude),
         )
 
     def finish(self, description: ForecastDescription, out: Path | None) -> Verification:
@@ -133,6 +141,7 @@ class Campaign:
         forecasts = {} if out is None else {MODEL: str(out)}
         made_by = description.attributes
         result = verification_of(pairing, self.metrics, sums, forecasts, made_by=made_by)
+        result = result.with_ranks_apart()
         fields = None
         if out is not None and pairing.grid.has_area:
             path, truth = out, pairing.truth.path

@@ -22,14 +22,15 @@ from weathermixer.data.grid import Grid
 from weathermixer.data.opening import open_states_on
 from weathermixer.data.time_steps import to_timedelta
 from weathermixer.errors import UserError
-from weathermixer.forecast.batches import batches_of, forecast_batches
+from weathermixer.forecast.batches import forecast_groups, groups_of
 from weathermixer.forecast.campaign import Campaign
 from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.forecaster import Forecaster
 from weathermixer.forecast.initial_times import parse_initial_times
 from weathermixer.forecast.inputs import input_windows
-from weathermixer.forecast.members import networks_of
+from weathermixer.forecast.members import networks_of, remark_on_equal_members
 from weathermixer.forecast.memory import share_one_arena
+from weathermixer.forecast.options import check_overrides, check_wanted, key_of
 from weathermixer.forecast.result import ForecastResult
 from weathermixer.forecast.scores_in_progress import ScoresInProgress
 from weathermixer.forecast.writer import ForecastWriter, refuse_existing
@@ -40,15 +41,13 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.runs.run import Run, Weights, weights_of
 from weathermixer.verification.verification_record import Verification
 
-_ADJUSTABLE = (
-    "training.dtype",
-    "training.latent_rollout",
-    "data.reader",
-    "parallel.data",
-    "parallel.domain",
-    "parallel.tensor",
+# What training had of a mesh, and what it was validated by, does not bind a forecast.
+_UNBOUND = (
+    "parallel.data=1",
+    "parallel.domain=null",
+    "parallel.tensor=null",
+    "training.validation_leads=[]",
 )
-_ANY_MESH = ("parallel.data=1", "parallel.domain=null", "parallel.tensor=null")
 
 
 def forecast(
@@ -88,11 +87,9 @@ def forecast(
     Raises UserError for anything of this that does not hold, for an ``out`` that exists, for a disk
     that is full, and for a forecast that becomes NaN or infinite.
     """
-    if steps < 1:
-        raise UserError(f"--steps {steps} is impossible: forecast at least one step")
-    _check_wanted(out, truth, scores, climatology, members)
+    check_wanted(out, truth, scores, climatology, steps=steps, members=members)
     share_one_arena()
-    _check_overrides(overrides, members)
+    check_overrides(overrides, members)
     opened, config, path, is_written = meshes.from_first_rank(
         lambda: _look_up(run, checkpoint, out, scores, overrides)
     )
@@ -107,7 +104,6 @@ def forecast(
     source.channel_indices(initial)
     initial_times = parse_initial_times(init)
     windows = input_windows(source, initial_times, config.data)
-    windows = [window for window in windows for _ in range(members or 1)]
     lead_hours = opened.config.data.step_hours * np.arange(advance, steps + 1, advance)
     campaign = None
     if truth is not None and scores is not None:
@@ -119,6 +115,7 @@ def forecast(
             to_timedelta(lead_hours),
             Grid(source.latitude, source.longitude),
             climatology=climatology,
+            members=members,
         )
     job = join(
         config,
@@ -147,28 +144,38 @@ def forecast(
             "checkpoint": path.name,
             "weights": weights,
             # The mesh is none of them: any gives the same forecast.
-            "overrides": [text for text in overrides if not _key(text).startswith("parallel.")],
+            "overrides": [text for text in overrides if not key_of(text).startswith("parallel.")],
             "initial_conditions": without_credentials(str(store)),
         },
         longitudes_per_chunk=job.architecture.longitude_dimension.common_part(mesh.domain.size),
         one_level_per_chunk=mesh.tensor.size > 1,
         members=members,
     )
-    batches = batches_of(description, num_instances=mesh.data.size)
-    if len(batches) > 1:
+    groups = groups_of(description, num_instances=mesh.data.size, scored=campaign is not None)
+    idle = mesh.data.size - len(groups)
+    if idle > 0 and meshes.is_first_rank():
+        say(
+            f"Note: {idle} of the {mesh.data.size} model instances have nothing to forecast, since "
+            f"there is too little to be divided further: parallel.data={len(groups)} is enough"
+        )
+    if len(groups) > 1:
         # What is read late is looked at now: an archive's times may go on where its data end.
         (problem,) = job.reading_problems(windows[-1:])
         if problem is not None:
             raise UserError(problem)
     model = opened.load_model(config, mesh, path, weights)
     scorer = None if campaign is None else campaign.begin(description, out, job, model)
-    writer, written = None, [False] * len(windows)
+    writer, written = None, [False] * description.num_forecasts
     if out is not None and not is_written:
         with waiting_for("the first rank to create the forecast"):
             written = meshes.from_first_rank(partial(_begin, out, description))
         writer = ForecastWriter(
             out, description, channels=part.channels, longitudes=part.longitudes
         )
+    if members is not None:
+        remark = remark_on_equal_members(model)
+        if remark is not None and meshes.is_first_rank():
+            say(f"Note: {remark}")
     forecaster = Forecaster(
         network_of=networks_of(model, description, applications=advance, seed=config.training.seed),
         like=next(model.parameters()),
@@ -181,12 +188,12 @@ def forecast(
     )
     own_channels = source.channel_indices(initial[part.prognostic])
 
-    def read(place: int) -> Iterator[NDArray[np.float32]]:
-        return (source.read(index, own_channels, part.longitudes) for index in windows[place])
+    def read(time: int) -> Iterator[NDArray[np.float32]]:
+        return (source.read(index, own_channels, part.longitudes) for index in windows[time])
 
     with kept_weights(model), Arithmetic.of(config.training.dtype).in_force():
-        forecast_batches(
-            batches,
+        forecast_groups(
+            groups,
             forecaster,
             read,
             mesh,
@@ -209,33 +216,9 @@ def forecast(
         tuple(initial_times),
         tuple(lead_hours.tolist()),
         normalisation.channels,
+        members,
         verifications[0] if verifications else None,
     )
-
-
-def _check_wanted(
-    out: Path | None,
-    truth: Path | str | None,
-    scores: Path | None,
-    climatology: str | None,
-    members: int | None,
-) -> None:
-    """Refuse a forecast of which nothing would be kept, and half of what scores need."""
-    if scores is None and (truth is not None or climatology is not None):
-        given = "--climatology" if truth is None else "--truth"
-        raise UserError(f"{given} is for scores: give --scores too, a folder for them")
-    if scores is not None and members is not None:
-        raise UserError(
-            "--scores scores single forecasts while they are made, not --members: write the "
-            "ensemble to --out, and verify it"
-        )
-    if scores is not None and truth is None:
-        raise UserError(f"--scores {scores} needs --truth: give the store of what happened")
-    if out is None and scores is None:
-        raise UserError(
-            "nothing of the forecast would be kept: give --out for its fields, --scores with "
-            "--truth for its scores, or both"
-        )
 
 
 def _steps_of_an_application(trained: Config, config: Config, steps: int) -> int:
@@ -279,8 +262,7 @@ def _look_up(
         if not is_written:
             refuse_existing(out)
     opened = Run.open(run).read()
-    # What training had of a mesh does not bind a forecast.
-    config = opened.config_with(overrides, base_overrides=_ANY_MESH)
+    config = opened.config_with(overrides, base_overrides=_UNBOUND)
     return opened, config, opened.require_checkpoint(checkpoint), is_written
 
 
@@ -289,18 +271,3 @@ def _begin(out: Path, description: ForecastDescription) -> list[bool]:
     ForecastWriter.create(out, description)
     writer = ForecastWriter(out, description)
     return [writer.is_finished(number) for number in range(description.num_forecasts)]
-
-
-def _check_overrides(overrides: Sequence[str], members: int | None) -> None:
-    """Refuse what a forecast would silently ignore: all that training has settled."""
-    adjustable = _ADJUSTABLE if members is None else (*_ADJUSTABLE, "training.seed")
-    for override in overrides:
-        if _key(override) not in adjustable:
-            raise UserError(
-                f"{override} cannot change a forecast: only {', '.join(adjustable)} can be set, "
-                "everything else is as the run was trained"
-            )
-
-
-def _key(override: str) -> str:
-    return override.removeprefix("--").partition("=")[0]

@@ -37,54 +37,82 @@ class Forecaster:
     forcings: Forcings
     description: ForecastDescription
 
-    def states(
-        self, batch: Sequence[int], initial_states: Iterable[Iterable[NDArray[np.float32]]]
-    ) -> Iterator[NDArray[np.float32]]:
-        """Forecast states ``(batch, channel, latitude, longitude)`` in SI units, by lead time.
+    def begin(
+        self, group: Sequence[Sequence[int]], read: Callable[[int], Iterable[NDArray[np.float32]]]
+    ) -> list[Iterator[NDArray[np.float32]]]:
+        """Begin batches of forecasts, by their places among all; the states of each, as they come.
 
-        ``initial_states (channel, latitude, longitude)`` are those that the network is given for
-        each of ``batch``, the newest first. Nothing here refers to a state longer than it is
-        needed: at 0.25° each is a good part of a rank's memory.
+        Those of a batch are ``(batch, channel, latitude, longitude)`` in SI units, by lead time;
+        batches may advance by turns. ``read(time)`` gives the states ``(channel, latitude,
+        longitude)`` that the network is given at an initial time, by its place, the newest first:
+        it is called once for all members. Nothing here refers to a state longer than it is needed:
+        at 0.25° each is a good part of a rank's memory.
 
-        Raises UserError at the first state that is NaN or infinite anywhere.
+        Raises UserError, while they come, at the first that is NaN or infinite anywhere.
+        """
+        times = {self._time(number): None for batch in group for number in batch}
+        rows = dict(zip(times, range(len(times)), strict=True))
+        recent = recent_states(self.given, map(read, times), self._precision, self.like)
+        begun = []
+        for batch in group:
+            own = [rows[self._time(number)] for number in batch]
+            is_all = own == list(range(len(times)))
+            begun.append(self._states(batch, [state if is_all else state[own] for state in recent]))
+        return begun
+
+    def steps(self, batch: Sequence[int], recent: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The normalised states ``(batch, channel, latitude, longitude)`` that a batch comes to.
+
+        ``recent`` are those that the network is given at first, the newest first, in the place and
+        type of ``like``. There is one for each lead time.
         """
         static = torch.from_numpy(self.normalisation.static).to(self.like)
-        # In the model's type before normalising, as in training.
-        precision = np.float64 if self.like.dtype == torch.float64 else np.float32
-        places = [self.description.place(number)[0] for number in batch]
+        places = [self._time(number) for number in batch]
         initial_times = self.description.initial_times[places]
         begins = (np.timedelta64(0, "s"), *self.description.lead_times[:-1])
 
         def forcings(lead: np.timedelta64) -> Tensor:
-            fields = forcings_at(self.forcings, initial_times + lead, precision)
+            fields = forcings_at(self.forcings, initial_times + lead, self._precision)
             return torch.from_numpy(fields).to(self.like)
 
         fields = ((static, forcings(lead)) for lead in begins)
-        steps = rollout(
-            self.network_of(batch),
-            recent_states(self.given, initial_states, precision, self.like),
-            fields,
-        )
+        return rollout(self.network_of(batch), recent, fields)
+
+    def restored(self, state: Tensor) -> NDArray[np.float32]:
+        """A state that was made, in SI units."""
+        return self.normalisation.restore(state.cpu().numpy()).astype(np.float32, copy=False)
+
+    @property
+    def _precision(self) -> type[np.floating]:
+        # In the model's type before normalising, as in training.
+        return np.float64 if self.like.dtype == torch.float64 else np.float32
+
+    def _time(self, number: int) -> int:
+        """The place of a forecast's initial time."""
+        return self.description.place(number)[0]
+
+    def _states(self, batch: Sequence[int], recent: list[Tensor]) -> Iterator[NDArray[np.float32]]:
+        steps = self.steps(batch, recent)
+        del recent
         return_freed_memory()
         for step, state in enumerate(steps):
-            restored = self.normalisation.restore(state.cpu().numpy()).astype(
-                np.float32, copy=False
-            )
-            self._check_finite(restored, batch, step)
-            yield restored
-            del restored
+            # Without a name, it is let go by whoever takes it, also while other batches advance.
+            yield self._finite(self.restored(state), batch, step)
             return_freed_memory()
 
-    def _check_finite(self, states: NDArray[np.float32], batch: Sequence[int], step: int) -> None:
+    def _finite(
+        self, states: NDArray[np.float32], batch: Sequence[int], step: int
+    ) -> NDArray[np.float32]:
         # A sum needs no memory of the states' size, and that of float32 cannot overflow float64.
         finite = np.isfinite(states.sum(axis=(2, 3), dtype=np.float64))
         if not finite.all():
             item, channel = np.argwhere(~finite)[0]
             hours = to_hours(self.description.lead_times[step])
-            time, _ = self.description.place(batch[item])
+            time = self._time(batch[item])
             raise UserError(
                 f"the forecast from {self.description.initial_times[time]} is NaN or "
                 f"infinite at {hours:g} h, first in {self.normalisation.channels[channel]}: the "
                 "model is unstable that far ahead, so forecast fewer steps, or train it longer or "
                 "with a longer training.rollout"
             )
+        return states

@@ -11,13 +11,12 @@ from functools import partial
 
 from torch import Tensor
 
-from weathermixer.console import say
 from weathermixer.data.time_steps import to_seconds
 from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.rollout import Step
 from weathermixer.jigsaw.dropout import Dropout, set_dropout_key
 from weathermixer.jigsaw.initial import derive_key
-from weathermixer.jigsaw.mesh import gather_objects, is_first_rank
+from weathermixer.jigsaw.mesh import gather_objects
 from weathermixer.model.mixer import Modulation, WeatherMixer
 from weathermixer.model.noise import draw_noise
 
@@ -27,23 +26,40 @@ def networks_of(
 ) -> Callable[[Sequence[int]], Step]:
     """From places among all forecasts to the network that makes these, to be applied step by step.
 
-    Each application advances by ``applications`` steps. Of an ensemble, it is said where all
-    members will be equal. Every rank calls this, with its part of a network that has its weights.
+    Each application advances by ``applications`` steps. For the members of an ensemble, dropout
+    draws as it does in training, in a network that is not in training otherwise.
     """
     single: Step = partial(model, applications=applications)
     if description.members is None:
         return lambda _: single
-    remark = _let_members_differ(model)
-    if remark is not None and is_first_rank():
-        say(f"Note: {remark}")
     starts = to_seconds(description.initial_times)
 
     def network_of(batch: Sequence[int]) -> Step:
+        for module in model.modules():
+            if isinstance(module, Dropout):
+                module.train()
         places = [description.place(number) for number in batch]
         forecasts = [(int(starts[time]), member) for time, member in places]
         return _step_of_members(single, model, forecasts, seed)
 
     return network_of
+
+
+def remark_on_equal_members(model: WeatherMixer) -> str | None:
+    """A sentence where all members will be equal; every rank calls this, with its weights."""
+    modulated = any(
+        bool(parameter.any())
+        for module in model.modules()
+        if isinstance(module, Modulation)
+        for parameter in module.parameters()
+    )
+    if model.architecture.dropout or any(gather_objects(modulated)):
+        return None
+    cause = "has learned nothing of its noise" if model.architecture.noise else "has no noise"
+    return (
+        f"all members will be equal, since the network {cause}: train it with model.noise, "
+        "training.members and training.error=crps, such as from this run with --from"
+    )
 
 
 def _step_of_members(
@@ -61,23 +77,3 @@ def _step_of_members(
         return single(*given, noise=noise)
 
     return step
-
-
-def _let_members_differ(model: WeatherMixer) -> str | None:
-    """Have dropout draw as it did in training; a sentence where all members will be equal."""
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.train()
-    modulated = any(
-        bool(parameter.any())
-        for module in model.modules()
-        if isinstance(module, Modulation)
-        for parameter in module.parameters()
-    )
-    if model.architecture.dropout or any(gather_objects(modulated)):
-        return None
-    cause = "has learned nothing of its noise" if model.architecture.noise else "has no noise"
-    return (
-        f"all members will be equal, since the network {cause}: train it with model.noise, "
-        "training.members and training.error=crps, such as from this run with --from"
-    )

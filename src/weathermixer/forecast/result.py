@@ -15,18 +15,20 @@ from weathermixer.verification.verification_record import Verification
 class ForecastResult:
     """What was forecast: initial times, lead times in hours, and channels.
 
-    ``path`` is the forecast's, None where no field was written; ``verification`` are its scores
-    where they were asked for, on the first rank.
+    ``members`` is how many an ensemble has, None of a single forecast. ``path`` is the forecast's,
+    None where no field was written; ``verification`` are its scores where they were asked for, on
+    the first rank.
     """
 
     path: Path | None
     initial_times: tuple[np.datetime64, ...]
     lead_hours: tuple[float, ...]
     channels: tuple[str, ...]
+    members: int | None = None
     verification: Verification | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The result as an object of JSON: path, times, hours and names of channels.
+        """The result as an object of JSON: path, times, hours, names of channels, members.
 
         Where there are scores, it has what ``Verification.to_json`` has too.
         """
@@ -36,4 +38,5 @@ class ForecastResult:
             "initial_times": [str(time) for time in self.initial_times],
             "lead_hours": list(self.lead_hours),
             "channels": list(self.channels),
+            "members": self.members,
         }

@@ -1,62 +1,60 @@
-"""Scoring a forecast while it is made: ``verify``'s sums, of whole fields as they come."""
+"""Scoring a forecast while it is made: sums of fields as they come, on disk after every few."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
+from itertools import count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from weathermixer.data.grid import Grid, find_placement
+from weathermixer.forecast.field_sums import FieldSums
+from weathermixer.forecast.forecast_description import ForecastDescription
 from weathermixer.forecast.scores_in_progress import ScoresInProgress
-from weathermixer.forecast.whole_fields import WholeFields
 from weathermixer.jigsaw.layout import Dimension
 from weathermixer.jigsaw.mesh import Mesh, gather_objects
 from weathermixer.verification.metrics import Metric
-from weathermixer.verification.pair_sums import PairSums
 from weathermixer.verification.pairing import Pairing
 from weathermixer.verification.truth import CACHE_BYTES
 
 
 class Scorer:
-    """Adds the forecasts of a model instance to sums, which are on disk after every batch.
+    """Adds the forecasts of a model instance to sums, which are on disk after some initial times.
 
-    Each rank has the sums of its share of ``channels``, which are those of its part of the states;
-    ``longitudes`` is how these are cut, and ``grid`` what they are on. All ranks make one together,
-    and find what was summed before an interruption.
+    Arguments are those of ``FieldSums``. All ranks make one together, and find what was summed in
+    ``in_progress`` before an interruption.
     """
 
     def __init__(
         self,
         pairing: Pairing,
         metrics: Sequence[Metric],
-        scores: Path,
+        description: ForecastDescription,
+        in_progress: ScoresInProgress,
         mesh: Mesh,
         *,
-        channels: Sequence[str],
+        part: Sequence[int],
         longitudes: Dimension,
-        grid: Grid,
     ) -> None:
-        self._pairing, self._rank = pairing, mesh.layout.rank
-        self._in_progress = ScoresInProgress(scores)
-        self._whole_fields = WholeFields(mesh, len(channels), longitudes)
-        self._channels = [channels[place] for place in self._whole_fields.places]
-        placement = find_placement(pairing.grid, grid)
-        assert placement is not None, "the grids of a pairing fit together"
-        self._placement = placement
-        self._sums: PairSums | None = None
-        self._finished: set[int] = set()
-        if self._channels:
-            before = self._in_progress.load(self._rank)
-            sums, self._finished = before or (None, set())
+        self._in_progress, self._rank = in_progress, mesh.layout.rank
+        self._description = description
+        sums, self._finished = in_progress.load(self._rank) or (None, set())
+        self._fields = FieldSums(
+            pairing,
+            metrics,
+            description,
+            mesh,
+            part=part,
+            longitudes=longitudes,
             # The ranks of an instance together keep as much as a process that verifies.
-            kept = max(1, CACHE_BYTES // mesh.layout.ways)
-            self._sums = PairSums(pairing, metrics, self._channels, sums=sums, cache_bytes=kept)
-        known = gather_objects((mesh.data.index, self._finished if self._channels else None))
+            cache_bytes=max(1, CACHE_BYTES // mesh.layout.ways),
+            before=sums,
+        )
+        known = gather_objects((mesh.data.index, self._finished if self._fields.channels else None))
         of_instance = [
             finished
             for instance, finished in known
@@ -64,39 +62,42 @@ class Scorer:
         ]
         self._finished_by_all = set.intersection(*of_instance)
 
-    def has(self, batch: Sequence[int]) -> bool:
-        """Whether every rank of this instance has forecasts from these initial times in its sums.
+    def has(self, forecasts: Sequence[int]) -> bool:
+        """Whether every rank of this instance has the initial times of forecasts in its sums.
 
-        They are given by their places among all initial times.
+        They are given by their places among all forecasts.
         """
-        return self._finished_by_all.issuperset(batch)
+        return self._finished_by_all.issuperset(self._times(forecasts))
 
     def adding(
         self, batch: Sequence[int], forecasts: Iterator[NDArray[np.float32]]
     ) -> Iterator[NDArray[np.float32]]:
-        """Hand on forecasts from some initial times, by lead time, adding each to the sums.
+        """Hand on some forecasts, by lead time, adding each to the sums; none is kept here.
 
         They are this rank's parts ``(len(batch), channel, latitude, longitude)`` in SI units. They
         are finished once ``save`` says so. Raises UserError where the truth cannot be read.
         """
-        for lead, states in enumerate(forecasts):
-            self._add(batch, lead, states)
-            yield states
-            del states  # or it would be kept while the next is made
+        return map(partial(self._added, batch), count(), forecasts)
 
-    def save(self, batch: Sequence[int]) -> None:
-        """Write the sums, all forecasts of a batch being in them; UserError if impossible."""
-        self._finished.update(batch)
-        if self._sums is not None:
-            self._in_progress.save(self._rank, self._channels, self._sums.sums, self._finished)
+    def save(self, forecasts: Sequence[int]) -> None:
+        """Write the sums, in which forecasts are whole, with all members; UserError if impossible.
 
-    def _add(self, batch: Sequence[int], lead: int, states: NDArray[np.float32]) -> None:
-        fields = self._whole_fields(states)
-        if self._sums is None:
-            return
-        for time, state in zip(batch, fields, strict=True):
-            if self._pairing.pairs[time, lead] and time not in self._finished:
-                self._sums.add(time, lead, [self._placement(state)])
+        They are given by their places among all forecasts.
+        """
+        self._finished |= self._times(forecasts)
+        if self._fields.sums is not None:
+            self._in_progress.save(
+                self._rank, self._fields.channels, self._fields.sums, self._finished
+            )
+
+    def _added(
+        self, batch: Sequence[int], lead: int, states: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        self._fields.add(batch, lead, states, but=self._finished)
+        return states
+
+    def _times(self, forecasts: Sequence[int]) -> set[int]:
+        return {self._description.place(number)[0] for number in forecasts}
 
 
 def digest_of_weights(model: nn.Module) -> str:

@@ -22,7 +22,7 @@ def best_file(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of a step, of which there is a checkpoint, or will be; less is better."""
+    """The score of a step, of which there is a checkpoint, or will be."""
 
     step: int
     score: float

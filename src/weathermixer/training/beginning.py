@@ -30,11 +30,12 @@ from weathermixer.runs.best import best_file
 from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.inheritance import Source, inherit_statistics
 from weathermixer.runs.run import Run
+from weathermixer.training.best_score import require_score
 from weathermixer.training.feed import training_windows, validation_windows
+from weathermixer.training.forecast_scores import ScoredForecasts, require_climatology
 from weathermixer.training.notices import Notices
 from weathermixer.training.origin import Origin
 from weathermixer.training.probing import readable_samples, require_last_sample
-from weathermixer.training.validation import require_score
 
 _WITHOUT_EFFECT = ("reader",)  # settings of data and network that change none of a run's numbers
 
@@ -44,15 +45,17 @@ class Beginning:
     """What the ranks of a training have settled before its first step.
 
     ``windows`` are the samples to learn from, ``validation_samples (sample, times)`` the time
-    indices of those to validate on. The run can be continued from any of ``checkpoints``, the
-    newest first; one without begins with weights of its ``source``, if it has one. ``held`` is
-    closed with the training: it keeps others out of the run.
+    indices of those to validate on, and ``forecasts`` what is forecast from these, if anything. The
+    run can be continued from any of ``checkpoints``, the newest first; one without begins with
+    weights of its ``source``, if it has one. ``held`` is closed with the training: it keeps others
+    out of the run.
     """
 
     job: Job
     run: Run
     windows: Windows
     validation_samples: NDArray[np.int64]
+    forecasts: ScoredForecasts | None = None
     checkpoints: Sequence[Path] = ()
     source: Source | None = None
     held: ExitStack = field(default_factory=ExitStack)
@@ -77,9 +80,11 @@ def begin_together(
     job = join(config, states, trains=True, say=notices.say, device=device)
     windows = training_windows(data, training, states)
     validation_samples = validation_windows(data, training, states)
-    require_score(config.checkpoint.best, job.channels)
+    require_score(config.checkpoint.best, job.channels, training)
+    require_climatology(training, states)
     require_last_sample(job, windows)
     validation_samples = readable_samples(job, validation_samples, notices)
+    forecasts = ScoredForecasts.open(job, validation_samples)
     layout = job.mesh.layout
     lock = FolderLock(out, "training")
     with ExitStack() as held:
@@ -97,7 +102,7 @@ def begin_together(
                 workers=Workers(layout.rank, layout.world_size, gather_objects),
             )
         return Beginning(
-            job, run, windows, validation_samples, checkpoints, inherited, held.pop_all()
+            job, run, windows, validation_samples, forecasts, checkpoints, inherited, held.pop_all()
         )
 
 

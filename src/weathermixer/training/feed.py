@@ -22,6 +22,7 @@ from weathermixer.data.feeding.samples import (
     windows,
 )
 from weathermixer.data.states import States
+from weathermixer.errors import UserError
 from weathermixer.job import Job
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.training.ensemble import sampling_layout
@@ -111,16 +112,27 @@ def training_windows(data: Data, training: Training, store: States) -> Windows:
 def validation_windows(data: Data, training: Training, store: States) -> NDArray[np.int64]:
     """The samples of a validation, as time indices ``(sample, input times + rollout)``.
 
-    They are forecast as far as any sample of the training. A validation period that was asked for
-    must hold some (UserError); the one by default may not.
+    They are forecast as far as any sample of the training, and the period goes on after each to the
+    last of ``training.validation_leads``. A validation period that was asked for must hold some
+    (UserError), and so must that by default where there are such lead times.
     """
     period = validation_period(data, store)
-    hours, length, longest = data.step_hours, training.window_length(data), training.longest
-    if period is None:
-        return np.empty((0, data.input_times + longest.rollout), dtype=np.int64)
-    samples = (
-        windows(store.times, hours, length, period)
-        if data.validation is None
-        else require_windows(store, hours, length, period, key="data.validation")
-    )
-    return evenly_spaced(samples, training.validation_samples)[:, longest.leads(data.input_times)]
+    hours, longest = data.step_hours, training.longest
+    length = training.window_length(data)
+    farthest = max(training.validation_leads, default=0.0)
+    reach = max(length, data.input_times - 1 + round(farthest / hours))
+    num_states = data.input_times + longest.steps
+    samples: Windows | NDArray[np.int64] = np.empty((0, num_states), dtype=np.int64)
+    if period is not None:
+        if data.validation is not None:
+            require_windows(store, hours, length, period, key="data.validation")
+        samples = windows(store.times, hours, reach, period)
+    if farthest and not len(samples):
+        within = "which holds none" if period is None else f"{period[0]} to {period[1]}"
+        raise UserError(
+            f"training.validation_leads reaches {farthest:g} h, and no sample of the validation "
+            f"period ({within}) has states on every step so far ahead: list shorter lead times, or "
+            "set a longer data.validation"
+        )
+    chosen = evenly_spaced(samples, training.validation_samples)
+    return chosen[:, longest.leads(data.input_times)]

@@ -7,7 +7,7 @@ and on disk.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from weathermixer.jigsaw.mesh import Mesh, from_first_rank, gather_objects, is_first_rank
@@ -60,7 +60,7 @@ class History:
     def add_validation(self, step: int, scores: Validation) -> None:
         """Note the scores that were computed after a step; those of an earlier time are void."""
         if self._keeps:
-            self._validations.append((step, asdict(scores)))
+            self._validations.append((step, scores.to_json()))
 
     def result(
         self,

@@ -76,7 +76,7 @@ class TrainingLoop:
         self.history = History()
         self.stop_request = StopRequest()
         self.notices = notices or Notices(console.say)
-        self._held = beginning.held
+        self._held, self._forecasts = beginning.held, beginning.forecasts
         self._training, self._mesh = job.config.training, job.mesh
         model = build_model(
             job.architecture,
@@ -251,6 +251,11 @@ class TrainingLoop:
         """
         if not len(self.validation_samples):
             raise UserError("the validation period holds no sample that can be read")
+        forecasts = None
+        if self._forecasts is not None:
+            forecasts = self._forecasts.begin(
+                self.state.model, self.job, whole=self.run.normalisation, own=self.normalisation
+            )
         self.saver.hold_back()  # an average takes the place of weights that may be being copied
         with (
             self._feed.validation() as batches,
@@ -265,6 +270,7 @@ class TrainingLoop:
                 self.job.part,
                 self._mesh,
                 latent=self._training.longest.latent,
+                forecasts=forecasts,
             )
         self.history.add_validation(self.state.step, scores)
         return scores

@@ -60,7 +60,7 @@ class TrainResult:
             "mesh": sizes_of(self.layout),
             "world_size": self.layout.world_size,
             "checkpoint": str(self.checkpoint),
-            "validation": {str(step): asdict(scores) for step, scores in self.validation.items()},
+            "validation": {str(step): scores.to_json() for step, scores in self.validation.items()},
         }
 
     @classmethod

@@ -17,9 +17,10 @@ from weathermixer.runs.best import Scored, best_checkpoint, read_best, write_bes
 from weathermixer.runs.checkpoint_index import DamagedCheckpoint
 from weathermixer.runs.run import Run
 from weathermixer.runs.saving import CheckpointWriter
+from weathermixer.training.best_score import is_better, score_of
 from weathermixer.training.notices import Notices
 from weathermixer.training.state import TrainingState
-from weathermixer.training.validation import Validation, score_of
+from weathermixer.training.validation import Validation
 
 
 class Saver:
@@ -114,7 +115,7 @@ class Saver:
         if math.isnan(score):
             self._notices.say_once("score", f"the validation has no {name}, so none is the best")
             return
-        if self._scored and score >= self._scored[-1].score:
+        if self._scored and not is_better(name, score, self._scored[-1].score):
             return
         self.begin()
         self._scored = [*self._scored[-1:], Scored(self._state.step, score)]

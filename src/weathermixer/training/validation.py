@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -21,8 +20,13 @@ from weathermixer.jigsaw.exchange import total_over
 from weathermixer.jigsaw.mesh import Mesh, gather_objects
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.cuts import Part
+from weathermixer.training.forecast_scores import ForecastScoring
 from weathermixer.training.loss import recent_and_targets, rollout_loss
 from weathermixer.training.passes import Objective
+from weathermixer.verification.scores import Scores
+
+ByLead = dict[str, float]
+"""Numbers by lead time, in hours as text."""
 
 
 @dataclass(frozen=True)
@@ -32,42 +36,62 @@ class Validation:
     ``loss`` is the mean loss over all samples. ``relative_rmse`` is, for each channel, the
     area-weighted root mean square error at the last step of the rollout, divided by that of
     persistence; channels that do not change have none.
+
+    Where forecasts are scored too, ``scores {metric: {channel: {lead hours: value}}}`` are those of
+    ``verify``, but for what is not defined, and ``rmse_relative_to {baseline: {lead hours:
+    value}}`` their mean RMSE over all channels relative to those of persistence and climatology.
     """
 
     loss: float
     relative_rmse: dict[str, float]
+    scores: dict[str, dict[str, ByLead]] = field(default_factory=dict)
+    rmse_relative_to: dict[str, ByLead] = field(default_factory=dict)
 
     @property
     def mean_relative_rmse(self) -> float:
         """The mean of ``relative_rmse`` over its channels; NaN where there are none."""
         return float(np.mean(list(self.relative_rmse.values()))) if self.relative_rmse else math.nan
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """The scores from an object of JSON that has this class's fields."""
-        return cls(float(values["loss"]), dict(values["relative_rmse"]))
-
-
-SCORES = ("loss", "mean_relative_rmse")
-"""What ``score_of`` knows beside the channels."""
-
-
-def score_of(scores: Validation, name: str) -> float:
-    """The loss, the mean relative RMSE, or that of the channel ``name``; NaN where it has none."""
-    if name in SCORES:
-        return float(getattr(scores, name))
-    return scores.relative_rmse.get(name, math.nan)
-
-
-def require_score(name: str | None, channels: Sequence[str]) -> None:
-    """Raise UserError where ``checkpoint.best`` is no score of a network with these channels."""
-    if name is not None and name not in (*SCORES, *channels):
-        near = difflib.get_close_matches(name, channels, n=1)
-        known = ", ".join([*SCORES, near[0] if near else channels[0]])
-        raise UserError(
-            f"checkpoint.best={name} is no score of a validation: choose among {known}"
-            f"{'' if near else ' and the other channels'}"
+    def with_forecasts(self, scores: Scores, metrics: Sequence[str]) -> Self:
+        """The same with some of the scores of forecasts."""
+        record = scores.to_json()
+        return replace(
+            self,
+            scores={
+                metric: {
+                    channel: _defined(by_lead)
+                    for channel, by_lead in record["scores"][metric].items()
+                }
+                for metric in metrics
+            },
+            rmse_relative_to={
+                baseline: _defined(by_lead)
+                for baseline, by_lead in record["rmse_relative_to"].items()
+            },
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The scores as an object of JSON with this class's fields, where they hold anything."""
+        record = asdict(self)
+        return {
+            name: record[name]
+            for name in record
+            if record[name] or name in ("loss", "relative_rmse")
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """The scores from the object of JSON that ``to_json`` made."""
+        return cls(
+            float(values["loss"]),
+            dict(values["relative_rmse"]),
+            dict(values.get("scores", {})),
+            dict(values.get("rmse_relative_to", {})),
+        )
+
+
+def _defined(by_lead: Mapping[str, float | None]) -> ByLead:
+    return {hours: value for hours, value in by_lead.items() if value is not None}
 
 
 @torch.no_grad()
@@ -80,16 +104,18 @@ def validate(
     mesh: Mesh,
     *,
     latent: int = 1,
+    forecasts: ForecastScoring | None = None,
 ) -> Validation:
     """Compute loss and errors of a network in eval mode; it is left in the mode that it was in.
 
     ``objective`` and the batches hold this rank's ``part`` of what ``normalisation`` describes;
     replicas have batches of their own, as many on each rank of an instance. An application of the
     network advances by ``latent`` steps, which the states of a batch are apart. Errors of an
-    ensemble are those of its mean. The result is that of all samples, on every rank.
+    ensemble are those of its mean. From the same samples ``forecasts`` are made and scored, where
+    they are asked for. The result is that of all samples, on every rank.
 
-    Raises UserError, alike on every rank, where any rank cannot read a batch, and where the loss is
-    NaN or infinite; the network is then as it was too.
+    Raises UserError, alike on every rank, where any rank cannot read a batch or what forecasts are
+    compared with, and where the loss is NaN or infinite; the network is then as it was too.
     """
     static, input_times = objective.static, objective.input_times
     ensemble = objective.ensemble
@@ -133,13 +159,18 @@ def validate(
                 sums[-2] += len(states) / mesh.layout.ways
                 error += square_error(ensemble.mean(forecast[-1]), states[:, -1])
                 persistence += square_error(states[:, input_times - 1], states[:, -1])
+                if forecasts is not None:
+                    forecasts.add(batch.indices[:, input_times - 1], recent)
     finally:
         model.train(was_training)
     sums[:-3].view(2, channels)[:, part.channels] = torch.stack([error, persistence])
-    sums[-1] = reading.problem is not None
+    problem = reading.problem
+    if forecasts is not None:
+        problem = problem or forecasts.problem
+    sums[-1] = problem is not None
     *errors, loss, samples, failures = total_over(mesh.axes, sums).tolist()
     if failures:
-        raise UserError(next(filter(None, gather_objects(reading.problem))))
+        raise UserError(next(filter(None, gather_objects(problem))))
     if not math.isfinite(loss):
         raise UserError("its loss is NaN or infinite")
     relative = {
@@ -149,7 +180,10 @@ def validate(
         )
         if theirs > 0.0
     }
-    return Validation(loss / samples, relative)
+    scores = Validation(loss / samples, relative)
+    if forecasts is None:
+        return scores
+    return scores.with_forecasts(forecasts.scores(), forecasts.names)
 
 
 class _InstanceBatches:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, Self
 
 from rich.console import Console
@@ -28,6 +27,7 @@ from weathermixer.training.result import TrainResult, sizes_of
 from weathermixer.training.schedule import learning_rate
 from weathermixer.training.stalls import StallWatch
 from weathermixer.training.trackers import Trackers
+from weathermixer.verification.scores import PERSISTENCE
 
 
 class Watch:
@@ -202,11 +202,15 @@ class Watch:
                 "will try again at the next",
             )
             return
+        of_forecasts = "".join(
+            f", {ratio:.3f} at {hours} h"
+            for hours, ratio in scores.rmse_relative_to.get(PERSISTENCE, {}).items()
+        )
         notices.say(
             f"step {number}: validation loss {scores.loss:.4g}, errors "
-            f"{scores.mean_relative_rmse:.3f} of persistence's on average"
+            f"{scores.mean_relative_rmse:.3f} of persistence's on average{of_forecasts}"
         )
-        self._write(number, {"validation": asdict(scores)})
+        self._write(number, {"validation": scores.to_json()})
         self._loop.keep_if_best(scores)
 
     def _write(self, step: int, record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +24,8 @@ class PairSums:
     Statistics are those of the metrics. Candidates are the forecasts, persistence and, where there
     is one, climatology; sources of spectra are the forecasts and the truth. Of truth and
     climatology states are kept in ``cache_bytes`` each, by default as ``Truth`` does. ``sums`` of
-    the same kind, where they are given, are added to.
+    the same kind, where they are given, are added to. Without ``spectra`` there are none, of no
+    wavenumbers.
     """
 
     def __init__(
@@ -34,22 +36,19 @@ class PairSums:
         *,
         sums: Sums | None = None,
         cache_bytes: int | None = None,
+        spectra: bool = True,
     ) -> None:
         self._pairing = pairing
         self._regions = regions = Regions.of(pairing.grid)
-        self._spectrum = spectrum = ZonalSpectrum.of(pairing.grid, regions)
+        spectrum = ZonalSpectrum.of(pairing.grid, regions)
+        self._spectrum = spectrum = spectrum if spectra else replace(spectrum, num_columns=0)
         self._truth = truth = pairing.truth.for_channels(channels, cache_bytes=cache_bytes)
         self._statistics = statistics_of(metrics)
         self._truth_spectrum = lru_cache(_SPECTRA_KEPT)(lambda time: spectrum(truth.at(time)))
         num_forecasts, num_regions = len(pairing.forecast_names), len(regions.names)
         self.sums = sums or Sums.zero(
             len(pairing.lead_times),
-            (
-                num_forecasts + 1 + truth.has_climatology,
-                len(self._statistics),
-                num_regions,
-                len(channels),
-            ),
+            (*statistics_shape(pairing, metrics), len(channels)),
             (num_forecasts + 1, num_regions, spectrum.num_wavenumbers, len(channels)),
         )
 
@@ -71,3 +70,9 @@ class PairSums:
         spectra = np.stack([*map(self._spectrum, states), self._truth_spectrum(valid_time)])
         self.sums.add(lead, statistics, spectra)
         return statistics
+
+
+def statistics_shape(pairing: Pairing, metrics: Sequence[Metric]) -> tuple[int, int, int]:
+    """How many candidates, statistics and regions there are sums for, of each channel."""
+    candidates = len(pairing.forecast_names) + 1 + pairing.truth.has_climatology
+    return candidates, len(statistics_of(metrics)), len(Regions.of(pairing.grid).names)
