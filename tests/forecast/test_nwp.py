@@ -24,6 +24,7 @@ from weathermixer.errors import UserError
 from weathermixer.forecast.nwp import forecast_planet
 
 GRID = (32, 64)
+SPIN_UP = 160  # of six hours
 START = np.datetime64("2001-03-01T00", "s")
 SOURCE = "simulated Earth: SPEEDY physics at T21, 8 layers (jcm 3.0.0)"
 
@@ -139,15 +140,17 @@ def test_without_jcm_one_sentence_says_what_to_install(
 
 @pytest.fixture(scope="module")
 def planet(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Six days of the planet, after twelve from rest."""
+    """Six days of the planet, after forty from rest, in which storms have grown."""
     pytest.importorskip("jcm", reason="the simulated planet needs the extra 'planet'")
     model = planet_on(GRID, TRUTH)
-    carry = model.start(START - 49 * STEP, 1)
+    carry = model.start(START - (SPIN_UP + 1) * STEP, 1)
     states = []
-    for _ in range(48 + 24):
+    for _ in range(SPIN_UP + 24):
         carry, state = model.forecast(carry)
         states.append(state)
-    return Store.open(write_store(tmp_path_factory.mktemp("planet") / "planet.zarr", states[48:]))
+    return Store.open(
+        write_store(tmp_path_factory.mktemp("planet") / "planet.zarr", states[SPIN_UP:])
+    )
 
 
 def squared_errors(
