@@ -190,7 +190,7 @@ def test_a_state_looks_the_same_from_the_layers_that_are_fitted_to_it(planet: St
     relative = np.sqrt(mean_square(seen.astype(np.float64) - state)) / planet.statistics.step_std
     aloft = [n for n, name in enumerate(CHANNELS) if name.endswith(("_50", "_100"))]
     assert np.delete(relative, aloft).max() < 0.2
-    assert relative[aloft].max() < 0.5
+    assert relative[aloft].max() < 0.8  # over mountains, no level sees the highest layer well
     assert relative.mean() < 0.1
 
 
@@ -242,4 +242,5 @@ def test_the_command_forecasts_imperfectly_and_verify_scores_it(
     for channel in SCORED:
         model, persistence = np.mean(squared_errors(out, planet, channel), axis=1)[:, 3]
         assert scores[channel]["24"] == pytest.approx(np.sqrt(model), rel=1e-5), channel
-        assert 0.1 < np.sqrt(model / persistence) < 0.9, channel
+        # Worse than the truth's own model, which stays within 0.15, and better than nothing.
+        assert 0.15 < np.sqrt(model / persistence) < 1.0, channel

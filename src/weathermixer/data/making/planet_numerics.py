@@ -52,7 +52,7 @@ class PlanetNumerics:
 TRUTH = PlanetNumerics()
 """How the planet itself is simulated."""
 
-IMPERFECT = PlanetNumerics(layers=7, diffusion_order=4, diffusion_hours=2.4)
+IMPERFECT = PlanetNumerics(layers=7, diffusion_order=4, diffusion_hours=12.0)
 """The model of a forecast, with other layers and another diffusion than the truth's."""
 
 ANALYSIS_ERROR = 0.25
