@@ -1,4 +1,4 @@
-"""The commands below ``data``: making stores of states, and looking into them."""
+"""The commands below ``data``: making stores of states, looking into them, and a planet's NWP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import click
 
 from weathermixer.cli.arguments import PATH, GridShape, as_json, print_result
 from weathermixer.console import progress, say
+from weathermixer.data.making.planet_numerics import (
+    ANALYSIS_ERROR,
+    IMPERFECT,
+    TRUTH,
+    PlanetNumerics,
+)
 
 
 @click.group()
 def data() -> None:
-    """Make stores of states, and look into them."""
+    """Make stores of states, look into them, and forecast a planet by its own physics."""
 
 
 @data.command()
@@ -91,6 +97,82 @@ def prepare(
             progress=update,
         )
     say(f"wrote {out}")
+
+
+@data.command()
+@click.argument("store")
+@click.option(
+    "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
+)
+@click.option("--steps", type=int, required=True, help="Steps to forecast, of six hours each.")
+@click.option("--out", type=PATH, required=True, help="Zarr store to write.")
+@click.option(
+    "--analysis-error",
+    type=float,
+    default=ANALYSIS_ERROR,
+    show_default=True,
+    help="Size of the error of initial states, in six-hourly standard deviations of each channel.",
+)
+@click.option(
+    "--layers",
+    type=int,
+    default=IMPERFECT.layers,
+    show_default=True,
+    help=f"Layers of the model; the truth has {TRUTH.layers}.",
+)
+@click.option(
+    "--diffusion-order",
+    type=int,
+    default=IMPERFECT.diffusion_order,
+    show_default=True,
+    help=f"Order of its diffusion; the truth's is {TRUTH.diffusion_order}.",
+)
+@click.option(
+    "--diffusion-hours",
+    type=float,
+    default=IMPERFECT.diffusion_hours,
+    show_default=True,
+    help="Hours in which diffusion damps the smallest scale to 1/e; the truth's are "
+    f"{TRUTH.diffusion_hours:g}.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@as_json
+def nwp(
+    store: str,
+    init: str,
+    steps: int,
+    out: Path,
+    analysis_error: float,
+    layers: int,
+    diffusion_order: int,
+    diffusion_hours: float,
+    seed: int,
+    json: bool,
+) -> None:
+    """Forecast a simulated planet by its own physics, imperfectly, to compare others with.
+
+    Initial states have an analysis error, and the model has other layers and another diffusion
+    than the truth. Interrupted, the same command continues.
+    """
+    from weathermixer.forecast.nwp import forecast_planet
+
+    with progress("forecasting") as update:
+        result = forecast_planet(
+            store,
+            init,
+            steps,
+            out,
+            numerics=PlanetNumerics(layers, diffusion_order, diffusion_hours),
+            analysis_error=analysis_error,
+            seed=seed,
+            progress=update,
+        )
+    if json:
+        print_result(result.to_json())
+        return
+    say(f"wrote {out}")
+    if result.processor_seconds is not None:
+        say(f"a forecast took {result.processor_seconds:.1f} processor seconds")
 
 
 @data.command("inspect")

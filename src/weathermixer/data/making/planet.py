@@ -22,6 +22,7 @@ from weathermixer.config import Period
 from weathermixer.console import Progress
 from weathermixer.data.channels import STATIC_VARIABLES
 from weathermixer.data.feeding.periods import periods
+from weathermixer.data.making.planet_numerics import TRUTH
 from weathermixer.data.making.planet_simulation import (
     CHANNELS,
     STEP,
@@ -40,6 +41,7 @@ from weathermixer.errors import UserError
 from weathermixer.worker_processes import Tick, default_processes, for_each
 
 STATIC_CHANNELS = tuple(STATIC_VARIABLES)
+SOURCE = "simulated Earth: SPEEDY physics"
 SMALLEST_GRID = (32, 64)
 SPIN_UP_DAYS = 92  # from rest; winds, rain and the stratosphere settle within 90
 
@@ -133,7 +135,7 @@ def write_planet(
         static_channels=STATIC_CHANNELS,
         static=static_fields(grid),
         attributes={
-            "sources": [f"simulated Earth: SPEEDY physics at T21, 8 layers (jcm {version('jcm')})"],
+            "sources": [f"{SOURCE} at T21, {TRUTH.layers} layers (jcm {version('jcm')})"],
             "seed": seed,
             "members": len(members),
             "spin_up_days": spin_up_days,

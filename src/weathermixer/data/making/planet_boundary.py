@@ -26,13 +26,22 @@ from jcm.terrain import TerrainData, get_terrain
 from numpy.typing import NDArray
 
 from weathermixer.data.making import vertical
+from weathermixer.data.making.planet_numerics import TRUTH
 
 TRUNCATION = 21
 
 
-def planet_coordinates() -> CoordinateSystem:
-    """The coordinates of the dynamics: harmonics truncated at T21, and SPEEDY's 8 sigma layers."""
-    return get_speedy_coords(layers=8, spectral_truncation=TRUNCATION)
+def planet_coordinates(layers: int = TRUTH.layers) -> CoordinateSystem:
+    """The coordinates of the dynamics: harmonics truncated at T21, and SPEEDY's sigma layers."""
+    return get_speedy_coords(layers=layers, spectral_truncation=TRUNCATION)
+
+
+def layer_centres(coords: CoordinateSystem) -> list[float]:
+    """``ln σ`` of the layers' centres, highest layer first."""
+    bounds = np.asarray(coords.vertical.boundaries, dtype=np.float64)
+    centres = (bounds[1:] + bounds[:-1]) / 2
+    assert (np.diff(centres) > 0).all()
+    return [float(centre) for centre in np.log(centres)]
 
 
 def gaussian_grid(grid: tuple[int, int]) -> spherical_harmonic.Grid:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weathermixer.data.channels import LEVELS_HPA, PROGNOSTIC_VARIABLES, channels_of, names
+from weathermixer.data.making.planet_numerics import TRUTH, PlanetNumerics
 from weathermixer.data.partial_files import write_error
 from weathermixer.data.store.store_writer import TIMES_PER_BLOCK
 from weathermixer.errors import UserError
@@ -33,7 +34,7 @@ class Simulation:
     """A simulation under way: what it goes on from, and the last state that it wrote."""
 
     def __init__(self, grid: tuple[int, int], member: int, seed: int) -> None:
-        self._planet = _planet(grid)
+        self._planet = planet_on(grid)
         self._seed = int(np.random.SeedSequence([seed, member]).generate_state(1)[0] >> 1)
         self._carry: Any = None
         self.last_state = np.empty((len(CHANNELS), *grid), dtype=np.float32)
@@ -74,9 +75,12 @@ class Simulation:
 
 
 @lru_cache(maxsize=1)
-def _planet(grid: tuple[int, int]) -> PlanetModel:
-    """The planet seen on a grid, compiled once in a process for all of its members."""
-    return import_simulation("planet_model").PlanetModel(grid, TIMES_PER_BLOCK)
+def planet_on(grid: tuple[int, int], numerics: PlanetNumerics = TRUTH) -> PlanetModel:
+    """The planet seen on a grid, compiled once in a process for all of its members.
+
+    Raises UserError where jcm is not installed.
+    """
+    return import_simulation("planet_model").PlanetModel(grid, TIMES_PER_BLOCK, numerics)
 
 
 def import_simulation(name: str) -> Any:
