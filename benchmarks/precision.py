@@ -5,7 +5,7 @@
 The network has the blocks L of ``compare.py`` (4,320 tokens, 2,160 channels, as many hidden tokens
 and hidden channels), an encoder and a decoder of 69 variables, and AdamW; a step takes one sample.
 The four trainings take turns in every round. Weights, optimizer, encoder and the addition to the
-state are in float32 in both arithmetics. Whether bfloat16 is faster depends on the processor, which
+state are in float32 either way. Whether bfloat16 is faster depends on the processor, which
 has to have instructions for it.
 """
 
