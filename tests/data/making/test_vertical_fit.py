@@ -41,7 +41,7 @@ def on_levels(
         column = (slice(None), *place)
         state[column] = column_at_levels(
             np.log(sigma), layers.temperature[column], others[:, *column],
-            layers.surface_pressure[place], surface[place],
+            float(layers.surface_pressure[place]), float(surface[place]),
         )  # fmt: skip
     return state
 
