@@ -126,6 +126,7 @@ def test_what_comes_of_a_preset_is_said_to_come_of_it(configuration: Path) -> No
         ),
         (["--training.learning_rates={head: 1e-3}"], "training.learning_rates", "the head"),
         (["--training.huber_threshold=2"], "training.huber_threshold", "error is squared"),
+        (["--training.validation_scores=[acc]"], "training.validation_scores", "no lead time"),
         (
             ["--training.channel_weights={temperature: 2, temperature_500: 3}"],
             "training.channel_weights",

@@ -226,6 +226,12 @@ def _loss_is_as_set(config: Config, notes: Notes) -> None:
             f"training.error is {training.error}, so it changes nothing",
             "remove it, or set training.error=huber",
         )
+    if "validation_scores" in training.model_fields_set and not training.validation_leads:
+        notes.warn(
+            "training.validation_scores",
+            "training.validation_leads lists no lead time, so no forecast is scored",
+            "list some, such as [24, 72], or remove it",
+        )
 
 
 def _members_differ(config: Config, notes: Notes) -> None:

@@ -144,6 +144,7 @@ def test_a_truth_that_cannot_be_read_costs_a_validation_alone(
         ({"validation_scores": ["rmsd"]}, "lists 'rmsd', which is no score; did you mean rmse"),
         ({"validation_scores": []}, "lists no score"),
         ({"validation_leads": [6, 6]}, "lists 6.0 twice; remove the repeated entry"),
+        ({"validation_leads": [6, 6.0001]}, "lists 6.0 twice; remove the repeated entry"),
         ({"validation_scores": ["crps"]}, "lists 'crps', which is of ensembles, and training.mem"),
     ],
 )

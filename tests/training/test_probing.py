@@ -83,6 +83,18 @@ def test_data_that_end_within_the_validation_period_leave_the_samples_before(
         assert loop.validate() == result.validation[12]
 
 
+def test_a_sample_whose_forecasts_have_no_truth_is_left_out(waves: Path, tmp_path: Path) -> None:
+    """Of samples from 48 to 51, scored twelve hours later too, 50 would need 52, and 51 also 53."""
+    store = ending(waves, tmp_path / "waves.zarr", 51)
+    config = wave_config(store, training={"validation_leads": [12]})
+    said = io.StringIO()
+    result = train(config, tmp_path / "run", console=Console(file=said, width=1000))
+    assert said.getvalue().startswith("2 of the 4 validation samples cannot be read, the first of ")
+    assert result.validation[12].rmse_relative_to["persistence"].keys() == {"12"}
+    with TrainingLoop.begin(config, tmp_path / "other") as loop:
+        assert loop.validation_samples.tolist() == [[48, 49], [49, 50]]
+
+
 def test_data_that_end_before_the_validation_period_leave_no_validation(
     waves: Path, tmp_path: Path
 ) -> None:

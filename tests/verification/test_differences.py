@@ -21,7 +21,7 @@ from support.members import write_members
 from support.noise import LEADS, noisy
 from support.planets import CHANNELS, Planet, write_forecast
 from weathermixer.verification.block_bootstrap import block_length, resampled_counts
-from weathermixer.verification.differences import Differences, with_intervals
+from weathermixer.verification.differences import Differences, _block_length, with_intervals
 from weathermixer.verification.metrics import ACC, RMSE
 from weathermixer.verification.pair_series import COMPARED
 from weathermixer.verification.verification_record import Verification
@@ -164,10 +164,19 @@ def test_each_resample_is_of_consecutive_times_round_the_end() -> None:
 
 
 def test_blocks_are_twice_as_long_as_forecasts_overlap_and_grow_with_the_cube_root() -> None:
-    assert [block_length(n, 1.0) for n in (9, 10, 27, 1000)] == [None, 2, 3, 10]
-    assert [block_length(1000, overlap) for overlap in (1.1, 5.1, 9.9, 100.0, 100.1)] == [
+    assert [block_length(n, 1) for n in (9, 10, 27, 1000)] == [None, 2, 3, 10]
+    assert [block_length(1000, under_way) for under_way in (2, 6, 10, 100, 101)] == [
         10, 12, 20, 200, None,
     ]  # fmt: skip
+
+
+def test_forecasts_under_way_are_counted_where_their_spacing_is_uneven() -> None:
+    days = np.arange("2001-01-01", "2001-03-02", dtype="datetime64[D]").astype("datetime64[s]")
+    starts = np.sort(np.concatenate([days, days + np.timedelta64(6, "h")]))
+    # In 72 hours six begin, and as many in 66, from 00 UTC; in six hours one does.
+    for hours, length in ((6, 5), (66, 12), (72, 12), (144, 24)):
+        assert _block_length(starts, np.timedelta64(hours, "h")) == length
+    assert _block_length(starts, np.timedelta64(150, "h")) is None
 
 
 @pytest.mark.exhaustive
@@ -177,7 +186,7 @@ def test_intervals_of_dependent_errors_hold_the_truth_nearly_as_often_as_they_sa
     noise = generator.normal(size=(307, 2000))
     series = np.stack([noise[lag : lag + 300] for lag in range(8)]).sum(axis=0)
     statistics = np.stack([series, np.zeros_like(series)], axis=1)[:, :, None]
-    length = block_length(300, 8.0)
+    length = block_length(300, 8)
     assert length == 16
 
     def coverage(length: int) -> float:

@@ -16,6 +16,7 @@ from oracles import scores as oracle
 from support.noise import LEADS, noisy
 from support.planets import CHANNELS, LATITUDES, Planet, write_forecast, write_planet
 from weathermixer.errors import UserError
+from weathermixer.verification.scores import MODEL, PERSISTENCE, Scores
 from weathermixer.verification.verify import verify
 
 MakePlanet = Callable[..., Planet]
@@ -293,3 +294,11 @@ def test_times_without_hours_between_them_are_exact(
     late.drop_encoding().to_zarr(tmp_path / "f.zarr", zarr_format=2, consolidated=True)
     with pytest.raises(UserError, match="no pair"):
         verify(tmp_path / "f.zarr", planet.truth)
+
+
+def test_a_channel_that_exploded_is_not_left_out_of_the_mean_ratio() -> None:
+    """Of channels that persistence forecasts perfectly there is no ratio; of others there is."""
+    ours, theirs = np.array([[np.inf, 1.0, 1.0], [3.0, 1.0, 1.0]]), np.array([[2.0, 2.0, 0.0]] * 2)
+    values = {MODEL: {"rmse": ours}, PERSISTENCE: {"rmse": theirs}}
+    scores = Scores(("a", "b", "c"), (6.0, 12.0), (1, 1), values)
+    np.testing.assert_array_equal(scores.relative_rmse(PERSISTENCE), [np.nan, 1.0])

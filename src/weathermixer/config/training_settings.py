@@ -297,7 +297,8 @@ class Training(Section):
     @field_validator("validation_leads")
     @classmethod
     def _increase(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(value))
+        # To seconds, as times are: those that are equal then are one lead time.
+        return require_distinct(tuple(sorted(round(3600.0 * hours) / 3600.0 for hours in value)))
 
     @field_validator("validation_scores")
     @classmethod

@@ -1,7 +1,8 @@
 """Members of an ensemble: forecasts from one state that differ by what is drawn for each.
 
-Draws depend on the seed, the initial time, the member and how far the forecast has come, so that it
-does not matter which forecasts are computed together, or in which order.
+What is drawn of noise depends on the seed, the initial time, the member and how far the forecast
+has come, so that it does not matter which forecasts are computed together, or in which order.
+Dropout draws for all that are computed together.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from weathermixer.runs.folder_lock import FolderLock
 from weathermixer.runs.inheritance import Source, inherit_statistics
 from weathermixer.runs.run import Run
 from weathermixer.training.best_score import require_score
-from weathermixer.training.feed import training_windows, validation_windows
+from weathermixer.training.feed import scored_states, training_windows, validation_windows
 from weathermixer.training.forecast_scores import ScoredForecasts, require_climatology
 from weathermixer.training.notices import Notices
 from weathermixer.training.origin import Origin
@@ -83,7 +83,8 @@ def begin_together(
     require_score(config.checkpoint.best, job.channels, training)
     require_climatology(training, states)
     require_last_sample(job, windows)
-    validation_samples = readable_samples(job, validation_samples, notices)
+    scored = scored_states(data, training, states, validation_samples)
+    validation_samples = readable_samples(job, validation_samples, scored, notices)
     forecasts = ScoredForecasts.open(job, validation_samples)
     layout = job.mesh.layout
     lock = FolderLock(out, "training")

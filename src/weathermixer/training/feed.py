@@ -22,6 +22,7 @@ from weathermixer.data.feeding.samples import (
     windows,
 )
 from weathermixer.data.states import States
+from weathermixer.data.time_steps import to_timedelta
 from weathermixer.errors import UserError
 from weathermixer.job import Job
 from weathermixer.model.arithmetic import Arithmetic
@@ -136,3 +137,14 @@ def validation_windows(data: Data, training: Training, store: States) -> NDArray
         )
     chosen = evenly_spaced(samples, training.validation_samples)
     return chosen[:, longest.leads(data.input_times)]
+
+
+def scored_states(
+    data: Data, training: Training, store: States, samples: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The states at ``training.validation_leads`` after each of the ``samples (sample, times)``.
+
+    They are time indices ``(sample, lead time)``.
+    """
+    leads = to_timedelta(np.array(training.validation_leads))
+    return np.searchsorted(store.times, store.times[samples[:, data.input_times - 1, None]] + leads)

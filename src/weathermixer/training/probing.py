@@ -34,18 +34,22 @@ def require_last_sample(job: Job, windows: Windows) -> None:
         )
 
 
-def readable_samples(job: Job, windows: NDArray[np.int64], notices: Notices) -> NDArray[np.int64]:
+def readable_samples(
+    job: Job, windows: NDArray[np.int64], scored: NDArray[np.int64], notices: Notices
+) -> NDArray[np.int64]:
     """The validation samples that all ranks can read, of ``windows (sample, rollout + 1)``.
 
+    ``scored (sample, lead time)`` are the states that further forecasts of each are compared with.
     Every rank calls this. The first and the last sample are read; where one of them cannot be, all
     are, and what cannot be read is left out and said.
     """
     if not len(windows):
         notices.say("the validation period holds no sample: there will be no validation")
         return windows
-    if not any(job.reading_problems(windows[[0, -1]])):
+    needed = np.concatenate([windows, scored], axis=1)
+    if not any(job.reading_problems(needed[[0, -1]])):
         return windows
-    problems = job.reading_problems(windows)
+    problems = job.reading_problems(needed)
     holes = [number for number, problem in enumerate(problems) if problem is not None]
     if holes:
         left = len(windows) - len(holes)

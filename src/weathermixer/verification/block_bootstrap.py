@@ -20,21 +20,21 @@ FEWEST_BLOCKS = 5
 _SEED = 1989
 
 
-def block_length(num_times: int, overlapping: float) -> int | None:
+def block_length(num_times: int, under_way: int) -> int | None:
     """How many consecutive initial times make a block; None where there are too few to tell.
 
     At least the cube root of their number, in whose order the best length grows (Hall, Horowitz and
-    Jing 1995, doi:10.1093/biomet/82.3.561). ``overlapping`` forecasts, lead time over spacing, are
-    under way at once, and even the best ones have errors that are correlated over as many initial
-    times (Diebold and Mariano 1995, doi:10.1080/07350015.1995.10524599): where it is more than one,
-    blocks are at least twice as long. There have to be ``FEWEST_BLOCKS``.
+    Jing 1995, doi:10.1093/biomet/82.3.561). At most ``under_way`` forecasts have begun and not yet
+    reached their lead time, and even the best ones have errors that are correlated over as many
+    initial times (Diebold and Mariano 1995, doi:10.1080/07350015.1995.10524599): where it is more
+    than one, blocks are at least twice as long. There have to be ``FEWEST_BLOCKS``.
 
-    >>> block_length(730, 2.0), block_length(730, 20.0), block_length(62, 20.0)
+    >>> block_length(730, 2), block_length(730, 20), block_length(62, 20)
     (9, 40, None)
     """
     length = max(1, round(num_times ** (1.0 / 3.0)))
-    if overlapping > 1.0 + 1e-9:
-        length = max(length, 2 * math.ceil(overlapping - 1e-9))
+    if under_way > 1:
+        length = max(length, 2 * under_way)
     return length if num_times >= FEWEST_BLOCKS * length else None
 
 

@@ -108,8 +108,8 @@ class Differences:
             shares = f"{len(lacking)} of {len(self.lead_hours)} lead times, from {lacking[0]:g} h"
             yield (
                 f"whether differences from {', '.join(self.values)} are significant is not known "
-                f"at {shares}: it takes {FEWEST_BLOCKS} blocks of initial times, each twice as "
-                "long as the lead time"
+                f"at {shares}: it takes {FEWEST_BLOCKS} blocks of consecutive initial times, each "
+                "of at least twice as many as forecasts are under way at once"
             )
 
     def summaries(self) -> Iterator[str]:
@@ -117,11 +117,13 @@ class Differences:
         for other in self.values:
             sure = self.significant(other, RMSE.name)
             better = self.better(other, RMSE.name)
-            yield (
+            unknown = np.isnan(self.values[other][RMSE.name][..., LOWER])
+            line = (
                 f"RMSE against {other}, {CONFIDENCE:.0%} confidence, by channel and lead time: "
                 f"lower in {(sure & better).sum()}, higher in {(sure & ~better).sum()}, "
-                f"no sure difference in {(~sure).sum()}"
+                f"no sure difference in {(~sure & ~unknown).sum()}"
             )
+            yield f"{line}, not known in {unknown.sum()}" if unknown.any() else line
 
     def to_json(self) -> dict[str, Any]:
         """The differences as an object of JSON; null where a number is not defined."""
@@ -198,10 +200,8 @@ def scale_of(relative: Values) -> float:
 
 def _block_length(starts: NDArray[np.datetime64], lead: np.timedelta64) -> int | None:
     """The block length of increasing initial times at a lead time."""
-    if len(starts) < 2:
-        return None
-    spacing = np.median(np.diff(starts).astype("timedelta64[s]").astype(np.float64))
-    return block_length(len(starts), float(lead / np.timedelta64(1, "s")) / float(spacing))
+    under_way = np.searchsorted(starts, starts + lead) - np.arange(len(starts))
+    return block_length(len(starts), int(under_way.max(initial=1)))
 
 
 def with_intervals(statistics: Values, metrics: tuple[Metric, ...], length: int | None) -> Values:

@@ -112,11 +112,13 @@ class Scores:
     def relative_rmse(self, baseline: str) -> Values:
         """The model's RMSE over the baseline's, averaged over channels, ``(lead,)``.
 
-        Channels that the baseline forecasts perfectly have no such ratio and are left out.
+        Channels that the baseline forecasts perfectly have no such ratio and are left out. NaN
+        where the model's own RMSE of any other channel is no finite number.
         """
         ours, theirs = self.values[MODEL]["rmse"], self.values[baseline]["rmse"]
         ratio = np.divide(ours, theirs, out=np.full_like(ours, np.nan), where=theirs > 0.0)
-        defined = np.isfinite(ratio)
+        defined = theirs > 0.0
+        ratio[np.isinf(ratio)] = np.nan
         total = np.where(defined, ratio, 0.0).sum(axis=1)
         count = defined.sum(axis=1)
         mean: Values = np.full_like(total, np.nan)

@@ -26,7 +26,8 @@ class AnalysisErrors:
     """Errors of a ``store``'s states: ``share`` of each channel's six-hourly standard deviation.
 
     ``share`` is their size over many times and the globe; ``seed`` chooses among them. Raises
-    UserError where ``share`` is negative or infinite, or where the store has no training period.
+    UserError where ``share`` is negative or infinite, where ``seed`` is negative, or where the
+    store has no training period.
     """
 
     def __init__(self, store: Store, *, share: float, seed: int) -> None:
@@ -34,6 +35,10 @@ class AnalysisErrors:
             raise UserError(
                 f"an analysis error of {share:g} six-hourly standard deviations is impossible: "
                 "choose zero or more"
+            )
+        if seed < 0:
+            raise UserError(
+                f"the seed {seed} of analysis errors is impossible: choose zero or more"
             )
         first, last = store.training_period
         times = store.times

@@ -35,7 +35,7 @@ class PlanetNumerics:
         if not _FEWEST_LAYERS <= self.layers <= _MOST_LAYERS:
             raise UserError(
                 f"the planet's physics cannot be computed in {self.layers} layers: choose "
-                f"{_FEWEST_LAYERS} to {_MOST_LAYERS}, which are the truth's own"
+                f"{_FEWEST_LAYERS} to {_MOST_LAYERS}; the truth has {_MOST_LAYERS}"
             )
         if self.diffusion_order not in _ORDERS:
             raise UserError(

@@ -34,7 +34,7 @@ class Simulation:
     """A simulation under way: what it goes on from, and the last state that it wrote."""
 
     def __init__(self, grid: tuple[int, int], member: int, seed: int) -> None:
-        self._planet = planet_on(grid)
+        self._planet = planet_on(grid, TRUTH)
         self._seed = int(np.random.SeedSequence([seed, member]).generate_state(1)[0] >> 1)
         self._carry: Any = None
         self.last_state = np.empty((len(CHANNELS), *grid), dtype=np.float32)
@@ -75,7 +75,7 @@ class Simulation:
 
 
 @lru_cache(maxsize=1)
-def planet_on(grid: tuple[int, int], numerics: PlanetNumerics = TRUTH) -> PlanetModel:
+def planet_on(grid: tuple[int, int], numerics: PlanetNumerics) -> PlanetModel:
     """The planet seen on a grid, compiled once in a process for all of its members.
 
     Raises UserError where jcm is not installed.
