@@ -133,6 +133,7 @@ def test_lead_times_beyond_the_truth_are_counted_and_left_out(
     assert on_the_way == found | whole | {
         "lead_hours": [6.0, 12.0, 18.0, 24.0],
         "channels": ["temperature_850", "2m_temperature"],
+        "members": None,
         "made_by": json.loads((scores / "scores.json").read_text())["made_by"],
     }
     assert found["unscored_pairs"] == 2 * 4 - 1

@@ -62,8 +62,10 @@ def casts_of_a_step(mesh: Mesh, waves: Path, out: Path, training: dict[str, Any]
     "training",
     [
         {"recompute": "blocks"},
-        *exhaustive({"recompute": "none"}),
-        {"recompute": "stages", "latent_rollout": 2, "instance_batch": 3, "micro_batch": 1},
+        *exhaustive(
+            {"recompute": "none"},
+            {"recompute": "stages", "latent_rollout": 2, "instance_batch": 3, "micro_batch": 1},
+        ),
     ],
     ids=str,
 )

@@ -98,6 +98,7 @@ def compare(
     check(plain, run(out / "compiled", compiling, backend), training["dtype"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "backend"),
     [

@@ -138,6 +138,7 @@ def test_any_number_of_passes_has_the_gradient_of_the_plain_network(
                 torch.testing.assert_close(ours[name], gradients[name], rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_gradients_travel_between_replicas_once_however_many_passes_make_them() -> None:
     layout, short = Layout(data=2), {"rollout": 2, "latent_rollout": 1, "instance_batch": 2}
     together, apart = (

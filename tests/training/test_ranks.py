@@ -173,6 +173,7 @@ def test_after_a_rank_is_killed_a_run_is_continued_to_the_same_bits(
     assert _weights(out) == _weights(tmp_path / "whole")
 
 
+@pytest.mark.exhaustive
 def test_a_signal_to_the_job_leaves_a_checkpoint_and_is_told_once(
     endless: tuple[Path, subprocess.Popen[str]],
 ) -> None:
@@ -204,6 +205,7 @@ def test_a_signal_that_reaches_a_rank_later_than_others_spares_the_checkpoint(
 # --- refused before anything is written
 
 
+@pytest.mark.exhaustive
 def test_a_mesh_of_other_ranks_is_refused_in_one_sentence(waves: Path, tmp_path: Path) -> None:
     config = write_config(wave_config(waves), tmp_path / "config.yaml")
     words = ["--nproc", "2", "--parallel.domain=3"]

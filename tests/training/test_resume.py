@@ -150,6 +150,7 @@ def test_killed_at_any_file_operation_a_run_goes_on_to_the_same_bits(
     assert _files(tmp_path / "run") == _files(whole[0])
 
 
+@pytest.mark.exhaustive
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(
     waves: Path, whole: tuple[Path, TrainResult], tmp_path: Path
 ) -> None:

@@ -86,7 +86,7 @@ def computed(actions: Iterable[Action]) -> float:
     return sum(action.seconds for action in actions if isinstance(action, Computes))
 
 
-@pytest.mark.parametrize("name", [PROCESSORS, ACCELERATORS])
+@pytest.mark.parametrize("name", [ACCELERATORS, *exhaustive(PROCESSORS)])
 @pytest.mark.parametrize(
     "layout", [Layout(data=2, domain=2), *exhaustive(Layout(domain=2, tensor=3))], ids=mesh_name
 )

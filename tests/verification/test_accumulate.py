@@ -73,6 +73,7 @@ def test_two_processes_give_the_sums_of_one_bit_for_bit(
     np.testing.assert_array_equal(is_scored, comparison.pairs[comparison.times])
 
 
+@pytest.mark.exhaustive
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.lists(st.integers(0, 3), min_size=9, max_size=9), order=st.randoms())
 def test_any_split_of_the_initial_times_in_any_order_gives_the_same_scores(

@@ -157,6 +157,7 @@ def test_regions_and_spectra_equal_their_definitions(
                 assert record["spectrum"][source][name][hours] == pytest.approx(spectrum, rel=1e-8)
 
 
+@pytest.mark.exhaustive
 def test_every_regions_spectra_are_in_the_file_that_is_written(
     make_planet: MakePlanet, tmp_path: Path
 ) -> None:

@@ -247,6 +247,7 @@ def test_times_that_hold_nothing_but_nan_at_the_ends_are_left_out_and_said(
     np.testing.assert_array_equal(store.read(32)[-1], dataset["2m_temperature"].values[34])
 
 
+@pytest.mark.exhaustive
 def test_a_source_that_ends_in_nan_is_continued_by_another(
     archive: Archive, saved: Saved, tmp_path: Path
 ) -> None:
