@@ -1,7 +1,7 @@
 # make demo      simulate a planet, learn its weather, forecast it, score the forecast
 # make test      the checks below, and the tests that show each feature: under ten minutes on two cores
 # make test-all  these, then the rest: every mesh, every size, every way to fail
-# make test-exhaustive  the rest alone; with SHARE=0/4 the first quarter of it
+# make test-exhaustive  the rest alone; with SHARE=0/6 the first sixth of it
 # make coverage  the tests of make test, with the share of the code that they run
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
