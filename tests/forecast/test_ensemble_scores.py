@@ -99,7 +99,6 @@ def test_they_are_those_that_verify_gives_and_members_meet_once_a_lead_time(
             Layout(tensor=2),
             Layout(domain=3),
             Layout(data=2, domain=2),
-            Layout(data=3),
         ),
     ],
     ids=str,

@@ -63,7 +63,7 @@ def test_mean_absolute_error_is_scored_in_several_processes(
             assert in_table[name, hours] == value
     page = make_report(tmp_path / "out").path.read_text("utf-8")
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])
-    assert data["scores"]["metrics"]["mae"] == {"label": "MAE", "hasUnits": True}
+    assert data["scores"]["metrics"]["mae"] == {"label": "MAE", "hasUnits": True, "limit": None}
     (shown, *_) = data["scores"]["regions"]["Globe"]["model"]["mae"]
     assert shown == pytest.approx(
         result.scores.series("model", "mae", CHANNELS[0]).tolist(), rel=1e-3
