@@ -14,8 +14,9 @@ from weathermixer.jigsaw.layout import Layout
     ("parameters", "stays"),
     [
         ({"layout": Layout(), "recipe": "state"}, True),
-        ({"layout": Layout(domain=3)}, True),
-        ({"layout": Layout(domain=3, rank=2)}, True),
+        ({"layout": Layout(data=2, tensor=2)}, True),
+        ({"layout": Layout(data=2, tensor=2, rank=3)}, True),
+        ({"layout": Layout(domain=3)}, False),
         ({"layout": Layout(domain=4)}, False),
         ({"layout": Layout(domain=2, tensor=2), "change": ("1x4x1", "1x2x2")}, False),
         ({"layout": Layout(domain=2, tensor=2), "change": ("2x1x1", "1x2x2")}, True),

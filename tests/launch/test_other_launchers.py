@@ -101,8 +101,10 @@ def test_a_mistake_of_one_rank_alone_is_told_once_with_its_rank(
 @pytest.mark.parametrize(
     ("what", "rank", "status", "sentence"),
     [
-        ("find_a_mistake", 1, 2, "what only rank 1 can see is wrong: put it right"),
-        *exhaustive(("have_an_error", 1, 1, "ZeroDivisionError: this should not happen")),
+        *exhaustive(
+            ("find_a_mistake", 1, 2, "what only rank 1 can see is wrong: put it right"),
+            ("have_an_error", 1, 1, "ZeroDivisionError: this should not happen"),
+        ),
         ("kill_itself", 2, 1, "rank 2 on {host} ended without a word"),
     ],
 )  # fmt: skip

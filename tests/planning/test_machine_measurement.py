@@ -54,6 +54,7 @@ def test_one_rank_measures_a_machine_that_is_read_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["machine.yaml"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("little_work")
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     threads = torch.get_num_threads()

@@ -29,6 +29,7 @@ def test_a_run_brings_its_verification_along(demonstration: Demonstration, tmp_p
     assert _sections(written.path) >= {"scores", "tables", "maps", "training", "configuration"}
 
 
+@pytest.mark.exhaustive
 def test_folders_that_were_moved_together_are_still_found(
     demonstration: Demonstration, tmp_path: Path
 ) -> None:

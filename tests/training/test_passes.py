@@ -121,7 +121,7 @@ def pass_through(
 
 @pytest.mark.parametrize("options", WAYS, ids=str)
 @pytest.mark.parametrize("layout", MESHES, ids=mesh_name)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["given", *exhaustive("latent")])
 def test_any_number_of_passes_has_the_gradient_of_the_plain_network(
     pool: Pool, network: str, layout: Layout, options: dict[str, Any]
 ) -> None:

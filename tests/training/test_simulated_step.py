@@ -131,6 +131,7 @@ def test_ranks_of_even_shards_are_known_by_the_trace_of_one() -> None:
         assert are_alike(events, expected)
 
 
+@pytest.mark.exhaustive
 def test_ranks_of_uneven_shards_are_traced_each() -> None:
     layout = Layout(domain=3)
     traces = traces_of_instance(layout, lambda rank: taken(UNEVEN, rank))
