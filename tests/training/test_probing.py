@@ -49,7 +49,7 @@ def test_data_that_end_before_the_training_period_does_are_refused_at_once(
 def test_data_that_end_after_the_last_sample_that_is_needed_are_no_hindrance(
     waves: Path, tmp_path: Path
 ) -> None:
-    """Of a hundred times, few steps see few."""
+    """Three steps read a few of a store's hundred times; the data end after these."""
     config = wave_config(waves, training={"steps": 3, "instance_batch": 1})
     with TrainingLoop.begin(config, tmp_path / "looked-at") as loop:
         needed = max(loop.next_batch().indices.max() for _ in range(3))
@@ -84,7 +84,7 @@ def test_data_that_end_within_the_validation_period_leave_the_samples_before(
 
 
 def test_a_sample_whose_forecasts_have_no_truth_is_left_out(waves: Path, tmp_path: Path) -> None:
-    """Of samples from 48 to 51, scored twelve hours later too, 50 would need 52, and 51 also 53."""
+    """Samples begin at the times 48 to 51, and are scored two steps later; the data end at 51."""
     store = ending(waves, tmp_path / "waves.zarr", 51)
     config = wave_config(store, training={"validation_leads": [12]})
     said = io.StringIO()

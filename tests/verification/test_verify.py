@@ -297,7 +297,7 @@ def test_times_without_hours_between_them_are_exact(
 
 
 def test_a_channel_that_exploded_is_not_left_out_of_the_mean_ratio() -> None:
-    """Of channels that persistence forecasts perfectly there is no ratio; of others there is."""
+    """Only a channel that persistence forecasts perfectly is left out, here the third."""
     ours, theirs = np.array([[np.inf, 1.0, 1.0], [3.0, 1.0, 1.0]]), np.array([[2.0, 2.0, 0.0]] * 2)
     values = {MODEL: {"rmse": ours}, PERSISTENCE: {"rmse": theirs}}
     scores = Scores(("a", "b", "c"), (6.0, 12.0), (1, 1), values)

@@ -32,9 +32,9 @@ def verify(
     A pair of initial and lead time is scored where the truth has a state at both its valid time
     and its initial time, which persistence forecasts from. Other forecasts ``beside`` it are scored
     on what all of them have in common, and differences from them are given with intervals.
-    ``climatology`` is an archive in the place of the truth's
-    own. ``metrics`` are those of the package, RMSE at least, and any others; where a forecast is an
-    ensemble, they are computed of its mean, and those of ``ensembles`` besides. Data of a part of
+    ``climatology`` is an archive in the place of the truth's own. ``metrics`` are those of the
+    package, RMSE at least, and any others; where a forecast is an ensemble, they are computed of
+    its mean, and those of ``ensembles`` besides. Data of a part of
     the globe are scored over that part. ``out`` is a folder for ``scores.json``, ``scores.csv``,
     ``spectrum.nc`` and pictures; a picture that cannot be drawn costs a warning alone. Raises
     UserError where forecasts and truth do not fit together, or numbers cannot be written.

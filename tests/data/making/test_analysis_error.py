@@ -64,3 +64,13 @@ def test_an_error_of_size_zero_is_none(store: Store) -> None:
 def test_an_impossible_size_is_refused(store: Store, share: float) -> None:
     with pytest.raises(UserError, match="choose zero or more"):
         AnalysisErrors(store, share=share, seed=0)
+
+
+def test_a_training_period_without_two_states_in_a_row_is_refused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = store.times[0]
+    monkeypatch.setattr(Store, "training_period", property(lambda _: (only, only)))
+    with pytest.raises(UserError, match="has no two states six hours apart in its training period"):
+        AnalysisErrors(store, share=0.25, seed=0)
+    assert not AnalysisErrors(store, share=0.0, seed=0).at(only).any()

@@ -27,7 +27,7 @@ class AnalysisErrors:
 
     ``share`` is their size over many times and the globe; ``seed`` chooses among them. Raises
     UserError where ``share`` is negative or infinite, where ``seed`` is negative, or where the
-    store has no training period.
+    store's training period holds no two states that follow each other.
     """
 
     def __init__(self, store: Store, *, share: float, seed: int) -> None:
@@ -44,6 +44,11 @@ class AnalysisErrors:
         times = store.times
         follows = np.diff(times) == store.step
         self._starts = np.flatnonzero(follows & (times[:-1] >= first) & (times[1:] <= last))
+        if share > 0 and not len(self._starts):
+            raise UserError(
+                f"{store.path} has no two states six hours apart in its training period, of which "
+                "analysis errors are made: simulate more days, or set the error to 0"
+            )
         self._store, self._share, self._seed = store, share, seed
 
     def at(self, time: np.datetime64) -> NDArray[np.float32]:
