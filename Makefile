@@ -1,7 +1,7 @@
 # make demo      simulate a planet, learn its weather, forecast it, score the forecast
 # make test      the checks below, and the tests that show each feature: under ten minutes on two cores
 # make test-all  these, then the rest: every mesh, every size, every way to fail
-# make test-exhaustive  the rest alone; with SHARE=0/6 the first sixth of it
+# make test-exhaustive  the rest alone; with SHARE=0/24 the first 24th of it
 # make coverage  the tests of make test, with the share of the code that they run
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
@@ -63,7 +63,7 @@ format: setup-work
 # Pages of modules that are gone would be built again, so the reference is made anew each time.
 docs: setup-work
 	rm -rf build/docs docs/api
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/docs
+	$(BIN)/python -m sphinx --jobs auto --fail-on-warning --keep-going --quiet -b html docs build/docs
 	@echo "the site is build/docs/index.html"
 
 # Build's own environment takes its versions from here.
