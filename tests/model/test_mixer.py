@@ -84,6 +84,7 @@ def test_the_network_equals_its_description(
         diagnostic=further,
         input_times=1 + further,
         noise=further,
+        overlap=min(patch) if further else 0,
     )
     model = randomised(architecture) if is_cut else plain(architecture)
     state, static = sample(replace(architecture, forcings=0))
@@ -107,6 +108,7 @@ def test_the_network_equals_its_description(
             applications=applications,
             diagnostic=further,
             noise=None if noise is None else noise[number].numpy(),
+            overlap=architecture.overlap,
         )
         error = np.abs(expected.detach().numpy() - oracle).max()
         assert error <= 1e-12 * np.abs(oracle).max()
@@ -279,6 +281,7 @@ def test_any_mesh_computes_the_network_and_its_gradients(
         forcings=further,
         diagnostic=further,
         input_times=1 + further,
+        overlap=applications,  # two are as many as a patch has longitudes
     )
     alone = randomised(architecture)
     parameters = {name: value.detach() for name, value in alone.named_parameters()}
@@ -296,6 +299,7 @@ def test_any_mesh_computes_the_network_and_its_gradients(
                 increment_scale=SCALE.numpy() if prediction == "increment" else None,
                 applications=applications,
                 diagnostic=further,
+                overlap=applications,
             )
             for number, one in enumerate(state)
         ]

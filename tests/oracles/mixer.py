@@ -47,6 +47,37 @@ def patches(fields: Array, patch: tuple[int, int]) -> Array:
     return np.array(tokens)
 
 
+def rings(state: Array, patch: tuple[int, int], overlap: int) -> Array:
+    """``(channel, latitude, longitude)`` → ``(tokens, features)``: the points around each patch.
+
+    Point by point: longitudes close to a circle, and beyond the latitudes there is nothing.
+    """
+
+    def thirds(size: int) -> list[range]:
+        return [range(-overlap, 0), range(size), range(size, size + overlap)]
+
+    def value(channel: int, latitude: int, longitude: int) -> float:
+        if not 0 <= latitude < state.shape[1]:
+            return 0.0
+        return float(state[channel, latitude, longitude % state.shape[2]])
+
+    tokens = []
+    for left in range(0, state.shape[2], patch[1]):
+        for top in range(0, state.shape[1], patch[0]):
+            tokens.append(
+                [
+                    value(channel, top + down, left + right)
+                    for channel in range(state.shape[0])
+                    for number, rows in enumerate(thirds(patch[0]))
+                    for other, columns in enumerate(thirds(patch[1]))
+                    if (number, other) != (1, 1)
+                    for down in rows
+                    for right in columns
+                ]
+            )
+    return np.array(tokens)
+
+
 def fields_of(tokens: Array, patch: tuple[int, int], shape: tuple[int, int, int]) -> Array:
     fields = np.empty(shape)
     index = 0
@@ -72,16 +103,21 @@ def next_state(
     applications: int = 1,
     diagnostic: int = 0,
     noise: Array | None = None,
+    overlap: int = 0,
 ) -> Array:
     """The next normalised state ``(channel, latitude, longitude)`` of one sample.
 
     So many ``diagnostic`` channels come after those of the state. ``noise`` are numbers by which
-    the norms of the blocks are scaled and shifted.
+    the norms of the blocks are scaled and shifted. With ``overlap`` the encoder takes the ring of
+    so many points around each patch too.
 
     With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
     through the published blend.
     """
     encoded = over_channels(patches(np.concatenate([state, static]), patch), weights, "encoder")
+    if overlap:
+        around = rings(state, patch, overlap)
+        encoded = encoded + np.einsum("oc,...c->...o", weights["ring.weight"], around)
     x = encoded
     for _ in range(applications):
         for block in range(blocks):

@@ -85,6 +85,11 @@ class Model(Section):
     patch: Annotated[tuple[Count, Count], AsList] = Field(
         (4, 4), description="grid points of a token, latitude × longitude"
     )
+    overlap: Number = Field(
+        0,
+        description="grid points on each side of a patch whose values its token is given too; 0: "
+        "none",
+    )
     channels: Count = Field(320, description="latent channels of a token")
     blocks: Count = Field(4, description="mixer blocks")
     token_hidden: Multiple = Field(
@@ -103,6 +108,17 @@ class Model(Section):
         "shifted, drawn for each member of an ensemble and each application of the network; 0: "
         "none",
     )
+
+    @field_validator("overlap")
+    @classmethod
+    def _reaches_no_further_than_the_next_patch(cls, value: int, info: ValidationInfo) -> int:
+        patch = info.data.get("patch")
+        if patch is not None and value > min(patch):
+            raise refusal(
+                f"({value}) reaches beyond the patches around one of {patch[0]}×{patch[1]} points",
+                f"choose {min(patch)} or less, or larger patches",
+            )
+        return value
 
 
 class Data(Section):

@@ -147,6 +147,13 @@ def norm_cost(norm: LayerNorm | RMSNorm, *, samples: int, statistic_bytes: int) 
     return _gather([numbers] * axis.size, axis.index, statistic_bytes)
 
 
+def halo_cost(axis: Axis, *, elements: int, element_bytes: int) -> Cost:
+    """The cost of sending both neighbours an edge of so many elements, or its gradient back."""
+    if axis.size == 1:
+        return Cost()
+    return _rounds([(elements, elements)] * 2, axis.bytes_of(element_bytes))
+
+
 def shared_cost(model: nn.Module, *, parameter_bytes: int) -> Cost:
     """The cost of summing the gradients of parameters that several ranks hold alike."""
     numbers: dict[tuple[Axis, ...], int] = {}

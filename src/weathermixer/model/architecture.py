@@ -28,7 +28,8 @@ class Architecture:
     ``prognostic``, ``static``, ``forcings`` and ``diagnostic`` count fields; the last are predicted
     alone. The network is given the state at ``input_times``. ``grid`` and ``patch`` are latitude ×
     longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
-    themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated.
+    themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated, and
+    ``overlap`` the grid points around a patch that its token is given too.
     """
 
     prognostic: int
@@ -45,6 +46,7 @@ class Architecture:
     diagnostic: int = 0
     input_times: int = 1
     noise: int = 0
+    overlap: int = 0
 
     @property
     def predicted(self) -> int:
@@ -102,6 +104,12 @@ class Architecture:
         states = (self.prognostic,) * self.input_times
         return Dimension((*states, given), unit=self.points_per_patch)
 
+    @property
+    def ring_features(self) -> Dimension:
+        """Values around a patch that the encoder takes too, those of the newest state alone."""
+        around = (self.patch[0] + 2 * self.overlap) * (self.patch[1] + 2 * self.overlap)
+        return Dimension((self.prognostic,), unit=around - self.points_per_patch)
+
     def fields_of(self, parts: int, index: int) -> Fields:
         """The fields of part ``index`` of ``parts`` along ``tensor``.
 
@@ -145,4 +153,5 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         diagnostic=len(predicted_channels(data)) - prognostic,
         input_times=data.input_times,
         noise=model.noise,
+        overlap=model.overlap,
     )

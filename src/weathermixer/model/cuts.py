@@ -14,7 +14,9 @@ from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.forcings import Forcings, forcing_fields
 from weathermixer.jigsaw.cost import cheapest_pair, cheapest_scheme
 from weathermixer.jigsaw.cutting import Cut, CutLinear, CutNorm, CutTensors, parallelize
-from weathermixer.jigsaw.layers import initialise
+from weathermixer.jigsaw.halo import Halo
+from weathermixer.jigsaw.initial import linear_bound
+from weathermixer.jigsaw.layers import Linear, initialise
 from weathermixer.jigsaw.layout import Dimension
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
@@ -56,6 +58,11 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
         "decoder.norm": CutNorm(tokens),
         "decoder.linear": single(both, a.predicted_features, tokens),
     }
+    if a.overlap:
+        table["halo"] = Halo(a.overlap, mesh)
+        table["ring"] = single(
+            a.ring_features, Dimension((channels,)), tokens, input_gradient=False
+        )
     if a.noise:
         table["blocks.*.modulation"] = CutTensors(
             {"scale": (None, ("tensor", channels)), "shift": (None, ("tensor", channels))}
@@ -204,9 +211,22 @@ def build(
     model = model.to(dtype).to_empty(device=device or mesh.device)
     if seed is not None:
         initialise(model, seed)
+        if model.ring is not None:
+            _scale_as_one(model.encoder, model.ring)
     if isinstance(model.head, Increment):
         if seed is not None:
             # Starting from persistence, the best forecast that needs no weights.
             nn.init.zeros_(model.decoder.linear.weight)
         model.head.scale.copy_(increment_scale.view(-1, 1, 1))
     return model
+
+
+def _scale_as_one(*layers: nn.Module) -> None:
+    """Give maps whose results are added the initial weights that one map of all inputs would have.
+
+    Each has those that keep the scale of its own inputs.
+    """
+    linears = [layer for layer in layers if isinstance(layer, Linear)]
+    fan_in = sum(layer.product.inputs.size for layer in linears)
+    for layer in linears:
+        layer.weight.detach().mul_(linear_bound(fan_in) / linear_bound(layer.product.inputs.size))

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from weathermixer.jigsaw.halo import Halo
 from weathermixer.jigsaw.layers import feed_forward
 from weathermixer.model.architecture import Architecture
-from weathermixer.model.patches import from_patches, to_patches
+from weathermixer.model.patches import from_patches, to_patches, to_rings
 
 
 def activate(hidden: Tensor, dropout: nn.Module) -> Tensor:
@@ -200,6 +201,13 @@ class WeatherMixer(nn.Module):
         self.encoder = nn.Linear(
             architecture.input_features.size, architecture.channels, device=device
         )
+        self.halo: Halo | None = None
+        self.ring: nn.Linear | None = None
+        if architecture.overlap:
+            self.halo = Halo(architecture.overlap)
+            self.ring = nn.Linear(
+                architecture.ring_features.size, architecture.channels, bias=False, device=device
+            )
         self.blocks = nn.ModuleList(
             Block(Mixing("tokens", architecture, device), Mixing("channels", architecture, device))
             for _ in range(architecture.blocks)
@@ -251,7 +259,13 @@ class WeatherMixer(nn.Module):
         return state if state.shape[1] <= self.prognostic else state[:, : self.prognostic]
 
     def _encode(self, state: Tensor, given: Sequence[Tensor]) -> Tensor:
-        encoded: Tensor = self.encoder(self.patches(state, given, self.architecture.patch))
+        patch, overlap = self.architecture.patch, self.architecture.overlap
+        # The neighbours' edges travel while the patches are mapped.
+        widened = None if self.halo is None else self.halo(state)
+        encoded: Tensor = self.encoder(self.patches(state, given, patch))
+        if widened is not None:
+            assert self.ring is not None
+            encoded = encoded + self.ring(to_rings(widened.wait(), patch, overlap))
         return encoded if self.arithmetic is None else encoded.to(self.arithmetic)
 
 

@@ -1,4 +1,4 @@
-"""Between fields on a grid and patches as tokens.
+"""Between fields on a grid and patches as tokens, and the rings of points around patches.
 
 Tokens are counted along latitude first, so that a block of longitudes is a block of tokens;
 features along channels first, so that a block of variables is a block of features. Splitting a
@@ -7,6 +7,11 @@ sample by longitude and by variable is then splitting tokens and features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import torch
 from torch import Tensor
 
 
@@ -27,3 +32,71 @@ def from_patches(tokens: Tensor, patch: tuple[int, int], grid: tuple[int, int]) 
     batch = tokens.shape[1]
     cut = tokens.view(columns, rows, batch, -1, patch[0], patch[1])
     return cut.permute(2, 3, 1, 4, 0, 5).reshape(batch, -1, grid[0], grid[1])
+
+
+def to_rings(widened: Tensor, patch: tuple[int, int], overlap: int) -> Tensor:
+    """The ``overlap`` points around each patch, from fields that go on beyond both longitude ends.
+
+    ``(batch, channel, latitude, overlap + longitude + overlap)`` → ``(tokens, batch, channel · ring
+    points)``; where a ring goes on beyond the first or last latitude, zeros. A ring is made of what
+    it has of the eight patches around: those before in latitude, beside, and after, each from the
+    first to the last in longitude. ``overlap`` is no larger than a patch either way.
+    """
+    rings: Tensor = _ToRings.apply(widened, patch, overlap)  # type: ignore[no-untyped-call]
+    return rings
+
+
+class _ToRings(torch.autograd.Function):
+    """Copies each part of all rings at once; in the backward pass, adds them in a fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, widened: Tensor, patch: tuple[int, int], overlap: int) -> Tensor:
+        ctx.shape, ctx.patch, ctx.overlap = widened.shape, patch, overlap
+        batch, channels, latitudes, longitudes = widened.shape
+        rows, columns = latitudes // patch[0], (longitudes - 2 * overlap) // patch[1]
+        points = (patch[0] + 2 * overlap) * (patch[1] + 2 * overlap) - patch[0] * patch[1]
+        rings = widened.new_empty(columns, rows, batch, channels, points)
+        for of_rings, of_fields, of_poles in _parts(rings, widened, patch, overlap):
+            of_rings.copy_(of_fields)
+            of_poles.zero_()
+        return rings.view(columns * rows, batch, -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        batch, channels, latitudes, _ = ctx.shape
+        rows = latitudes // ctx.patch[0]
+        rings = gradient.reshape(-1, rows, batch, channels, gradient.shape[-1] // channels)
+        widened = gradient.new_zeros(ctx.shape)
+        for of_rings, of_fields, _ in _parts(rings, widened, ctx.patch, ctx.overlap):
+            of_fields.add_(of_rings)
+        return widened, None, None
+
+
+def _parts(
+    rings: Tensor, widened: Tensor, patch: tuple[int, int], overlap: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each part of all rings, where it lies in the fields, and the part of rings beyond a pole.
+
+    ``rings (column, row, batch, channel, ring points)``. The first two are views ``(column, row,
+    batch, channel, latitude, longitude)``, without the rows whose part lies beyond a pole, and no
+    two of their elements are one.
+    """
+    columns, rows = rings.shape[:2]
+    begin = 0
+    # Where a part begins, counted from the patch, and its size.
+    sides = [[(-overlap, overlap), (0, size), (size, overlap)] for size in patch]
+    for (down, height), (right, width) in product(*sides):
+        if down == right == 0:
+            continue  # the patch itself
+        part = rings[..., begin : begin + height * width].unflatten(-1, (height, width))
+        begin += height * width
+        first, stop = int(down < 0), rows - int(down > 0)
+        beyond = part[:, :1] if first else part[:, stop:]
+        if first == stop:
+            yield part[:, :0], part[:, :0], beyond
+            continue
+        lines = widened.narrow(2, first * patch[0] + down, (stop - first - 1) * patch[0] + height)
+        lines = lines.unfold(2, height, patch[0])
+        found = lines.narrow(3, overlap + right, (columns - 1) * patch[1] + width)
+        found = found.unfold(3, width, patch[1])
+        yield part[:, first:stop], found.permute(3, 2, 0, 1, 4, 5), beyond

@@ -11,6 +11,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import check_cuts
 from weathermixer.model.mixer import WeatherMixer
+from weathermixer.planning.ring_work import Ring
 from weathermixer.planning.step_kind import StepKind
 
 
@@ -38,6 +39,13 @@ def _passes_cost(
     encoder = of_edges(
         model.encoder, element_bytes=weight_bytes, without_input_gradient=[model.encoder]
     )
+    if (ring := Ring.of(model)) is not None:
+        encoder += of_edges(
+            ring.layer, element_bytes=weight_bytes, without_input_gradient=[ring.layer]
+        )
+        # Forwards, and back but for the states that are read.
+        exchanges = kind.rollout + kind.forwards_again + kind.rollout - 1
+        encoder += ring.exchange(samples, weight_bytes) * exchanges
     blocks = cost(
         model.blocks,
         element_bytes=narrow_bytes,

@@ -22,6 +22,7 @@ from weathermixer.planning.layer_work import (
     lines_through_node,
 )
 from weathermixer.planning.machine import Machine, ProductType
+from weathermixer.planning.ring_work import Ring
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import Phase, PlannedExchange
 
@@ -201,6 +202,8 @@ def _add_edges(
     wide.copies(inputs, forward=1, backward=back)
     wide.copies(inputs, forward=1, backward=back, kind="transpose")
     wide.linear(encoder, input_gradient=has_input_gradient, fetches=fetches)
+    if (ring := Ring.of(model)) is not None:
+        ring.add_to(wide, fetches=fetches, has_input_gradient=has_input_gradient)
     latent = blocks.norm(decoder.norm)
     blocks.copies(latent, forward=2, backward=3)
     blocks.linear(decoder.linear, fetches=fetches)

@@ -26,6 +26,7 @@ from weathermixer.planning.block_tensors import (
 from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.product_tensors import Products, SavedMaps
+from weathermixer.planning.ring_work import Ring
 from weathermixer.planning.step_kind import StepKind
 
 # Tensors of a state's size that are made of its errors to have what they cost, and its slopes.
@@ -82,6 +83,7 @@ class _SavedApplication:
     """
 
     encoder: SavedMaps
+    ring: SavedMaps | None
     blocks: list[list[SavedMixing] | Held]
     norm: SavedNorm
     decoder: SavedMaps
@@ -112,7 +114,8 @@ class StepTensors:
             uses=lambda layer: self._applications * (kind.latent if layer in in_blocks else 1),
             apart=apart,
         )
-        is_wide = {model.encoder, *model.head.children()}
+        self._ring = Ring.of(model)
+        is_wide = {model.encoder, model.ring, *model.head.children()}
         self._products = Products(
             ledger,
             layers,
@@ -219,6 +222,17 @@ class StepTensors:
         del joined
         x, encoder = apply([linear(model.encoder)], patches, self._wide)
         del patches
+        ring: SavedMaps | None = None
+        if self._ring is not None:
+            came = new(2 * self._ring.edge * self._samples * self._wide, "exchange")
+            widened = new(self._ring.widened * self._samples * self._wide)
+            del came
+            points = new(self._ring.points * self._samples * self._wide)
+            del widened
+            of_ring, ring = apply([self._ring.layer], points, self._wide)
+            del points
+            x = new(x.num_bytes)
+            del of_ring
         if self._narrow != self._wide:
             x = new(self._narrowed(x.num_bytes))
         encoded = x
@@ -245,7 +259,7 @@ class StepTensors:
         num_costs = _COST_TENSORS[self._kind.error] + self._kind.pool - 1
         costs = [new(self._state) for _ in range(num_costs)]
         del costs
-        return forecast, _SavedApplication(encoder, blocks, norm, decoder, head, [error])
+        return forecast, _SavedApplication(encoder, ring, blocks, norm, decoder, head, [error])
 
     def _head(self, fields: Held) -> tuple[Held, tuple[SavedNorm, SavedNorm, SavedMaps] | None]:
         head = self._model.head
@@ -302,6 +316,7 @@ class StepTensors:
         del both
         if self._narrow != self._wide:
             dx = new(dx.num_bytes // self._narrow * self._wide)
+        of_edges = self._ring_back(dx, saved.ring, is_first=is_first)
         patches = self._maps_back(
             linear(model.encoder), dx, saved.encoder, self._wide, input_gradient=not is_first
         )
@@ -310,8 +325,25 @@ class StepTensors:
             return []
         fields = new(patches.num_bytes)
         del patches
-        state_gradients.append(fields)
+        state_gradients += [fields, *of_edges]
         return state_gradients
+
+    def _ring_back(self, dx: Held, saved: SavedMaps | None, *, is_first: bool) -> list[Held]:
+        """The gradient of the state that a ring was made of, where it is wanted."""
+        if self._ring is None:
+            return []
+        assert saved is not None
+        points = self._maps_back(
+            self._ring.layer, dx, saved, self._wide, input_gradient=not is_first
+        )
+        if points is None:
+            return []
+        widened = self._new(self._ring.widened * self._samples * self._wide)
+        del points
+        edges = self._new(4 * self._ring.edge * self._samples * self._wide, "exchange")
+        gradient = self._new(self._prognostic)
+        del widened, edges
+        return [gradient]
 
     def _loss_back(self, error: list[Held], later: list[Held]) -> Held:
         new, state = self._new, self._state
