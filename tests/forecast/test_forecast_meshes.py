@@ -49,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         waves,
         scale=0.05,
         training={"dtype": "float64"},
+        model={"overlap": 2},
         forcings=FORCING_NAMES,
         input_times=2,
     ), waves

@@ -169,6 +169,17 @@ def test_initial_weights_depend_on_seed_and_name_alone() -> None:
     assert not torch.equal(one.encoder.weight, other.encoder.weight)
 
 
+def test_patches_and_what_is_around_them_begin_as_one_map_of_both_would() -> None:
+    architecture = replace(SMALL, channels=4000, overlap=2)
+    model = build(architecture, Mesh.describe(), seed=3, increment_scale=SCALE)
+    assert model.ring is not None
+    # 7 fields of 6 points; 5 fields of 7 × 6 − 6 points around these.
+    bound = 1.0 / math.sqrt(7 * 6 + 5 * 36)
+    for weight in (model.encoder.weight, model.ring.weight):
+        assert float(weight.abs().max()) == pytest.approx(bound, rel=1e-3)
+        assert float(weight.square().mean()) == pytest.approx(bound**2 / 3.0, rel=0.02)
+
+
 def test_an_untrained_increment_network_is_persistence() -> None:
     model = build(SMALL, Mesh.describe(), seed=0, increment_scale=SCALE)
     state, static = sample(SMALL)
@@ -213,7 +224,7 @@ def test_dropout_repeats_for_the_same_step_and_rests_in_evaluation() -> None:
 def test_multiply_adds_of_a_step_are_those_that_torch_counts(prediction: Prediction) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    architecture = replace(SMALL, prediction=prediction)
+    architecture = replace(SMALL, prediction=prediction, overlap=1)
     model = randomised(architecture)
     state, static = sample(architecture, batch=3)
     with FlopCounterMode(display=False) as counter:
@@ -321,7 +332,7 @@ def test_any_mesh_computes_the_network_and_its_gradients(
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
 def test_initial_weights_do_not_depend_on_the_mesh(prediction: Prediction) -> None:
-    architecture = replace(SMALL, prediction=prediction)
+    architecture = replace(SMALL, prediction=prediction, overlap=1)
     alone = build(architecture, Mesh.describe(), seed=3, increment_scale=SCALE)
     layout = Layout(domain=2, tensor=4)
     held: dict[str, list[Held]] = {}

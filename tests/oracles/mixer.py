@@ -61,21 +61,19 @@ def rings(state: Array, patch: tuple[int, int], overlap: int) -> Array:
             return 0.0
         return float(state[channel, latitude, longitude % state.shape[2]])
 
-    tokens = []
-    for left in range(0, state.shape[2], patch[1]):
-        for top in range(0, state.shape[1], patch[0]):
-            tokens.append(
-                [
-                    value(channel, top + down, left + right)
-                    for channel in range(state.shape[0])
-                    for number, rows in enumerate(thirds(patch[0]))
-                    for other, columns in enumerate(thirds(patch[1]))
-                    if (number, other) != (1, 1)
-                    for down in rows
-                    for right in columns
-                ]
-            )
-    return np.array(tokens)
+    def ring(top: int, left: int) -> list[float]:
+        return [
+            value(channel, top + down, left + right)
+            for channel in range(state.shape[0])
+            for number, rows in enumerate(thirds(patch[0]))
+            for other, columns in enumerate(thirds(patch[1]))
+            if (number, other) != (1, 1)
+            for down in rows
+            for right in columns
+        ]
+
+    lefts, tops = (range(0, state.shape[dim], patch[dim - 1]) for dim in (2, 1))
+    return np.array([ring(top, left) for left in lefts for top in tops])
 
 
 def fields_of(tokens: Array, patch: tuple[int, int], shape: tuple[int, int, int]) -> Array:

@@ -171,6 +171,44 @@ def test_on_a_finer_grid_with_as_many_tokens_a_coarse_state_has_the_coarse_forec
     assert float((later - other).abs().max()) <= 1e-12 * float(other.abs().max())
 
 
+def ring_config(waves: Path, overlap: int, **data: Any) -> Config:
+    return wave_config(
+        waves,
+        data={"levels": [500, 850], **data},
+        model={"overlap": overlap},
+        training={"dtype": "float64"},
+    )
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_ring_that_is_new_has_no_weight_yet(waves: Path, tmp_path: Path, before: int) -> None:
+    model = {"overlap": before}
+    source = Run.open(write_run(tmp_path / "s", waves, scale=0.1, model=model, levels=[500, 850]))
+    said: list[str] = []
+    notices = Notices(said.append)
+    config = ring_config(waves, before + 1)
+    with TrainingLoop.begin(config, tmp_path / "r", source=source.path, notices=notices) as loop:
+        found = dict(loop.state.model.named_parameters())
+    theirs = dict(source.load_model().named_parameters())
+    assert found.pop("ring.weight").shape == (16, 3 * ((4 + 2 * before + 2) ** 2 - 16))
+    for name, value in found.items():
+        assert torch.equal(value, theirs[name].to(value)), name
+    assert not loop.state.model.get_parameter("ring.weight").any()
+    assert "new, with weights of zero: ring.weight" in said
+
+
+def test_a_ring_is_taken_over_field_by_field(waves: Path, tmp_path: Path) -> None:
+    model = {"overlap": 1}
+    source = Run.open(write_run(tmp_path / "s", waves, scale=0.1, model=model, levels=[500, 850]))
+    config = ring_config(waves, 1, levels=[300, 500, 850])
+    with TrainingLoop.begin(config, tmp_path / "r", source=source.path) as loop:
+        found = loop.state.model.get_parameter("ring.weight").detach()
+    before = source.load_model().get_parameter("ring.weight").detach()
+    # Of 20 points around a patch, temperature at 300 hPa has the first.
+    assert torch.equal(found[:, 20:], before.to(found))
+    assert not found[:, :20].any()
+
+
 @pytest.mark.exhaustive
 def test_a_run_goes_on_with_the_source_that_it_was_begun_from_and_no_other(
     waves: Path, tmp_path: Path

@@ -48,6 +48,7 @@ NETWORK = Architecture(
     channel_hidden=17,
     dropout=0.2,
     prediction="state",
+    overlap=1,
 )
 MESHES = [
     Layout(data=2, domain=2),

@@ -6,6 +6,8 @@ travel while something else is computed, forwards and, as gradients, back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,35 +31,38 @@ class Halo(nn.Module):
 
     def __init__(self, width: int, mesh: Mesh | None = None) -> None:
         super().__init__()
-        self.width, self.axis = width, (mesh or Mesh.describe()).domain
+        self.width = width
+        self.axis: Axis | None = None if mesh is None else mesh.domain
 
-    @opaque
-    def forward(self, x: Tensor) -> WidenedTensor:
-        """Begin to send the edges of ``x``; what is returned is to be waited for.
+    def forward(self, x: Tensor) -> Callable[[], Tensor]:
+        """Begin to exchange the edges of ``x``; what is returned waits for them when it is called.
 
         Raises LayoutError where the rank has fewer elements than its neighbours are to see.
         """
         if x.shape[-1] < self.width:
             raise LayoutError(
                 f"a Halo of {self.width} elements takes as many or more from each rank, but this "
-                f"one has {x.shape[-1]}: choose a smaller width, or fewer ranks along "
-                f"{self.axis.name}"
+                f"one has {x.shape[-1]}: choose a smaller width, or fewer ranks along domain"
             )
-        return WidenedTensor(x, self.axis, self.width)
+        if self.axis is None or self.axis.size == 1:
+            return partial(_joined, x[..., x.shape[-1] - self.width :], x, x[..., : self.width])
+        return _begun(x, _Edges(self.axis, self.width))
 
 
-class WidenedTensor:
-    """A tensor whose neighbours' edges are on their way."""
+def _joined(before: Tensor, x: Tensor, after: Tensor) -> Tensor:
+    return torch.cat([before, x, after], -1)
 
-    def __init__(self, x: Tensor, axis: Axis, width: int) -> None:
-        self._edges = _Edges(axis, width)
-        self._x: Tensor = _Begin.apply(x, self._edges)  # type: ignore[no-untyped-call]
+
+@opaque
+def _begun(x: Tensor, edges: _Edges) -> Callable[[], Tensor]:
+    x = _Begin.apply(x, edges)  # type: ignore[no-untyped-call]
 
     @opaque
-    def wait(self) -> Tensor:
-        """The tensor with the edges of both neighbours."""
-        whole: Tensor = _Widen.apply(self._x, self._edges)  # type: ignore[no-untyped-call]
+    def wait() -> Tensor:
+        whole: Tensor = _End.apply(x, edges)  # type: ignore[no-untyped-call]
         return whole
+
+    return wait
 
 
 class _Edges:
@@ -66,13 +71,9 @@ class _Edges:
     def __init__(self, axis: Axis, width: int) -> None:
         self._axis, self.width = axis, width
         self._rounds: list[Round] = []
-        self._came: list[Tensor] = []
 
     def send(self, to_before: Tensor, to_after: Tensor, where: str) -> None:
         """Begin to send two edges, of one shape."""
-        if self._axis.size == 1:
-            self._came = [to_after.contiguous(), to_before.contiguous()]
-            return
         dtype = self._axis.travels_in(to_after.dtype)
         with ACTIVITY.at(f"edges of neighbours, {where}"):
             for distance, edge in ((1, to_after), (-1, to_before)):
@@ -82,13 +83,12 @@ class _Edges:
 
     def receive(self) -> list[Tensor]:
         """What came from the neighbour before and from the one after, in the type of the way."""
-        came = self._came or [each.wait() for each in self._rounds]
-        self._rounds, self._came = [], []
-        return came
+        rounds, self._rounds = self._rounds, []
+        return [each.wait() for each in rounds]
 
 
 class _Begin(torch.autograd.Function):
-    """Begins to send edges forwards; in the backward pass, ends what :class:`_Widen` began."""
+    """Begins to send edges forwards; in the backward pass, ends what :class:`_End` began."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, edges: _Edges) -> Tensor:
@@ -98,7 +98,7 @@ class _Begin(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dx: Tensor) -> tuple[Tensor, None]:
-        # In place, since _Widen made it for this alone.
+        # In place, since _End made it for this alone.
         for_first, for_last = ctx.edges.receive()
         width = ctx.edges.width
         dx[..., :width] += for_first
@@ -106,7 +106,7 @@ class _Begin(torch.autograd.Function):
         return dx, None
 
 
-class _Widen(torch.autograd.Function):
+class _End(torch.autograd.Function):
     """Ends what :class:`_Begin` began; in the backward pass, begins to send gradients back.
 
     The pass then goes through what was computed meanwhile forwards before it comes to the end.
@@ -116,7 +116,7 @@ class _Widen(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, edges: _Edges) -> Tensor:
         ctx.edges = edges
         before, after = edges.receive()
-        return torch.cat([before.to(x.dtype), x, after.to(x.dtype)], -1)
+        return _joined(before.to(x.dtype), x, after.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

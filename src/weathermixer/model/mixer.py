@@ -261,11 +261,11 @@ class WeatherMixer(nn.Module):
     def _encode(self, state: Tensor, given: Sequence[Tensor]) -> Tensor:
         patch, overlap = self.architecture.patch, self.architecture.overlap
         # The neighbours' edges travel while the patches are mapped.
-        widened = None if self.halo is None else self.halo(state)
+        wait_for_edges = None if self.halo is None else self.halo(state)
         encoded: Tensor = self.encoder(self.patches(state, given, patch))
-        if widened is not None:
+        if wait_for_edges is not None:
             assert self.ring is not None
-            encoded = encoded + self.ring(to_rings(widened.wait(), patch, overlap))
+            encoded = encoded + self.ring(to_rings(wait_for_edges(), patch, overlap))
         return encoded if self.arithmetic is None else encoded.to(self.arithmetic)
 
 

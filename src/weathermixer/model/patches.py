@@ -49,9 +49,10 @@ def to_rings(widened: Tensor, patch: tuple[int, int], overlap: int) -> Tensor:
 class _ToRings(torch.autograd.Function):
     """Copies each part of all rings at once; in the backward pass, adds them in a fixed order."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, widened: Tensor, patch: tuple[int, int], overlap: int) -> Tensor:
-        ctx.shape, ctx.patch, ctx.overlap = widened.shape, patch, overlap
+    def forward(widened: Tensor, patch: tuple[int, int], overlap: int) -> Tensor:
         batch, channels, latitudes, longitudes = widened.shape
         rows, columns = latitudes // patch[0], (longitudes - 2 * overlap) // patch[1]
         points = (patch[0] + 2 * overlap) * (patch[1] + 2 * overlap) - patch[0] * patch[1]
@@ -60,6 +61,11 @@ class _ToRings(torch.autograd.Function):
             of_rings.copy_(of_fields)
             of_poles.zero_()
         return rings.view(columns * rows, batch, -1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        widened, ctx.patch, ctx.overlap = inputs
+        ctx.shape = widened.shape
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:

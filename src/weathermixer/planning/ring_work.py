@@ -35,7 +35,7 @@ class Ring:
         """The ring of a model, where its tokens are given one."""
         if model.halo is None:
             return None
-        assert isinstance(model.ring, Linear)
+        assert isinstance(model.ring, Linear) and model.halo.axis is not None
         a, source = model.architecture, model.ring.product.source
         return cls(
             model.ring,

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from weathermixer.config import Config
 from weathermixer.data.channels import channels_of, names, predicted_channels
@@ -88,7 +89,8 @@ def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list
     All ranks call this. The weights are the other run's average, where it has one, else the last.
     What both networks have in common, by name and size, is taken over whole; of encoder, decoder
     and head, what belongs to fields that both know. Columns of the encoder for new fields are zero,
-    so that the network begins with what it knows. Where patches have a whole multiple of the
+    as is all that belongs to new points around patches, so that the network begins with what it
+    knows. Where patches have a whole multiple of the
     other's grid points, each point takes its part of the weight of the point that it lies in.
 
     Raises UserError where nothing can be taken over, and where the checkpoint is damaged.
@@ -128,6 +130,8 @@ def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list
     )
     for each in taken:
         each.put()
+    if model.ring is not None and _begins_with_zeros("ring.weight", new):
+        nn.init.zeros_(model.ring.weight)
     return _sentences(source, model, config, whole, partly, new)
 
 
@@ -166,7 +170,7 @@ class _Taken:
         if self._is_whole:
             return
         values, target = self.shard.tensor * self._scale, self.local.parameter.detach()
-        if self.local.name == "encoder.weight":
+        if self.local.name in ("encoder.weight", "ring.weight"):
             target.zero_()  # of new fields, nothing to begin with
         targets = {}
         for dim, (known, places) in self._moves.items():
@@ -213,6 +217,8 @@ def _dimensions(name: str, config: Config, architecture: Architecture) -> _Dimen
     match layer, kind:
         case "encoder", "weight":
             return None, _Labels(given, patch)
+        case "ring", "weight":
+            return None, _Labels(prognostic, (1, architecture.ring_features.unit))
         case "decoder.linear", "weight":
             return _Labels(predicted, patch), None
         case "decoder.linear", "bias":
@@ -249,7 +255,8 @@ def _other_meaning(theirs: Architecture, ours: Architecture) -> tuple[str, ...]:
     """Parts of the names of parameters that mean another thing, even where their sizes agree."""
     tokens = (".0.expand.", ".0.contract.") if _token_grid(theirs) != _token_grid(ours) else ()
     decoded = ("decoder.linear.", "head.") if theirs.prediction != ours.prediction else ()
-    return (*tokens, *decoded)
+    is_same_ring = (theirs.patch, theirs.overlap) == (ours.patch, ours.overlap)
+    return (*tokens, *decoded, *(() if is_same_ring else ("ring.",)))
 
 
 def _token_grid(architecture: Architecture) -> tuple[int, int]:
@@ -289,9 +296,16 @@ def _sentences(
                     fields |= dict.fromkeys(map(_field_name, unknown))
         what = f", where new are {', '.join(fields)}" if fields else ""
         found.append(f"taken over in part, field by field: {', '.join(partly)}{what}")
-    if new:
-        found.append(f"new, with initial weights: {', '.join(new)}")
+    for is_zero, what in ((False, "initial weights"), (True, "weights of zero")):
+        names_of = [name for name in new if _begins_with_zeros(name, new) == is_zero]
+        if names_of:
+            found.append(f"new, with {what}: {', '.join(names_of)}")
     return found
+
+
+def _begins_with_zeros(name: str, new: Sequence[str]) -> bool:
+    """Whether a parameter that is new adds nothing at first to what was taken over beside it."""
+    return name == "ring.weight" and "encoder.weight" not in new
 
 
 def _field_name(field: Hashable) -> str:

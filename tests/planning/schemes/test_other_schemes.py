@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,24 @@ def test_what_the_published_code_cannot_do_is_refused(setting: dict[str, Any]) -
     a = architecture(48, 16, 24, 3)
     with pytest.raises(UserError, match=r"published has training\.rollout 1 alone"):
         find_scheme("published").describe(a, Layout(), StepKind(samples=1, **setting), NODES)
+
+
+def test_points_around_patches_are_mapped_by_the_encoder_of_all_schemes_but_the_published() -> None:
+    a = replace(architecture(48, 16, 24, 3, columns=4), patch=(2, 2), overlap=1)
+    kind, around = StepKind(samples=2, rollout=2), 5 * 12  # points around a patch of four
+    for name in ("ddp", "fsdp", "megatron"):
+        with_ring, without = (
+            find_scheme(name).describe(each, Layout(), kind, NODES)
+            for each in (a, replace(a, overlap=0))
+        )
+        # Forwards twice; of the state that is read, the gradient of the weight alone.
+        passes = 2 + 1 + 2
+        more = 2 * 2 * passes * a.tokens * around * 16
+        assert with_ring.operations - without.operations == more
+    (edges,) = PlainNetwork(a, kind, ranks=2).encoder()[0].exchanges
+    assert edges.num_bytes == 2 * a.grid[0] * 5 * 2 * 4
+    with pytest.raises(UserError, match=r"nor model\.overlap"):
+        find_scheme("published").describe(a, Layout(), StepKind(samples=1), NODES)
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron", "published"])

@@ -70,10 +70,13 @@ class PlainNetwork:
         shared = self.replicated_block_weights()
         return shared + (self.block_weights() - shared) / self.ranks
 
+    def encoder_inputs(self) -> int:
+        """Values of which the encoder makes a token; those around a patch are mapped with it."""
+        return self.architecture.input_features.size + self.architecture.ring_features.size
+
     def encoder_weights(self) -> int:
         """Weights and biases of the encoder."""
-        a = self.architecture
-        return (a.input_features.size + 1) * a.channels
+        return (self.encoder_inputs() + 1) * self.architecture.channels
 
     def head_weights(self) -> int:
         """Weights of decoder and head."""
@@ -103,15 +106,21 @@ class PlainNetwork:
     def encoder(self, *, of_state: bool = False) -> tuple[Phase, Phase]:
         """Patches become tokens; ``of_state``, a forecast, the gradient is needed too."""
         a = self.architecture
-        fields = a.tokens * a.input_features.size / self.ranks
-        product = self._product(a.tokens // self.ranks, a.channels, a.input_features.size)
+        fields = a.tokens * self.encoder_inputs() / self.ranks
+        product = self._product(a.tokens // self.ranks, a.channels, self.encoder_inputs())
         latent = a.tokens * a.channels / self.ranks
         backward, of_weight = [self.make.work(latent, 1.0)], [product]
         if of_state:
             backward.append(self.make.work(fields, 4.0, kernels=2))
+        edges = self._edges()
         return (
-            self._phase("encoder", [product], [self.make.work(fields, 4.0, kernels=2)]),
-            self._phase("encoder, backward", of_weight * (1 + of_state), backward),
+            self._phase("encoder", [product], [self.make.work(fields, 4.0, kernels=2)], edges),
+            self._phase(
+                "encoder, backward",
+                of_weight * (1 + of_state),
+                backward,
+                edges if of_state else (),
+            ),
         )
 
     def block(self) -> tuple[Phase, Phase]:
@@ -192,6 +201,14 @@ class PlainNetwork:
         a = self.architecture
         states = float(a.input_times + self.kind.rollout)
         return states * a.predicted * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
+
+    def _edges(self) -> list[PlannedExchange]:
+        """A rank sends both neighbours what of its longitudes lies around their patches."""
+        a = self.architecture
+        if not a.overlap or self.ranks == 1:
+            return []
+        edges = 2 * a.overlap * a.grid[0] * a.prognostic * self.kind.samples
+        return [PlannedExchange(edges * self.weight_bytes, 2, self.leaves_node)]
 
     def _gather(self) -> PlannedExchange:
         """All ranks gather the tokens of all, or the sums of what all made of them."""

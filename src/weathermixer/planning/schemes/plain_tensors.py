@@ -69,8 +69,10 @@ class PlainTensors:
         of_token = network.weight_bytes * samples * a.tokens // ranks
         self._state, self._inputs = (
             of_token * a.predicted_features.size,
-            of_token * a.input_features.size,
+            of_token * network.encoder_inputs(),
         )
+        # What of a state and beside it is read, once, whatever of it the encoder takes twice.
+        self._read = of_token * a.input_features.size
         self._pending: dict[object, list[Held]] = {}
         self._gradients: list[Held] = []
 
@@ -80,7 +82,7 @@ class PlainTensors:
         weights = self._weights
         resident = [self._new(weights.weights + weights.averages + weights.buckets)]
         resident.append(self._new(weights.gathered_edges))
-        resident.append(self._new((rollout + 1) * self._state + self._inputs - self._state))
+        resident.append(self._new(rollout * self._state + self._read))
         if network.element_bytes < network.weight_bytes:  # casts, which autocast keeps
             casts = num_blocks * network.rank_block_weights() * network.element_bytes
             resident.append(self._new(casts))
