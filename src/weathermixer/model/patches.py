@@ -42,7 +42,7 @@ def to_rings(widened: Tensor, patch: tuple[int, int], overlap: int) -> Tensor:
     it has of the eight patches around: those before in latitude, beside, and after, each from the
     first to the last in longitude. ``overlap`` is no larger than a patch either way.
     """
-    rings: Tensor = _ToRings.apply(widened, patch, overlap)  # type: ignore[no-untyped-call]
+    rings: Tensor = _ToRings.apply(widened, patch, overlap)
     return rings
 
 

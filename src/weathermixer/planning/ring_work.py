@@ -11,6 +11,7 @@ from weathermixer.jigsaw.cost import Cost, halo_cost
 from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.mesh import Axis
 from weathermixer.model.mixer import WeatherMixer
+from weathermixer.planning.block_tensors import linear
 from weathermixer.planning.layer_work import LayerWork
 
 
@@ -33,17 +34,18 @@ class Ring:
     @classmethod
     def of(cls, model: WeatherMixer) -> Ring | None:
         """The ring of a model, where its tokens are given one."""
-        if model.halo is None:
+        if model.halo is None or model.ring is None:
             return None
-        assert isinstance(model.ring, Linear) and model.halo.axis is not None
-        a, source = model.architecture, model.ring.product.source
+        a, layer, axis = model.architecture, linear(model.ring), model.halo.axis
+        assert axis is not None, "the network is cut"
+        source = layer.product.source
         return cls(
-            model.ring,
-            model.halo.axis,
+            layer,
+            axis,
             edge=model.prognostic * a.grid[0] * model.halo.width,
             state=model.prognostic * source.own_rows * a.points_per_patch,
             points=source.own_rows * source.own_features,
-            latent=source.own_rows * model.ring.product.target.own_features,
+            latent=source.own_rows * layer.product.target.own_features,
         )
 
     @property
