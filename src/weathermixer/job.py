@@ -22,7 +22,8 @@ from weathermixer.launch.ranks import this_rank
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
-from weathermixer.planning.choosing import MeshChoice, choose_mesh
+from weathermixer.model.other_network import NetworkBuilder, require_settings_for_other
+from weathermixer.planning.choosing import MeshChoice, choose_mesh, choose_replicas
 from weathermixer.planning.reading_share import REMEDY, reading_warning
 
 
@@ -34,7 +35,8 @@ class Job:
     sizes of the network. ``channels`` are those that the states must have, in the network's order:
     of a training all that are predicted, of a forecast the prognostic ones;
     ``ranks_on_machine`` is the number of ranks that share this machine's memory, ``choice`` says
-    why the mesh was taken and what a step was predicted to take on it.
+    why the mesh was taken and what a step was predicted to take on it. ``network`` makes what is
+    trained or applied in WeatherMixer's place, if anything is.
     """
 
     config: Config
@@ -45,6 +47,7 @@ class Job:
     part: Part
     ranks_on_machine: int
     choice: MeshChoice
+    network: NetworkBuilder | None = None
 
     def reading_problems(self, windows: Iterable[Iterable[int]]) -> list[str | None]:
         """Read the states at each window of time indices, and say for each what went wrong.
@@ -74,6 +77,7 @@ def join(
     say: Callable[[str], None],
     equal_on_all: Mapping[str, str] | None = None,
     device: torch.device | str | None = None,
+    network: NetworkBuilder | None = None,
 ) -> Job:
     """Compare settings, states and software with all other ranks, choose a mesh, and connect.
 
@@ -81,14 +85,15 @@ def join(
     has to be the same on all of them, by names for the user. The mesh is the one that ``config``
     asks for or, where it leaves a choice, the one on which a step takes the least time, as
     predicted: that of a training where this is one that ``trains``, else that of a forecast. So are
-    the threads of this process, of those that it has, and recomputation.
+    the threads of this process, of those that it has, and recomputation. Of another ``network``
+    nothing is predicted, and its ranks are replicas.
     ``device`` is by default the accelerator of this rank, or the processor. The first rank says
     what of an archive is left out, where memory is short, where the device does not have the
     arithmetic, where a setting of the exchange changes nothing, and where chunks make ranks read
     much more than their share.
 
     Raises UserError where ranks differ, where the states lack channels or do not fit the patches,
-    and where a training does not fit into memory;
+    where a training does not fit into memory, and where another network cannot follow a setting;
     LayoutError where the mesh does not fit the ranks or the network; RankLost where one is gone.
     """
     require_equal_settings(
@@ -96,6 +101,8 @@ def join(
         | settings_of(config)
         | versions()
     )
+    if network is not None:
+        require_settings_for_other(config)
     data = config.data
     channels = names(
         predicted_channels(data) if trains else channels_of(data.variables, data.levels)
@@ -104,12 +111,16 @@ def join(
     architecture = architecture_of(config.data, config.model, states.grid)
     # On the first rank, so that all take the same: a machine file may lie on its machine alone.
     choice = meshes.from_first_rank(
-        lambda: choose_mesh(
-            config,
-            architecture,
-            world_size=meshes.world_size(),
-            trains=trains,
-            states=states if trains else None,
+        lambda: (
+            choose_mesh(
+                config,
+                architecture,
+                world_size=meshes.world_size(),
+                trains=trains,
+                states=states if trains else None,
+            )
+            if network is None
+            else choose_replicas(config, world_size=meshes.world_size(), trains=trains)
         )
     )
     if choice.threads is not None:
@@ -145,4 +156,5 @@ def join(
         part=Part.on(mesh, architecture),
         ranks_on_machine=this_rank().local_world_size,
         choice=choice,
+        network=network,
     )

@@ -12,7 +12,8 @@ from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.model.architecture import architecture_of
 from weathermixer.runs import checkpoint, saving
-from weathermixer.runs.run import Run, build_model, model_tensors
+from weathermixer.runs.building import build_model
+from weathermixer.runs.run import Run, model_tensors
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
+from weathermixer.runs.building import build_model
 from weathermixer.runs.checkpoint import checkpoint_path
-from weathermixer.runs.run import Run, build_model, model_tensors
+from weathermixer.runs.run import Run, model_tensors
 from weathermixer.runs.saving import save
 
 

@@ -161,8 +161,9 @@ def test_products_are_of_the_arithmetic_in_both_passes_and_validation(
 
     config = wave_config(waves, training={"dtype": "tf32", "steps": 3})
     with TrainingLoop.begin(config, tmp_path / "run") as loop:
-        loop.state.model.decoder.linear.register_forward_hook(note)
-        loop.state.model.decoder.linear.weight.register_hook(note)
+        last = loop.state.model.get_submodule("decoder.linear")
+        last.register_forward_hook(note)
+        last.get_parameter("weight").register_hook(note)
         loop.step()
         loop.validate()
     assert len(seen) > 2 and all(seen)

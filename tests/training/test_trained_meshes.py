@@ -38,7 +38,8 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
 from weathermixer.planning.step_cost import step_cost
 from weathermixer.planning.step_kind import StepKind
-from weathermixer.runs.run import Run, build_model
+from weathermixer.runs.building import build_model
+from weathermixer.runs.run import Run
 
 ONE = Layout()
 RAIN = "total_precipitation_6hr"

@@ -38,6 +38,7 @@ from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import join
 from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.model.other_network import NetworkBuilder
 from weathermixer.runs.run import Run, Weights, weights_of
 from weathermixer.verification.verification_record import Verification
 
@@ -65,6 +66,7 @@ def forecast(
     members: int | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
+    network: NetworkBuilder | None = None,
 ) -> ForecastResult:
     """Forecast ``steps`` steps from each initial time, into the Zarr ``out``, ``scores``, or both.
 
@@ -78,7 +80,8 @@ def forecast(
     without, a forecast draws nothing. ``overrides`` may change the arithmetic, ``training.dtype``,
     the steps at a time, ``training.latent_rollout``, the seed of an ensemble, the library that
     reads, ``data.reader``, and the mesh, ``parallel.*``. Each rank that was started calls this, and
-    holds, computes, reads and writes its own part of every state and no more.
+    holds, computes, reads and writes its own part of every state and no more. A run that trained
+    another ``network`` has to be given it.
 
     ``scores`` is the folder that ``verify`` would make of the forecast and of ``truth``, with the
     archive ``climatology`` in the place of the truth's own. Fields are scored as they come; they
@@ -125,6 +128,7 @@ def forecast(
         equal_on_all={"the run": str(run), "the checkpoint": path.name, "--out": str(out)}
         | {"--init": init, "--steps": str(steps), "--weights": weights, "--members": str(members)}
         | {"--truth": str(truth), "--scores": str(scores), "--climatology": str(climatology)},
+        network=network,
     )
     if meshes.is_first_rank():
         say(job.choice.reason)
@@ -163,7 +167,7 @@ def forecast(
         (problem,) = job.reading_problems(windows[-1:])
         if problem is not None:
             raise UserError(problem)
-    model = opened.load_model(config, mesh, path, weights)
+    model = opened.load_model(config, mesh, path, weights, network)
     scorer = None if campaign is None else campaign.begin(description, out, job, model)
     writer, written = None, [False] * description.num_forecasts
     if out is not None and not is_written:

@@ -18,12 +18,13 @@ from weathermixer.forecast.rollout import Step
 from weathermixer.jigsaw.dropout import Dropout, set_dropout_key
 from weathermixer.jigsaw.initial import derive_key
 from weathermixer.jigsaw.mesh import gather_objects
-from weathermixer.model.mixer import Modulation, WeatherMixer
+from weathermixer.model.mixer import Modulation
 from weathermixer.model.noise import draw_noise
+from weathermixer.model.other_network import Network
 
 
 def networks_of(
-    model: WeatherMixer, description: ForecastDescription, *, applications: int, seed: int
+    model: Network, description: ForecastDescription, *, applications: int, seed: int
 ) -> Callable[[Sequence[int]], Step]:
     """From places among all forecasts to the network that makes these, to be applied step by step.
 
@@ -46,7 +47,7 @@ def networks_of(
     return network_of
 
 
-def remark_on_equal_members(model: WeatherMixer) -> str | None:
+def remark_on_equal_members(model: Network) -> str | None:
     """A sentence where all members will be equal; every rank calls this, with its weights."""
     modulated = any(
         bool(parameter.any())
@@ -64,7 +65,7 @@ def remark_on_equal_members(model: WeatherMixer) -> str | None:
 
 
 def _step_of_members(
-    single: Step, model: WeatherMixer, forecasts: Sequence[tuple[int, int]], seed: int
+    single: Step, model: Network, forecasts: Sequence[tuple[int, int]], seed: int
 ) -> Step:
     """A network that draws for forecasts, by their initial time in seconds and their member."""
     made = 0

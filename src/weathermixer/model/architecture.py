@@ -56,6 +56,11 @@ class Architecture:
         return self.prognostic + self.diagnostic
 
     @property
+    def inputs(self) -> int:
+        """Fields that the network is given: of all input times, static ones and forcings."""
+        return self.input_times * self.prognostic + self.static + self.forcings
+
+    @property
     def points_per_patch(self) -> int:
         """Grid points in a patch."""
         return self.patch[0] * self.patch[1]

@@ -7,6 +7,7 @@ and a run that is resumed chooses as it did before.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,9 +107,10 @@ def configured_states(config: Config) -> States:
 class MeshChoice:
     """How a training or a forecast is run, its predicted seconds of a step, and why, in a line.
 
-    ``threads`` are those of each rank, None where ranks compute on accelerators; ``recompute`` is
-    what is computed again in the backward pass. ``peak`` is the most operations per second that a
-    rank of the machine can do in the arithmetic, where that is known.
+    ``threads`` are those of each rank, None where they stay what they are; ``recompute`` is what is
+    computed again in the backward pass. ``peak`` is the most operations per second that a rank of
+    the machine can do in the arithmetic, where that is known; the seconds are NaN where none were
+    predicted.
     """
 
     layout: Layout
@@ -118,6 +120,17 @@ class MeshChoice:
     recompute: Recompute = "none"
     warning: str | None = None
     peak: float | None = None
+
+
+def choose_replicas(config: Config, *, world_size: int, trains: bool) -> MeshChoice:
+    """The mesh of a network that is not WeatherMixer, of whose steps nothing is known: replicas.
+
+    Raises LayoutError where a training is to have another number of them than there are ranks.
+    """
+    layout = Layout(data=config.parallel.data if trains else world_size)
+    layout.require_ranks(world_size)
+    reason = f"mesh {layout_text(layout)} (data x domain x tensor), of a network of your own"
+    return MeshChoice(layout, math.nan, reason, recompute=config.training.recompute or "none")
 
 
 def choose_mesh(

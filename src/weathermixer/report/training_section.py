@@ -19,6 +19,7 @@ from weathermixer.model.mixer import count_parameters
 from weathermixer.report.formatting import grouped_number, label_of, short_number
 from weathermixer.report.training_curves import training_charts
 from weathermixer.report.training_log import TrainingLog
+from weathermixer.runs.checkpoint_index import stored_shapes
 from weathermixer.runs.run import Run
 
 _TRAINING = "training.json"  # beside the configuration, in a run's folder
@@ -70,15 +71,18 @@ class TrainingSection:
     def read(cls, run: Run) -> TrainingSection:
         """The section about a run.
 
-        Raises UserError where its configuration, data description or log is damaged.
+        Raises UserError where its configuration, data description, log or checkpoint is damaged.
         """
         config, normalisation = run.config, run.normalisation
         log = TrainingLog.read(run.log)
-        parameters = count_parameters(
-            architecture_of(config.data, config.model, normalisation.grid)
-        )
         newest = run.newest_checkpoint()
         checkpoint = newest.name if newest else "none yet"
+        parameters = (
+            # Of a network that may be another one than the settings describe.
+            sum(map(math.prod, stored_shapes(newest, "model").values()))
+            if newest
+            else count_parameters(architecture_of(config.data, config.model, normalisation.grid))
+        )
         return cls(
             path=str(run.path),
             parameters=parameters,

@@ -35,6 +35,11 @@ FORMAT = 2
 
 _FORMER_SEAL = "metadata.sha256"
 
+_REMEDY = (
+    "use the configuration that it was trained with, and from Python its network where that is one "
+    "of your own"
+)
+
 
 class DamagedCheckpoint(UserError):
     """A checkpoint that is not as it was written: ``problem`` says where, the rest what to do."""
@@ -148,20 +153,17 @@ def require_same_tensors(
         saved = stored.get(name)
         if not isinstance(saved, TensorStorageMetadata):
             raise UserError(
-                f"the checkpoint {path} is of another network: it has no {name}; "
-                "use the configuration that it was trained with"
+                f"the checkpoint {path} is of another network: it has no {name}; {_REMEDY}"
             )
         if tuple(saved.size) != tuple(tensor.shape):
             raise UserError(
                 f"the checkpoint {path} is of another network: {name} has the shape "
-                f"{tuple(saved.size)} there and {tuple(tensor.shape)} here; "
-                "use the configuration that it was trained with"
+                f"{tuple(saved.size)} there and {tuple(tensor.shape)} here; {_REMEDY}"
             )
     for name in () if leaves_others else stored:
         if name not in tensors and name.partition(".")[0] in _groups(tensors):
             raise UserError(
-                f"the checkpoint {path} is of another network: this one has no {name}; "
-                "use the configuration that it was trained with"
+                f"the checkpoint {path} is of another network: this one has no {name}; {_REMEDY}"
             )
 
 
@@ -171,6 +173,18 @@ def stored_kinds(path: Path) -> set[str]:
     All ranks call this.
     """
     return _groups(read_index(path).state_dict_metadata)
+
+
+def stored_shapes(path: Path, kind: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors of a kind in the checkpoint in ``path``, by their names within it.
+
+    All ranks call this. Raises UserError where it is damaged.
+    """
+    return {
+        name.removeprefix(f"{kind}."): tuple(stored.size)
+        for name, stored in read_index(path).state_dict_metadata.items()
+        if isinstance(stored, TensorStorageMetadata) and name.startswith(f"{kind}.")
+    }
 
 
 def _groups(names: Iterable[str]) -> set[str]:

@@ -26,21 +26,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
-import torch
 from torch import nn
 
 from weathermixer import __version__
-from weathermixer.config import Config, Training, read_config, version_that_wrote, write_config
+from weathermixer.config import Config, read_config, version_that_wrote, write_config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import Axis, Mesh
 from weathermixer.jigsaw.pieces import local_parameters
-from weathermixer.model.architecture import Architecture, architecture_of
-from weathermixer.model.arithmetic import Arithmetic
-from weathermixer.model.cuts import Part, build
-from weathermixer.model.mixer import WeatherMixer
+from weathermixer.model.architecture import architecture_of
+from weathermixer.model.other_network import Network, NetworkBuilder
 from weathermixer.runs import checkpoint
 from weathermixer.runs.best import best_checkpoint, read_best
+from weathermixer.runs.building import build_network
 from weathermixer.runs.checkpoint_index import stored_kinds
 from weathermixer.runs.shards import Shard
 
@@ -218,10 +216,12 @@ class Run:
         mesh: Mesh | None = None,
         checkpoint_path: Path | None = None,
         weights: Weights = "last",
-    ) -> WeatherMixer:
+        network: NetworkBuilder | None = None,
+    ) -> Network:
         """Load the network with a checkpoint's weights, in eval mode; a rank's part of it.
 
-        ``config`` is the run's own by default, ``checkpoint_path`` that of the newest checkpoint.
+        ``config`` is the run's own by default, ``checkpoint_path`` that of the newest checkpoint,
+        and ``network`` what it was trained with, where that is not WeatherMixer.
         Raises UserError where it does not fit, and where it has no average of the ``weights`` that
         is asked for.
         """
@@ -229,38 +229,17 @@ class Run:
         config = config or self.config
         mesh = mesh or Mesh.describe()
         architecture = architecture_of(config.data, config.model, self.normalisation.grid)
-        model = build_model(
-            architecture, config.training, self.normalisation, mesh=mesh, draws_weights=False
+        model = build_network(
+            architecture,
+            config.training,
+            self.normalisation,
+            mesh=mesh,
+            draws_weights=False,
+            network=network,
         )
         kind = AVERAGE if weights_of(path, weights) == "average" else "model"
         checkpoint.load(path, model_tensors(model, mesh.data, kind=kind))
         return model.eval()
-
-
-def build_model(
-    architecture: Architecture,
-    training: Training,
-    normalisation: Normalisation,
-    *,
-    mesh: Mesh | None = None,
-    draws_weights: bool = True,
-) -> WeatherMixer:
-    """Build a network with its initial weights; with a ``mesh``, the part that a rank holds.
-
-    Where a checkpoint is going to fill the weights, they need not be drawn.
-    """
-    mesh = mesh or Mesh.describe()
-    own, arithmetic = Part.on(mesh, architecture), Arithmetic.of(training.dtype)
-    return build(
-        architecture,
-        mesh,
-        seed=training.seed if draws_weights else None,
-        increment_scale=torch.from_numpy(normalisation.increment_scale[own.prognostic]),
-        samples=training.forecasts_at_once,
-        dtype=arithmetic.states,
-        arithmetic=arithmetic.products,
-        recompute=training.recompute == "blocks",
-    )
 
 
 def weights_of(checkpoint_path: Path, weights: Weights | None) -> Weights:

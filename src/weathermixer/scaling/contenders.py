@@ -31,7 +31,8 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.choosing import MeshChoice
-from weathermixer.runs.run import Run, build_model
+from weathermixer.runs.building import build_model
+from weathermixer.runs.run import Run
 from weathermixer.scaling.cases import Case
 from weathermixer.scaling.least_bytes import LeastBytes
 from weathermixer.scaling.peers import cut_weights, replicate

@@ -25,6 +25,7 @@ from weathermixer.data.time_steps import to_hours
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank, gather_objects
 from weathermixer.job import Job, join
+from weathermixer.model.other_network import NetworkBuilder
 from weathermixer.runs import checkpoint
 from weathermixer.runs.best import best_file
 from weathermixer.runs.folder_lock import FolderLock
@@ -69,6 +70,7 @@ def begin_together(
     source: Path | None,
     device: torch.device | str | None,
     notices: Notices,
+    network: NetworkBuilder | None = None,
 ) -> Beginning:
     """Connect the ranks, look at the data, and create or open the run in ``out``.
 
@@ -76,8 +78,13 @@ def begin_together(
     ``TrainingLoop.begin``.
     """
     data, training = config.data, config.training
+    if network is not None and source is not None:
+        raise UserError(
+            f"a network of your own cannot begin with the weights of {source}, which are "
+            "WeatherMixer's: leave one of the two out"
+        )
     states = open_states(data.store, data)
-    job = join(config, states, trains=True, say=notices.say, device=device)
+    job = join(config, states, trains=True, say=notices.say, device=device, network=network)
     windows = training_windows(data, training, states)
     validation_samples = validation_windows(data, training, states)
     require_score(config.checkpoint.best, job.channels, training)

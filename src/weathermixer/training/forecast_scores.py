@@ -26,7 +26,7 @@ from weathermixer.forecast.members import networks_of
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.exchange import total_over
 from weathermixer.job import Job
-from weathermixer.model.mixer import WeatherMixer
+from weathermixer.model.other_network import Network
 from weathermixer.verification.ensembles import ENSEMBLE_METRICS
 from weathermixer.verification.metrics import METRICS, RMSE, Metric
 from weathermixer.verification.pair_sums import statistics_shape
@@ -102,7 +102,7 @@ class ScoredForecasts:
         return cls(pairing, metrics_of(training), description, sources)
 
     def begin(
-        self, model: WeatherMixer, job: Job, *, whole: Normalisation, own: Normalisation
+        self, model: Network, job: Job, *, whole: Normalisation, own: Normalisation
     ) -> ForecastScoring:
         """Begin to score forecasts of a network as it is; ``own`` normalises the part of ``whole``.
 
@@ -130,7 +130,7 @@ class ForecastScoring:
     def __init__(
         self,
         asked: ScoredForecasts,
-        model: WeatherMixer,
+        model: Network,
         job: Job,
         *,
         whole: Normalisation,

@@ -23,8 +23,10 @@ from weathermixer.errors import UserError
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.compiling import compile_between_products, require_compiler
+from weathermixer.model.mixer import WeatherMixer
+from weathermixer.model.other_network import NetworkBuilder
+from weathermixer.runs.building import build_network
 from weathermixer.runs.inheritance import inherit_weights
-from weathermixer.runs.run import build_model
 from weathermixer.training.beginning import Beginning, begin_together
 from weathermixer.training.divergence import Diverged, Divergence
 from weathermixer.training.effort import StepMeter
@@ -78,19 +80,21 @@ class TrainingLoop:
         self.notices = notices or Notices(console.say)
         self._held, self._forecasts = beginning.held, beginning.forecasts
         self._training, self._mesh = job.config.training, job.mesh
-        model = build_model(
+        model = build_network(
             job.architecture,
             self._training,
             run.normalisation,
             mesh=job.mesh,
             draws_weights=not beginning.checkpoints,
+            network=job.network,
         )
-        if beginning.source is not None:
-            for sentence in inherit_weights(model, job.config, beginning.source):
-                self.notices.say(sentence)
-        if self._training.compile:
-            require_compiler(job.mesh.device)
-            compile_between_products(model)
+        if isinstance(model, WeatherMixer):
+            if beginning.source is not None:
+                for sentence in inherit_weights(model, job.config, beginning.source):
+                    self.notices.say(sentence)
+            if self._training.compile:
+                require_compiler(job.mesh.device)
+                compile_between_products(model)
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
         noise = job.architecture.noise
         if self._training.members > 1 and not members_can_differ(job.config):
@@ -127,6 +131,7 @@ class TrainingLoop:
         source: Path | None = None,
         device: torch.device | str | None = None,
         notices: Notices | None = None,
+        network: NetworkBuilder | None = None,
     ) -> Self:
         """Begin a new run in ``out``, or continue one that is resumed where it was saved.
 
@@ -134,7 +139,8 @@ class TrainingLoop:
         fit.
 
         Each rank that was started calls this. ``device`` is the accelerator where there is one, by
-        default; ``notices`` say what is worth knowing, on the first rank.
+        default; ``notices`` say what is worth knowing, on the first rank. ``network`` makes what is
+        trained in WeatherMixer's place, if anything is.
 
         Raises UserError where store and configuration do not fit together or ranks differ in them,
         where the last states to learn from cannot be read, and where ``out`` holds another run, is
@@ -144,7 +150,13 @@ class TrainingLoop:
         if not meshes.is_first_rank():
             notices = Notices(lambda _: None)
         beginning = begin_together(
-            config, out, resume=resume, source=source, device=device, notices=notices
+            config,
+            out,
+            resume=resume,
+            source=source,
+            device=device,
+            notices=notices,
+            network=network,
         )
         with ExitStack() as held:
             held.push(beginning.held)

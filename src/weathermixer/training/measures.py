@@ -5,6 +5,7 @@ Nothing here asks a device for anything; ranks tell each other once for each log
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ def numbers_of(
     numbers = {
         "samples_per_second": samples_per_step / per_step,
         "seconds_per_step": per_step,
-        "predicted_seconds_per_step": choice.seconds,
+        "predicted_seconds_per_step": None if math.isnan(choice.seconds) else choice.seconds,
         "flops_per_second": flops,
         "peak_fraction": None if choice.peak is None else flops / choice.peak,
         "bytes_sent_per_step": most(lambda rank: rank.effort.bytes_sent / steps),

@@ -16,7 +16,7 @@ from torch import Tensor
 from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.replicas import Replicas
-from weathermixer.model.mixer import WeatherMixer
+from weathermixer.model.other_network import Network
 from weathermixer.runs import checkpoint
 from weathermixer.runs.checkpoint_index import stored_kinds
 from weathermixer.runs.run import AVERAGE, model_tensors
@@ -39,7 +39,7 @@ class TrainingState:
     optimizer steps taken, ``samples`` those that all ranks have consumed.
     """
 
-    model: WeatherMixer
+    model: Network
     mesh: Mesh
     replicas: Replicas
     optimizer: torch.optim.Optimizer
@@ -49,7 +49,7 @@ class TrainingState:
 
     @classmethod
     def initial(
-        cls, model: WeatherMixer, mesh: Mesh, training: Training, parallel: Parallel
+        cls, model: Network, mesh: Mesh, training: Training, parallel: Parallel
     ) -> TrainingState:
         """The state before the first step of a model, or the one that a checkpoint is loaded into.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weathermixer.config import Training
 from weathermixer.jigsaw.activity import ACTIVITY
@@ -18,6 +18,7 @@ from weathermixer.jigsaw.gradients import held_gradients
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.arithmetic import Arithmetic
+from weathermixer.model.mixer import WeatherMixer
 from weathermixer.training.host_copy import HostCopy
 from weathermixer.training.optimizer import set_step, step_unless
 from weathermixer.training.passes import Objective, RolloutPasses
@@ -66,7 +67,9 @@ def compute_gradients(
     magnitudes: list[list[Tensor]] = []
     with Arithmetic.of(training.dtype).in_force(), ExitStack() as keeping:
         # Gathered and cast once for all passes; the last one lets go of each weight on its way.
-        apart = [model.blocks] if recompute == "blocks" else []
+        apart: list[nn.Module] = []
+        if isinstance(model, WeatherMixer) and recompute == "blocks":
+            apart.append(model.blocks)
         keeping.enter_context(kept_weights(model, apart_from=apart))
         for number, (batch, given) in enumerate(zip(batches, fields, strict=True)):
             set_dropout_key(model, training.seed, state.step, number)

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from weathermixer.config import Config
+from weathermixer.model.other_network import NetworkBuilder
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.progress import notices_on
 from weathermixer.training.result import TrainResult
@@ -22,13 +23,15 @@ def train(
     source: Path | None = None,
     device: torch.device | str | None = None,
     console: Console | None = None,
+    network: NetworkBuilder | None = None,
 ) -> TrainResult:
     """Train as configured, into the run ``out``; the same configuration gives the same bits.
 
     Each rank that was started calls this; on another mesh the result is the same but for rounding.
     A new run begins with the weights of the run ``source``, where one is given, as far as they fit.
     ``device`` is the accelerator where there is one, by default; ``console`` is standard error, and
-    only the first rank's is written to. SIGTERM, SIGUSR1 and Ctrl-C end the training after the step
+    only the first rank's is written to. ``network`` makes what is trained in WeatherMixer's place,
+    if anything is. SIGTERM, SIGUSR1 and Ctrl-C end the training after the step
     in hand, with a checkpoint. A log, validation or progress that fails is said once and ends
     nothing.
 
@@ -41,7 +44,13 @@ def train(
     notices = notices_on(console)
     resume = resume or config.checkpoint.resume
     with TrainingLoop.begin(
-        config, out, resume=resume, source=source, device=device, notices=notices
+        config,
+        out,
+        resume=resume,
+        source=source,
+        device=device,
+        notices=notices,
+        network=network,
     ) as loop:
         every, steps = config.checkpoint.every, config.training.steps
         if loop.state.step >= steps:

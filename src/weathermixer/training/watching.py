@@ -6,6 +6,7 @@ each kind of trouble, and the steps go on.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any, Self
@@ -152,10 +153,9 @@ class Watch:
         if result.seconds_per_step:
             # The first step also begins everything.
             seconds = statistics.median(result.seconds_per_step[1:] or result.seconds_per_step)
-            self._loop.notices.say(
-                f"a step took {seconds:.3g} s (median), predicted were "
-                f"{self._loop.job.choice.seconds:.3g} s"
-            )
+            predicted = self._loop.job.choice.seconds
+            of_those = "" if math.isnan(predicted) else f", predicted were {predicted:.3g} s"
+            self._loop.notices.say(f"a step took {seconds:.3g} s (median){of_those}")
         path = self._loop.run.training_result
         try:
             result.save(path)

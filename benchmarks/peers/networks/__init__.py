@@ -1,0 +1,19 @@
+"""The networks that ``skill.py`` trains beside WeatherMixer, each by its name in the table.
+
+A network is a builder as the training loop takes it: a function of an
+:class:`~weathermixer.model.architecture.Architecture` that returns a module, which maps fields
+``(batch, inputs, latitude, longitude)`` to ``(batch, predicted, latitude, longitude)``. Its last
+layer begins with zeros, as WeatherMixer's does, so that it forecasts persistence at first. To add
+one, write it in a file of its own and name it here.
+"""
+
+from __future__ import annotations
+
+from peers.networks import sfno, unet, vit
+from weathermixer.model.other_network import NetworkBuilder
+
+NETWORKS: dict[str, NetworkBuilder] = {
+    "sfno": sfno.SphericalNetwork,
+    "vit": vit.VisionTransformer,
+    "unet": unet.UNet,
+}
