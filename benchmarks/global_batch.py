@@ -39,6 +39,7 @@ NETWORK = (
     "--model.blocks=2",
     "--model.token_hidden=1",
     "--model.overlap=0",
+    "--model.smoothing=0",
     "--data.input_times=1",
 )
 CONFIG = Path(__file__).parent.parent / "examples" / "planet.yaml"

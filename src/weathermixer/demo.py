@@ -39,10 +39,10 @@ def demo_config(
 ) -> Config:
     """The recipe of the demonstration, with the settings of ``examples/planet.yaml``.
 
-    Two states are given, patches overlap, and rollouts grow towards the end.
+    Two states are given, patches overlap and are smoothed, and rollouts grow towards the end.
     """
     return Config(
-        model=Model(overlap=1),
+        model=Model(overlap=1, smoothing=2),
         data=Data(store=store, input_times=2),
         training=Training(
             steps=steps,
