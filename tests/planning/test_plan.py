@@ -77,6 +77,35 @@ def test_the_best_mesh_takes_least_for_a_sample_and_efficiency_is_relative_to_on
         assert each.peak_fraction == pytest.approx(rate / 19.5e12)  # float32 of the datasheet
 
 
+def test_replicas_that_make_members_together_are_planned_as_one() -> None:
+    settings: dict[str, Any] = {"error": "crps", "members": 4}
+    planned = planner(**settings, instance_members=2).plan(4)
+    assert {each.layout.data for each in planned.candidates} == {2, 4}
+    refused = {layout.data: reason for layout, reason in planned.refused.items()}
+    assert "parallel.data (1) is no multiple of the 2 replicas that make" in refused[1]
+    replicas = next(each for each in planned.candidates if each.layout.data == 4)
+    # Two samples a pool, of two pools; and two ranks are the fewest that make all members of one.
+    assert replicas.samples == 4
+    (fewest,) = planner(**settings, instance_members=2).plan(2).candidates
+    assert fewest.efficiency == 1.0
+    expected = fewest.sample_seconds * 2 / (replicas.sample_seconds * 4)
+    assert replicas.efficiency == pytest.approx(expected)
+    # The same forecasts by instances of their own tell each other of none.
+    alone = planner(error="crps", members=2).candidate(Layout(data=4)).step
+    told = 2 * 2 * 69 * 32 * 64 * 4
+    assert replicas.step.bytes_sent - alone.bytes_sent == told
+    assert replicas.step.calls - alone.calls == 1
+    # On which the time depends: nothing hides this exchange.
+    slow = find_machine("a100-40gb")
+    link = slow.within_node.model_copy(update={"latency_seconds": 1.0})
+    slow = slow.model_copy(update={"within_node": link})
+    base = planner(**settings, instance_members=2)
+    waits = Planner(base.config, base.architecture, slow).candidate(Layout(data=4)).time
+    other = planner(error="crps", members=2)
+    without = Planner(other.config, other.architecture, slow).candidate(Layout(data=4)).time
+    assert waits.exchange_exposed - without.exchange_exposed == pytest.approx(1.0, rel=0.01)
+
+
 def test_energy_is_the_power_of_all_ranks_over_the_step() -> None:
     for each in planner().plan(2).candidates:
         waits = each.time.total - each.time.compute

@@ -119,6 +119,28 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     assert abs(disagreement(network, layout, training, parallel)) < AGREEMENT
 
 
+@pytest.mark.parametrize(
+    ("layout", "options"),
+    [
+        (Layout(data=2), {"members": 4, "instance_members": 2}),
+        *exhaustive(
+            (Layout(data=6, rank=4), {"members": 3, "instance_members": 1, "rollout": 2}),
+            (
+                Layout(data=4, domain=2, rank=7),
+                {"members": 4, "instance_members": 1, "dtype": "bfloat16", "recompute": True},
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_the_formula_holds_what_a_pool_is_told_of_members(
+    layout: Layout, options: dict[str, object]
+) -> None:
+    training = Training.model_validate({"instance_batch": 1, "error": "crps", **options})
+    parallel = Parallel(data=layout.data)
+    assert abs(disagreement(replace(NETWORK, noise=4), layout, training, parallel)) < AGREEMENT
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("layout", [Layout(data=2), *exhaustive(*MESHES)], ids=mesh_name)
 def test_the_formula_follows_a_step_in_several_passes(layout: Layout) -> None:

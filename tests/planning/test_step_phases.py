@@ -14,10 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from support.architectures import SMALL
 from support.selection import exhaustive
-from weathermixer.config import Recompute
+from weathermixer.config import Parallel, Recompute, Training
 from weathermixer.jigsaw.fake import fake_mesh
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.trace import OperationTaken
 from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.model.cuts import Part, build
 from weathermixer.planning.layer_work import share_within_node
@@ -25,6 +26,7 @@ from weathermixer.planning.machine_files import find_machine
 from weathermixer.planning.step_cost import step_cost
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_phases import describe_rank, sent, step_phases
+from weathermixer.training.rehearsal import rehearse
 
 NODES = find_machine("a100-40gb")
 ONE_HOST = NODES.model_copy(
@@ -113,6 +115,7 @@ def test_products_have_the_shapes_that_the_network_multiplies(
     narrows=st.booleans(),
     overlap=st.integers(0, 2),
     smoothing=st.integers(0, 2),
+    pools=st.booleans(),
 )
 def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     data: int,
@@ -128,6 +131,7 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     narrows: bool,
     overlap: int,
     smoothing: int,
+    pools: bool,
 ) -> None:
     layout = Layout(data=data, domain=domain, tensor=tensor)
     layout = layout.at(at % layout.world_size)
@@ -140,6 +144,8 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
         narrows_exchange=narrows,
         latent=latent,
         micro_batch=micro_batch,
+        error="crps" if pools else "squared",
+        pool=data if pools else 1,
     )
     architecture = replace(SMALL, overlap=overlap, smoothing=smoothing)
     model = describe_rank(architecture, layout, kind, NODES)
@@ -151,6 +157,35 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     assert made == 2 * expected.multiply_adds
     assert sum(exchange.num_bytes for exchange in exchanges) == pytest.approx(expected.bytes_sent)
     assert sum(exchange.calls for exchange in exchanges) == pytest.approx(expected.calls)
+
+
+@pytest.mark.parametrize(
+    ("noise", "options", "without"),
+    [
+        (8, {}, {}),
+        (0, {"error": "crps", "members": 3}, {"instance_batch": 3}),
+        (0, {"error": "crps", "members": 6, "instance_members": 1}, {}),
+    ],
+    ids=["noise", "members", "a pool"],
+)
+def test_noise_and_members_take_as_many_passes_over_memory_as_in_the_real_code(
+    noise: int, options: dict[str, object], without: dict[str, object]
+) -> None:
+    # Large enough that what comes of a whole tensor counts, and not of a factor.
+    network = replace(SMALL, prognostic=23, grid=(24, 48), channels=97)
+    layout, parallel = Layout(data=6), Parallel(data=6)
+    traced, planned = [], []
+    for noise_here, settings_here in ((noise, options), (0, without)):
+        architecture = replace(network, noise=noise_here)
+        training = Training.model_validate({"instance_batch": 1, **settings_here})
+        kind = StepKind.of(training, parallel)
+        model = describe_rank(architecture, layout, kind, ONE_HOST)
+        phases = step_phases(model, layout, kind, ONE_HOST)
+        planned.append(sum(work.num_bytes for phase in phases for work in phase.elementwise))
+        events = rehearse(architecture, layout, training, parallel, has_link=False).events
+        operations = [event for event in events if isinstance(event, OperationTaken)]
+        traced.append(sum(event.bytes_read + event.bytes_written for event in operations))
+    assert planned[0] - planned[1] == pytest.approx(traced[0] - traced[1], rel=0.12)
 
 
 def test_exchanges_leave_a_node_as_far_as_their_peers_are_on_others() -> None:

@@ -16,7 +16,7 @@ from support.waves import CHANNELS, wave_config, write_waves
 from weathermixer.config import Config
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
-from weathermixer.jigsaw.layout import Layout
+from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.jigsaw.tensors import cut
@@ -200,5 +200,5 @@ def test_members_that_cannot_be_scored_are_refused(
 
 def test_pools_have_to_fill_the_replicas() -> None:
     training = wave_config("s", training={"error": "crps", "members": 4, "instance_members": 2})
-    with pytest.raises(UserError, match=r"parallel\.data \(3\) is no multiple of the 2 replicas"):
+    with pytest.raises(LayoutError, match=r"parallel\.data \(3\) is no multiple of the 2 replicas"):
         Ensemble.of(training.training, 0, Mesh.describe(Layout(data=3)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
@@ -31,6 +32,7 @@ from weathermixer.model.cuts import Part, build, describe
 from weathermixer.planning.step_cost import step_cost
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_phases import sent
+from weathermixer.training.ensemble import Ensemble
 from weathermixer.training.passes import Objective
 from weathermixer.training.rehearsal import Rehearsal, rehearse
 from weathermixer.training.state import TrainingState
@@ -69,19 +71,44 @@ TRAININGS = [
         {"instance_batch": 3, "micro_batch": 2, "rollout": 2, "recompute": "stages"},
     ),
 ]  # fmt: skip
+# Members of which each replica makes some, so that it tells the others of them.
+POOLED = [
+    (Layout(data=2, domain=2), {"members": 4, "instance_members": 2, "rollout": 2}),
+    *exhaustive(
+        (Layout(data=2, tensor=2), {"members": 2, "instance_members": 1}),
+        (Layout(data=3), {"members": 6, "instance_members": 2, "dtype": "float64"}),
+        (
+            Layout(data=4),
+            {
+                "members": 2,
+                "instance_members": 1,
+                "instance_batch": 3,
+                "micro_batch": 2,
+                "rollout": 3,
+                "recompute": "stages",
+            },
+        ),
+        (Layout(domain=2), {"members": 3}),
+    ),
+]
+
+
+def network_of(training: Training) -> Architecture:
+    return replace(NETWORK, noise=3) if training.members > 1 else NETWORK
 
 
 def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
     """What the second step of a training counts on a real rank."""
-    arithmetic, part = Arithmetic.of(training.dtype), Part.on(mesh, NETWORK)
+    network = network_of(training)
+    arithmetic, part = Arithmetic.of(training.dtype), Part.on(mesh, network)
     channels = len(part.channels)
     static, longitudes = (each.stop - each.start for each in (part.static, part.longitudes))
     model = build(
-        NETWORK,
+        network,
         mesh,
         seed=0,
         increment_scale=torch.ones(channels),
-        samples=training.samples_at_once,
+        samples=training.forecasts_at_once,
         dtype=arithmetic.states,
         arithmetic=arithmetic.products,
         recompute=training.recompute == "blocks",
@@ -93,6 +120,9 @@ def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
         torch.ones(static, NETWORK.grid[0], longitudes, dtype=arithmetic.states),
         torch.ones(channels, NETWORK.grid[0], 1, dtype=arithmetic.states),
     )
+    if training.members > 1:
+        ensemble = Ensemble.of(training, network.noise, mesh)
+        objective = replace(objective, ensemble=ensemble, error=ensemble.crps)
     # A fake rank stands for one with NCCL.
     with patch.object(lines, "COLLECTIVE_BACKENDS", {"gloo", "fake"}):
         take_step(state, mesh, training, states, objective)
@@ -105,9 +135,9 @@ def planned(layout: Layout, training: Training, parallel: Parallel) -> Cost:
     """The cost of the step by formula, as a plan has it."""
     arithmetic = Arithmetic.of(training.dtype)
     model = describe(
-        NETWORK,
+        network_of(training),
         Mesh.describe(layout),
-        samples=training.samples_at_once,
+        samples=training.forecasts_at_once,
         arithmetic=arithmetic.products,
     ).to(arithmetic.states)
     kind = StepKind.of(training, parallel, lengths=training.longest)
@@ -118,18 +148,45 @@ def counts(counted: Counter | Cost) -> tuple[int, int, int, int]:
     return counted.bytes_sent, counted.messages, counted.calls, counted.multiply_adds
 
 
+def check_counts(pool: Pool, layout: Layout, training: Training) -> None:
+    """A step counts as much on real ranks as rehearsed and as planned."""
+    parallel = Parallel(data=layout.data, shard_optimizer=layout.data == 2)
+    for rank, counted in enumerate(pool.run(real_step, layout, training, parallel)):
+        here = layout.at(rank)
+        rehearsed = rehearse(network_of(training), here, training, parallel, has_link=False)
+        assert rehearsed.counted == counted, f"rank {rank}"
+        assert counts(counted) == counts(planned(here, training, parallel)), f"rank {rank}"
+
+
 @pytest.mark.parametrize("options", TRAININGS, ids=str)
 @pytest.mark.parametrize("layout", MESHES, ids=mesh_name)
 def test_a_rehearsed_step_counts_what_a_real_one_does_and_what_is_planned(
     pool: Pool, layout: Layout, options: dict[str, object]
 ) -> None:
-    training = Training.model_validate({"instance_batch": 1, **options})
-    parallel = Parallel(data=layout.data, shard_optimizer=layout.data == 2)
-    for rank, counted in enumerate(pool.run(real_step, layout, training, parallel)):
-        here = layout.at(rank)
-        rehearsed = rehearse(NETWORK, here, training, parallel, has_link=False)
-        assert rehearsed.counted == counted, f"rank {rank}"
-        assert counts(counted) == counts(planned(here, training, parallel)), f"rank {rank}"
+    check_counts(pool, layout, Training.model_validate({"instance_batch": 1, **options}))
+
+
+@pytest.mark.parametrize(("layout", "options"), POOLED, ids=str)
+def test_so_does_a_step_of_an_ensemble(
+    pool: Pool, layout: Layout, options: dict[str, object]
+) -> None:
+    training = Training.model_validate({"instance_batch": 1, "error": "crps", **options})
+    check_counts(pool, layout, training)
+
+
+def test_each_replica_of_a_pool_sends_its_members_to_each_other_at_every_application() -> None:
+    layout = Layout(data=6, rank=4)
+    settings = {"instance_batch": 2, "error": "crps", "members": 6, "rollout": 3}
+    alone, pooled = (
+        rehearse(network_of(training), layout, training, Parallel(data=6), has_link=False).counted
+        for training in (
+            Training.model_validate({**settings, **members})
+            for members in ({"members": 2}, {"instance_members": 2})
+        )
+    )
+    # Two samples of two members each, 5 channels at 6 × 10, 4 bytes a value, to two replicas.
+    assert pooled.bytes_sent - alone.bytes_sent == 3 * 2 * (2 * 2 * 5 * 6 * 10 * 4)
+    assert pooled.messages - alone.messages == pooled.calls - alone.calls == 3 * 2
 
 
 @pytest.mark.exhaustive

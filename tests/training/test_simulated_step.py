@@ -8,7 +8,6 @@ from functools import cache
 
 import pytest
 
-from support.networks import mesh_name
 from support.selection import exhaustive
 from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw.layout import Layout
@@ -55,10 +54,15 @@ TRAINING = Training(instance_batch=1)
 PROCESSORS, ACCELERATORS = "processors", "a100-40gb"
 
 
+# Of which a pool of two replicas makes half each.
+OF_MEMBERS = Training(instance_batch=1, error="crps", members=2, instance_members=1)
+
+
 @cache
-def taken(architecture: Architecture, layout: Layout) -> Rehearsal:
+def taken(architecture: Architecture, layout: Layout, *, in_pools: bool = False) -> Rehearsal:
     parallel = Parallel(data=layout.data)
-    return rehearse(architecture, layout, TRAINING, parallel, has_link=True)
+    training = OF_MEMBERS if in_pools else TRAINING
+    return rehearse(architecture, layout, training, parallel, has_link=True)
 
 
 def flattened(program: Program) -> Iterator[Action]:
@@ -88,19 +92,26 @@ def computed(actions: Iterable[Action]) -> float:
 
 @pytest.mark.parametrize("name", [ACCELERATORS, *exhaustive(PROCESSORS)])
 @pytest.mark.parametrize(
-    "layout", [Layout(data=2, domain=2), *exhaustive(Layout(domain=2, tensor=3))], ids=mesh_name
+    ("layout", "in_pools"),
+    [
+        (Layout(data=2, domain=2), True),
+        *exhaustive((Layout(data=2, domain=2), False), (Layout(domain=2, tensor=3), False)),
+    ],
+    ids=str,
 )
-def test_a_simulated_step_does_all_that_was_traced(layout: Layout, name: str) -> None:
+def test_a_simulated_step_does_all_that_was_traced(
+    layout: Layout, in_pools: bool, name: str
+) -> None:
     timer = StepTimer(linked(name), layout.world_size, threads=1)
     costs = TraceTimer(timer)
-    traces = traces_of_instance(layout, lambda rank: taken(UNEVEN, rank))
+    traces = traces_of_instance(layout, lambda rank: taken(UNEVEN, rank, in_pools=in_pools))
     programs = {rank: program_of(events, costs) for rank, events in traces.items()}
     sees_arrivals = name == PROCESSORS
     found = simulate(programs, MachineNetwork(timer), sees_arrivals=sees_arrivals)
     for rank, program in programs.items():
         actions = list(flattened(program))
         sent = sum(each.num_bytes for each in actions if isinstance(each, Begins | Joins))
-        assert sent == taken(UNEVEN, layout.at(rank)).counted.bytes_sent
+        assert sent == taken(UNEVEN, layout.at(rank), in_pools=in_pools).counted.bytes_sent
         operations = [
             event for event in traces[rank] if isinstance(event, OperationTaken | ProductTaken)
         ]

@@ -143,8 +143,12 @@ def product_cost(
 def norm_cost(norm: LayerNorm | RMSNorm, *, samples: int, statistic_bytes: int) -> Cost:
     """The cost of a norm's statistics, in the forward pass and again in the backward pass."""
     numbers = (2 if isinstance(norm, LayerNorm) else 1) * norm.cut.rows * samples
-    axis = norm.cut.axis
-    return _gather([numbers] * axis.size, axis.index, statistic_bytes)
+    return gather_cost(norm.cut.axis, elements=numbers, element_bytes=statistic_bytes)
+
+
+def gather_cost(axis: Axis, *, elements: int, element_bytes: int) -> Cost:
+    """The cost of an all-gather over an axis, each rank of which has so many elements."""
+    return _gather([elements] * axis.size, axis.index, element_bytes)
 
 
 def halo_cost(axis: Axis, *, elements: int, element_bytes: int) -> Cost:
@@ -167,7 +171,7 @@ def shared_cost(model: nn.Module, *, parameter_bytes: int) -> Cost:
                 over_data[data] = over_data.get(data, 0) + parameter.numel()
     return sum(
         (
-            _gather([count] * axis.size, axis.index, parameter_bytes)
+            gather_cost(axis, elements=count, element_bytes=parameter_bytes)
             for axes, count in numbers.items()
             for axis in axes
         ),

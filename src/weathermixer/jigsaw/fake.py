@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from weathermixer.jigsaw.layout import Layout, LayoutError
-from weathermixer.jigsaw.mesh import Axis, Mesh
+from weathermixer.jigsaw.mesh import Axis, Mesh, describe_neighbours
 from weathermixer.jigsaw.transfers import Transfers
 
 
@@ -45,6 +45,12 @@ def fake_mesh(layout: Layout, *, overlap: bool = True, has_link: bool = False) -
         yield replace(described, data=data, domain=domain, tensor=tensor)
     finally:
         dist.destroy_process_group()
+
+
+def fake_neighbours(mesh: Mesh, size: int) -> Axis:
+    """What ``connect_neighbours`` of ``mesh.py`` makes, on a fake mesh: this rank's group alone."""
+    axis = describe_neighbours(mesh, size)
+    return replace(axis, group=dist.new_group(list(axis.ranks)))
 
 
 def _with_groups(axis: Axis, overlap: bool) -> Axis:

@@ -252,17 +252,22 @@ def connect_neighbours(mesh: Mesh, size: int) -> Axis:
 
     Every rank of the mesh calls this at the same time; ``size`` divides the number of replicas.
     """
-    own, group = mesh.data.ranks, None
-    first = mesh.data.index // size * size
+    group = None
     if mesh.data.group is not None:
         layout = mesh.layout
         lines = sorted({layout.at(rank).ranks_along("data") for rank in range(layout.world_size)})
-        starts = range(0, len(own), size)
+        starts = range(0, mesh.data.size, size)
         group, _ = dist.new_subgroups_by_enumeration(  # type: ignore[no-untyped-call]
             [list(line[start : start + size]) for line in lines for start in starts]
         )
-    ranks, index = own[first : first + size], mesh.data.index - first
-    return replace(mesh.data, name="members", ranks=ranks, index=index, group=group)
+    return replace(describe_neighbours(mesh, size), group=group)
+
+
+def describe_neighbours(mesh: Mesh, size: int) -> Axis:
+    """The axis that :func:`connect_neighbours` makes, without a group of its ranks."""
+    first = mesh.data.index // size * size
+    ranks, index = mesh.data.ranks[first : first + size], mesh.data.index - first
+    return replace(mesh.data, name="members", ranks=ranks, index=index, group=None)
 
 
 @contextmanager

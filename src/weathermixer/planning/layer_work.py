@@ -126,6 +126,12 @@ class LayerWork:
             self._elements(self.backward, "norm_backward", elements, 3)
         return elements
 
+    def modulation(self, elements: int) -> None:
+        """Add the scaling and shifting of what a norm made; of products with noise, the kernels."""
+        self._elements(self.forward, "copy", elements, 2, 4)
+        # Gradients of what the norm made and of the scale, and two sums over tokens.
+        self._elements(self.backward, "copy", elements, 9, 7)
+
     def residual(self, elements: int) -> None:
         """Add the sum of a layer's input and output, and that of their gradients."""
         self._elements(self.forward, "copy", elements, 3)

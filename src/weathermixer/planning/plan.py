@@ -21,7 +21,7 @@ from weathermixer.planning.jigsaw_step import describe_jigsaw
 from weathermixer.planning.machine import Machine
 from weathermixer.planning.reading_share import reading_costs
 from weathermixer.planning.schemes import OTHER_SCHEMES
-from weathermixer.planning.step_kind import StepKind
+from weathermixer.planning.step_kind import StepKind, require_whole_pools
 from weathermixer.planning.step_memory import SAFE_SHARE, fits
 from weathermixer.planning.step_phases import describe_rank, step_phases
 from weathermixer.planning.step_time import StepTime, StepTimer
@@ -240,6 +240,7 @@ class Planner:
 
     def _candidate(self, layout: Layout, *, recompute: Recompute) -> Candidate:
         training, ranks = self.config.training, layout.world_size
+        require_whole_pools(training, layout)
         kind = self.kind(recompute=recompute)
         step = SCHEMES[self.scheme](self.architecture, layout, kind, self.machine)
         amplification = self._amplification(layout)
@@ -277,7 +278,13 @@ class Planner:
         """Seconds of a forward pass of one sample on a mesh, as a forecast takes one."""
         advance = self.config.training.shortest_advance
         kind = replace(
-            self.kind(recompute="none"), samples=1, micro_batch=1, rollout=1, latent=advance
+            self.kind(recompute="none"),
+            samples=1,
+            micro_batch=1,
+            rollout=1,
+            latent=advance,
+            members=1,
+            pool=1,
         )
         model = describe_rank(self.architecture, layout, kind, self.machine)
         timer = StepTimer(self.machine, layout.world_size, self.threads)
@@ -289,19 +296,23 @@ class Planner:
         return StepKind.of(self.config.training, self.config.parallel, recompute=recompute)
 
     def _base(self, found: Iterable[Candidate], gpus: int) -> float | None:
-        """Rank-seconds for a sample on the fewest ranks that hold one instance."""
-        for ways in range(1, gpus + 1):
-            if gpus % ways:
+        """Rank-seconds for a sample on the fewest ranks that hold one instance, or one pool."""
+        for ranks in range(1, gpus + 1):
+            if gpus % ranks:
                 continue
-            candidates = found if ways == gpus else self._of_one_instance(ways)
+            candidates = found if ranks == gpus else self._of_one_pool(ranks)
             times = [each.sample_seconds for each in candidates if each.fits]
             if times:
-                return min(times) * ways
+                return min(times) * ranks
         return None
 
-    def _of_one_instance(self, ways: int) -> list[Candidate]:
-        found = []
-        for layout in layouts(ways):
+    def _of_one_pool(self, ranks: int) -> list[Candidate]:
+        """Meshes of so many ranks on which one sample is learned from, whole, at a time."""
+        found: list[Candidate] = []
+        replicas = self.config.training.pool
+        if ranks % replicas:
+            return found
+        for layout in layouts(ranks // replicas, data=replicas):
             try:
                 found.append(self.candidate(layout))
             except LayoutError:

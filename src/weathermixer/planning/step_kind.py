@@ -7,6 +7,7 @@ from typing import Self
 
 from weathermixer.config import Lengths, Parallel, Recompute, Training
 from weathermixer.config.training_settings import ErrorKind
+from weathermixer.jigsaw.layout import Layout, LayoutError
 from weathermixer.planning.machine import ProductType
 
 
@@ -103,3 +104,13 @@ def usual_lengths(training: Training) -> Lengths:
         here = training.stages[start]
         lengths[here] = lengths.get(here, 0) + stop - start
     return max(lengths, key=lambda each: lengths[each])
+
+
+def require_whole_pools(training: Training, layout: Layout) -> None:
+    """Raise LayoutError where the replicas of a mesh are no whole number of pools."""
+    if layout.data % training.pool:
+        raise LayoutError(
+            f"parallel.data ({layout.data}) is no multiple of the {training.pool} replicas that "
+            f"make training.members ({training.members}), {training.members_of_instance} each: "
+            "change parallel.data, or training.instance_members"
+        )

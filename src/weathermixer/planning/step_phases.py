@@ -21,6 +21,7 @@ from weathermixer.planning.layer_work import (
     linears,
     lines_through_node,
 )
+from weathermixer.planning.loss_work import add_loss, members_cost
 from weathermixer.planning.machine import Machine, ProductType
 from weathermixer.planning.ring_work import Ring
 from weathermixer.planning.smoothing_work import SmoothingWork
@@ -131,7 +132,7 @@ def _network_passes(
                             replace(again, dtype=kind.dtype, element_bytes=products), mixing
                         )
         if not is_again:
-            _add_loss(wide, model.architecture, mesh)
+            add_loss(wide, model.architecture, mesh, kind)
     # Of what is computed again, the forward pass alone.
     wide.backward.products += again.forward.products
     wide.backward.elementwise += again.forward.elementwise
@@ -141,8 +142,12 @@ def _network_passes(
 
 def sent(model: WeatherMixer, layout: Layout, kind: StepKind) -> Cost:
     """What replicas and the scalars of a step add to the cost of its passes."""
-    axes = Mesh.describe(layout).axes
-    return sum((_scalar_cost(axis) for axis in axes), _replicas_cost(model, kind))
+    mesh = Mesh.describe(layout)
+    cost = sum((_scalar_cost(axis) for axis in mesh.axes), _replicas_cost(model, kind))
+    for samples in kind.passing:
+        _, told = members_cost(model.architecture, mesh, kind, samples)
+        cost += told * kind.rollout
+    return cost
 
 
 def _replicas_cost(model: WeatherMixer, kind: StepKind) -> Cost:
@@ -177,6 +182,8 @@ def _passes(
 
 def _add_mixing(work: LayerWork, mixing: Mixing, *, fetches: bool = True) -> None:
     elements = work.norm(mixing.norm)
+    if mixing.modulation is not None:
+        work.modulation(elements)
     work.pair(mixing.expand, mixing.contract, fetches=fetches)
     work.residual(elements)
 
@@ -222,14 +229,6 @@ def _add_edges(
 
 def _size(part: slice) -> int:
     return int(part.stop - part.start)
-
-
-def _add_loss(work: LayerWork, architecture: Architecture, mesh: Mesh) -> None:
-    part = Part.on(mesh, architecture)
-    columns = part.longitudes.stop - part.longitudes.start
-    values = len(part.channels) * architecture.grid[0] * columns
-    # Difference, square, weight, mean; and the gradients of these.
-    work.copies(values * work.samples, forward=4, backward=4)
 
 
 def _add_shared(work: PassWork, model: nn.Module, mesh: Mesh, weight_bytes: int) -> None:

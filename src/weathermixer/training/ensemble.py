@@ -7,18 +7,18 @@ of the same samples: a *pool* of replicas, which tell each other what their memb
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from weathermixer.config import Config, Training
-from weathermixer.errors import UserError
 from weathermixer.jigsaw import exchange
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Axis, Mesh, connect_neighbours
 from weathermixer.model.noise import draw_noise
+from weathermixer.planning.step_kind import require_whole_pools
 
 EQUAL_MEMBERS = (
     "has members that are all equal, since the network has neither noise nor dropout, and their "
@@ -44,23 +44,24 @@ class Ensemble:
     seed: int = 0
 
     @classmethod
-    def of(cls, training: Training, noise: int, mesh: Mesh | None = None) -> Ensemble:
+    def of(
+        cls,
+        training: Training,
+        noise: int,
+        mesh: Mesh | None = None,
+        connect: Callable[[Mesh, int], Axis] = connect_neighbours,
+    ) -> Ensemble:
         """The members that this rank's model instance makes of each of its samples in a training.
 
-        Every rank of the ``mesh`` calls this together. Without one, as in a validation, an instance
-        makes all members of its samples. Raises UserError where the mesh has no whole number of
-        pools.
+        Every rank of the ``mesh`` calls this together, and ``connect`` makes its pool an axis.
+        Without a mesh, as in a validation, an instance makes all members of its samples. Raises
+        LayoutError where the mesh has no whole number of pools.
         """
         members, own = training.members, training.members_of_instance
         if mesh is None or training.pool == 1:
             return cls(members, members, noise=noise, seed=training.seed)
-        if mesh.data.size % training.pool:
-            raise UserError(
-                f"parallel.data ({mesh.data.size}) is no multiple of the {training.pool} replicas "
-                f"that make training.members ({members}), {own} each: change parallel.data, or "
-                "training.instance_members"
-            )
-        pool = connect_neighbours(mesh, training.pool)
+        require_whole_pools(training, mesh.layout)
+        pool = connect(mesh, training.pool)
         return cls(members, own, pool.index * own, pool, noise, training.seed)
 
     def expanded(self, tensor: Tensor) -> Tensor:

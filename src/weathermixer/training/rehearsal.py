@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from weathermixer.config import Lengths, Parallel, Training
 from weathermixer.jigsaw.count import Counter
 from weathermixer.jigsaw.dry_run import recording
-from weathermixer.jigsaw.fake import fake_mesh
+from weathermixer.jigsaw.fake import fake_mesh, fake_neighbours
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.trace import Event
@@ -94,10 +94,7 @@ def rehearse(
         shape = (training.instance_batch, lengths.rollout, num_forcings, latitudes, longitudes)
         forcings = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
-        # As if the other members of a pool were not asked for.
-        ensemble = Ensemble(
-            training.members, training.members_of_instance, noise=architecture.noise
-        )
+        ensemble = Ensemble.of(training, architecture.noise, mesh, fake_neighbours)
         objective = Objective(
             torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
             weights,

@@ -262,6 +262,13 @@ def test_what_jigsaw_alone_exchanges_narrower_is_refused(name: str) -> None:
         find_scheme(name).describe(architecture(48, 16, 24, 3), Layout(), kind, NODES)
 
 
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron", "published"])
+def test_pools_of_replicas_that_make_members_together_are_refused(name: str) -> None:
+    kind = StepKind(samples=1, error="crps", pool=2)
+    with pytest.raises(UserError, match=r"only the scheme jigsaw .* training\.instance_members"):
+        find_scheme(name).describe(architecture(48, 16, 24, 3), Layout(data=2), kind, NODES)
+
+
 @pytest.mark.exhaustive
 def test_real_steps_of_others_hold_what_is_planned(tmp_path: Path) -> None:
     record = tmp_path / "peers.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from weathermixer.jigsaw.layout import Layout
@@ -136,6 +138,19 @@ def test_a_trace_is_moved_to_another_rank_along_its_axes() -> None:
     (moved,) = moved_to([begun(0, 1, 2, 80)], traced=layout.at(0), rank=layout.at(5))
     assert isinstance(moved, ExchangeBegun)
     assert (moved.to, moved.source, moved.ranks) == (3, 4, (3, 4, 5))
+    # Replicas of a pool lie as far from each rank of the instance.
+    told = begun(0, 6, 6, 80)
+    assert isinstance(told, ExchangeBegun)
+    told = replace(told, axis="members", ranks=(0, 6))
+    (moved,) = moved_to([told], traced=layout.at(0), rank=layout.at(5))
+    assert isinstance(moved, ExchangeBegun)
+    assert (moved.to, moved.source, moved.ranks) == (11, 11, (5, 11))
+
+
+def test_a_message_to_a_replica_stands_for_the_one_that_it_sends() -> None:
+    program: Program = [Begins(0, 4, 4, 1e10), Begins(1, 8, 8, 1e10), Waits(0), Waits(1)]
+    found = simulate({0: program}, MachineNetwork(StepTimer(machine(), ranks=8)))
+    assert found.seconds == pytest.approx(20.0 + 3e-3)
 
 
 @pytest.mark.parametrize(

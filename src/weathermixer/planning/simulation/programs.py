@@ -139,7 +139,10 @@ def _begin(event: ExchangeBegun) -> Action:
 
 
 def moved_to(events: Sequence[Event], *, traced: Layout, rank: Layout) -> tuple[Event, ...]:
-    """The trace of a rank whose shards are as large as those of the rank that was traced."""
+    """The trace of a rank whose shards are as large as those of the rank that was traced.
+
+    Both are of one model instance.
+    """
 
     def peer(axis: str, other: int | None) -> int | None:
         if other is None:
@@ -148,17 +151,22 @@ def moved_to(events: Sequence[Event], *, traced: Layout, rank: Layout) -> tuple[
         distance = before.index(other) - before.index(traced.rank)
         return after[(after.index(rank.rank) + distance) % len(after)]
 
-    return tuple(
-        replace(
+    def moved(event: ExchangeBegun) -> ExchangeBegun:
+        if event.axis == "members":  # replicas, which lie as the instance does
+            shift = rank.rank - traced.rank
+            ranks = tuple(other + shift for other in event.ranks)
+            to, source = (
+                None if other is None else other + shift for other in (event.to, event.source)
+            )
+            return replace(event, ranks=ranks, to=to, source=source)
+        return replace(
             event,
             ranks=rank.ranks_along(event.axis),
             to=peer(event.axis, event.to),
             source=peer(event.axis, event.source),
         )
-        if isinstance(event, ExchangeBegun)
-        else event
-        for event in events
-    )
+
+    return tuple(moved(event) if isinstance(event, ExchangeBegun) else event for event in events)
 
 
 def are_alike(one: Sequence[Event], other: Sequence[Event], *, in_size: bool = True) -> bool:

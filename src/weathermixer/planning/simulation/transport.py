@@ -2,7 +2,8 @@
 
 A round of messages travels when its sender and its receiver have both begun it, and messages of one
 stream between the same two ranks follow each other. A collective goes on when all of its ranks have
-begun it that are simulated, and ends on all of them together.
+begun it that are simulated, and ends on all of them together. Ranks that are not simulated do what
+those do that are: a message to one of them stands for the one that comes.
 """
 
 from __future__ import annotations
@@ -103,6 +104,11 @@ class Transport:
         action, number = exchange.action, exchange.rank
         if isinstance(action, Joins):
             self._join(exchange, action)
+            return
+        if action.to is not None and action.to not in self._ranks:
+            # To another replica, from which the same comes at the same time.
+            route = self._network.message(number, action.to, action.num_bytes)
+            self._travel(route, (exchange, exchange), lambda: None)
             return
         if action.to is not None:
             key = (number, action.to, action.stream)
