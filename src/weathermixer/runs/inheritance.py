@@ -304,8 +304,8 @@ def _sentences(
 
 
 def _begins_with_zeros(name: str, new: Sequence[str]) -> bool:
-    """Whether a parameter that is new adds nothing at first to what was taken over beside it."""
-    return name == "ring.weight" and "encoder.weight" not in new
+    """Whether a parameter is new, and adds nothing at first to what was taken over beside it."""
+    return name == "ring.weight" and name in new and "encoder.weight" not in new
 
 
 def _field_name(field: Hashable) -> str:
