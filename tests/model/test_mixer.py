@@ -177,7 +177,8 @@ def test_patches_and_what_is_around_them_begin_as_one_map_of_both_would() -> Non
     assert model.ring is not None
     # 7 fields of 6 points; 5 fields of 7 × 6 − 6 points around these.
     bound = 1.0 / math.sqrt(7 * 6 + 5 * 36)
-    for weight in (model.encoder.weight, model.ring.weight):
+    for layer in (model.encoder, model.ring):
+        weight = layer.weight.detach()
         assert float(weight.abs().max()) == pytest.approx(bound, rel=1e-3)
         assert float(weight.square().mean()) == pytest.approx(bound**2 / 3.0, rel=0.02)
 
