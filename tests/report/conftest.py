@@ -117,6 +117,15 @@ def write_log(path: Path, *, steps: int) -> None:
         }
         if step % 100 == 0:
             scores = {"loss": 0.5, "relative_rmse": {"temperature_850": 0.4, "2m_temperature": 0.6}}
-            record["validation"] = scores
+            by_lead = {"24": 0.5, "72": 0.9 - step / 1000.0}
+            record["validation"] = {
+                **scores,
+                "rmse_relative_to": {"persistence": by_lead, "climatology": {"72": 1.2}},
+                "scores": {
+                    "rmse": {"temperature_850": by_lead},
+                    "acc": {"temperature_850": by_lead, "2m_temperature": {"24": 0.7}},
+                    "bias": {"2m_temperature": by_lead, "temperature_850": {"24": -0.1}},
+                },
+            }
         lines.append(json.dumps(record))
     path.write_text("\n".join(lines) + '\n{"step": 301, "lo')

@@ -42,6 +42,42 @@ def test_curves_are_those_of_the_log(tmp_path: Path) -> None:
     assert [set(line["y"]) for line in waits["lines"]] == [{0.25}, {0.1}]
 
 
+def test_forecasts_of_validations_have_a_line_for_each_lead_time(tmp_path: Path) -> None:
+    write_log(tmp_path / "log.jsonl", steps=300)
+    charts = training_charts(TrainingLog.read(tmp_path / "log.jsonl"), Training())
+    about = "Validation forecasts: "
+    titles = [chart["title"] for chart in charts]
+    assert titles[2:7] == [
+        "Validation: RMSE relative to persistence",
+        f"{about}RMSE relative to persistence, mean of all channels",
+        f"{about}RMSE relative to climatology, mean of all channels, at 3 d",
+        f"{about}ACC, mean of all channels",
+        f"{about}Bias, Temperature, 850 hPa, at 24 h",
+    ]
+    persistence, climatology, acc, bias = charts[3:7]
+    assert [line["name"] for line in persistence["lines"]] == ["24 h", "3 d"]
+    assert len({line["style"] for line in persistence["lines"]}) == 2
+    assert [line["x"] for line in persistence["lines"]] == [[100, 200, 300]] * 2
+    assert [line["y"] for line in persistence["lines"]] == [[0.5] * 3, [0.8, 0.7, 0.6]]
+    assert persistence["limit"] == climatology["limit"] == 1.0
+    # Of the channels that have one.
+    assert [line["y"] for line in acc["lines"]] == [[0.6] * 3, [0.8, 0.7, 0.6]]
+    assert bias["unit"] == "K" and bias["lines"][0]["y"] == [-0.1] * 3
+
+
+def test_of_many_lead_times_the_usual_ones_are_drawn(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    by_lead = {f"{hours}": 0.5 for hours in range(6, 246, 6)}
+    scores = {"loss": 1.0, "relative_rmse": {}, "rmse_relative_to": {"persistence": by_lead}}
+    path.write_text(json.dumps({"step": 1, "loss": 1.0, "validation": scores}))
+    log = TrainingLog.read(path)
+    assert list(log.relative["persistence"]) == [float(hours) for hours in by_lead]
+    (chart,) = (each for each in training_charts(log, Training()) if "forecasts" in each["title"])
+    names = [line["name"] for line in chart["lines"]]
+    assert names == ["6 h", "24 h", "3 d", "5 d", "7 d", "10 d"]
+    assert len({line["style"] for line in chart["lines"]}) == len(names)
+
+
 def test_a_long_log_becomes_means_that_keep_its_ends(tmp_path: Path) -> None:
     with (tmp_path / "log.jsonl").open("w") as file:
         for step in range(1, 10_001):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from weathermixer.config import Training
-from weathermixer.report.formatting import values_to_draw
-from weathermixer.report.training_log import TrainingLog
+from weathermixer.report.formatting import label_of, short_lead, units_of, values_to_draw
+from weathermixer.report.training_log import Course, TrainingLog
+from weathermixer.training.forecast_scores import METRICS_BY_NAME
+from weathermixer.verification.headline import TABLE_HOURS, headline_channels, headline_leads
 
 _MOST_POINTS = 1200
 # A running mean is over this part of what was logged.
 _PART_AVERAGED = 0.03
+# That can be told apart.
+_MOST_LEADS = 6
 
 
 def training_charts(log: TrainingLog, training: Training) -> list[dict[str, Any]]:
@@ -22,7 +27,7 @@ def training_charts(log: TrainingLog, training: Training) -> list[dict[str, Any]
     if log.last_step == 0:
         return []
     plain = {"may_be_log": False}
-    made = [
+    made: list[dict[str, Any] | None] = [
         _chart("loss", "Loss", "", log, training),
         _chart("learning_rate", "Learning rate", "", log, training),
         _chart("grad_norm", "Norm of the gradient, before clipping", "", log, training),
@@ -32,21 +37,89 @@ def training_charts(log: TrainingLog, training: Training) -> list[dict[str, Any]
         ),
         _waits_chart(log),
     ]
+    of_validations: list[dict[str, Any]] = []
     validated = [entry for entry in log.validation if math.isfinite(entry[2])]
     if validated:
         line = _line(
             "mean of all channels", "model",
             [entry[0] for entry in validated], [entry[2] for entry in validated], dots=True,
         )  # fmt: skip
-        made.insert(
-            2,
+        of_validations.append(
             {
                 **_frame("Validation: RMSE relative to persistence", "", log.last_step),
                 "y": {"label": "", "zero": True},
                 "lines": [line],
-            },
+            }
         )
+    made[2:2] = [*of_validations, *_forecast_charts(log)]
     return [chart for chart in made if chart is not None]
+
+
+def _forecast_charts(log: TrainingLog) -> Iterator[dict[str, Any]]:
+    """What validations score of their forecasts, with a line for each lead time.
+
+    The RMSE is that of all channels, relative to a baseline's. Scores without a unit are means over
+    all channels, and of others the first channel of the usual ones is shown.
+    """
+    for baseline, courses in log.relative.items():
+        title = f"Validation forecasts: RMSE relative to {baseline}, mean of all channels"
+        chart = _by_lead(title, "", courses, log.last_step)
+        yield {**chart, "y": {"label": "", "zero": True}, "limit": 1.0}
+    for name, by_channel in log.scores.items():
+        metric = METRICS_BY_NAME.get(name)
+        if metric is None or not by_channel or name == "rmse":
+            continue
+        if metric.units == "none":
+            title = f"Validation forecasts: {metric.title}, mean of all channels"
+            yield _by_lead(title, "", _mean_courses(by_channel.values()), log.last_step)
+            continue
+        channel = headline_channels(list(by_channel))[0]
+        unit, factor = units_of(channel)
+        title = f"Validation forecasts: {metric.title}, {label_of(channel)}"
+        yield _by_lead(title, unit, by_channel[channel], log.last_step, factor=factor)
+
+
+def _by_lead(
+    title: str,
+    unit: str,
+    courses: Mapping[float, Course],
+    last_step: int,
+    *,
+    factor: float = 1.0,
+) -> dict[str, Any]:
+    leads = sorted(courses)
+    if len(leads) > _MOST_LEADS:
+        leads = [leads[place] for place in headline_leads(leads, TABLE_HOURS)]
+    if len(leads) == 1:  # a line alone has no name on the page
+        title += f", at {short_lead(leads[0])}"
+    lines = [
+        _line(
+            short_lead(hours),
+            f"lead-{number}",
+            [step for step, _ in courses[hours]],
+            [factor * value for _, value in courses[hours]],
+            dots=True,
+        )
+        for number, hours in enumerate(leads)
+    ]
+    return {
+        **_frame(title, unit, last_step),
+        "y": {"label": unit, "zero": False},
+        "lines": lines,
+    }
+
+
+def _mean_courses(channels: Iterable[Mapping[float, Course]]) -> dict[float, Course]:
+    """The means of channels at each lead time and step, of those that have a score there."""
+    values: dict[float, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for courses in channels:
+        for hours, course in courses.items():
+            for step, value in course:
+                values[hours][step].append(value)
+    return {
+        hours: [(step, float(np.mean(at_step))) for step, at_step in sorted(by_step.items())]
+        for hours, by_step in values.items()
+    }
 
 
 def _chart(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,25 @@ import numpy as np
 
 from weathermixer.errors import UserError
 
+Course = list[tuple[int, float]]
+"""Numbers by optimizer step: (step, number)."""
+
 
 @dataclass(frozen=True)
 class TrainingLog:
     """What ``log.jsonl`` of a run says: ``columns`` of numbers by name, each ``(logged step,)``.
 
     ``validation`` holds (step, loss, mean RMSE relative to persistence), and ``channels`` for each
-    channel (step, RMSE relative to persistence).
+    channel (step, RMSE relative to persistence). Of validations that forecast, ``relative
+    {baseline: {lead hours: course}}`` is the mean RMSE of all channels relative to a baseline's,
+    and ``scores {metric: {channel: {lead hours: course}}}`` are the others.
     """
 
     columns: Mapping[str, np.ndarray]
     validation: Sequence[tuple[int, float, float]]
     channels: Mapping[str, Sequence[tuple[int, float]]]
+    relative: Mapping[str, Mapping[float, Course]] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, Mapping[float, Course]]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> TrainingLog:
@@ -34,7 +41,9 @@ class TrainingLog:
         """
         rows: list[dict[str, float]] = []
         validation = []
-        channels: dict[str, list[tuple[int, float]]] = {}
+        channels: dict[str, Course] = {}
+        relative_to: dict[str, dict[float, Course]] = {}
+        forecasts: dict[str, dict[str, dict[float, Course]]] = {}
         for record in _records(path):
             numbers = {name: value for name, value in record.items() if _is_number(value)}
             rows.append(numbers)
@@ -48,9 +57,15 @@ class TrainingLog:
                 validation.append((step, float(scores["loss"]), mean))
                 for name, ratio in relative.items():
                     channels.setdefault(name, []).append((step, float(ratio)))
+                for baseline, by_lead in scores.get("rmse_relative_to", {}).items():
+                    _add(relative_to.setdefault(baseline, {}), step, by_lead)
+                for metric, by_channel in scores.get("scores", {}).items():
+                    of_metric = forecasts.setdefault(metric, {})
+                    for name, by_lead in by_channel.items():
+                        _add(of_metric.setdefault(name, {}), step, by_lead)
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {name: np.array([row.get(name, math.nan) for row in rows]) for name in names}
-        return cls(columns, validation, channels)
+        return cls(columns, validation, channels, relative_to, forecasts)
 
     @property
     def last_step(self) -> int:
@@ -76,6 +91,13 @@ class TrainingLog:
             return math.nan
         between = np.diff(samples, prepend=0.0)
         return float(np.nansum(between / self.columns["samples_per_second"]) / 3600.0)
+
+
+def _add(courses: dict[float, Course], step: int, by_lead: Mapping[str, Any]) -> None:
+    """Go on with the course at each lead time, in hours as text, that has a number."""
+    for hours, value in by_lead.items():
+        if _is_number(value):
+            courses.setdefault(float(hours), []).append((step, float(value)))
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
