@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -30,25 +29,17 @@ MOST_RANKS = 2
 GRID = (32, 64)
 FORECAST_STEPS = 40  # ten days
 NUM_FORECASTS = 30
-# Whatever the network was trained in: then meshes differ by no more than float32 rounds.
-IN_FLOAT32 = "training.dtype=float32"
 
 
-def demo_config(
-    store: Path, *, steps: int, seed: int, dtype: Literal["float32", "bfloat16"] = "float32"
-) -> Config:
-    """The recipe of the demonstration, with the settings of ``examples/planet.yaml``.
-
-    Two states are given, patches overlap and are smoothed, and rollouts grow towards the end.
-    """
+def demo_config(store: Path, *, steps: int, seed: int) -> Config:
+    """The recipe of the demonstration: increments, growing to two-step rollouts at the end."""
     return Config(
-        model=Model(overlap=1, smoothing=2),
-        data=Data(store=store, input_times=2),
+        model=Model(),
+        data=Data(store=store),
         training=Training(
             steps=steps,
             seed=seed,
-            dtype=dtype,
-            rollout={0: 1, steps * 7 // 10: 2, steps * 9 // 10: 4},
+            rollout={0: 1, steps * 4 // 5: 2},
             warmup_steps=min(100, steps // 10),
             validate_every=max(steps // 6, 1),
         ),
@@ -81,12 +72,9 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
         with progress("simulating") as update:
             write_planet(store_path, days=days, grid=GRID, seed=seed, progress=update)
 
-    settings = demo_config(store_path, steps=steps, seed=seed, dtype=faster_arithmetic())
+    settings = demo_config(store_path, steps=steps, seed=seed)
     ranks = num_ranks(settings)
-    say(
-        f"2/5  Training for {steps} steps in {settings.training.dtype} on {ranks} "
-        f"{'ranks' if ranks > 1 else 'rank'} into {run}"
-    )
+    say(f"2/5  Training for {steps} steps on {ranks} {'ranks' if ranks > 1 else 'rank'} into {run}")
     config = out / "config.yaml"
     write_config(settings, config)
     words = ["train", str(config), "--out", str(run), *["--resume"] * run.exists()]
@@ -101,22 +89,14 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
     if not forecasts.exists():
         with progress("forecasting") as update:
             text = ",".join(str(time) for time in inits)
-            forecast(
-                run,
-                store_path,
-                text,
-                FORECAST_STEPS,
-                forecasts,
-                overrides=[IN_FLOAT32],
-                progress=update,
-            )
+            forecast(run, store_path, text, FORECAST_STEPS, forecasts, progress=update)
 
     most = most_ranks()
     if most > 1:
         again = out / f"forecast-{most}-ranks.zarr"
         if not again.exists():
             words = ["forecast", str(run), "--store", str(store_path), "--init", str(inits[0])]
-            words += ["--steps", str(FORECAST_STEPS), "--out", str(again), f"--{IN_FLOAT32}"]
+            words += ["--steps", str(FORECAST_STEPS), "--out", str(again)]
             start_ranks(program(*words), most, remedy="continue with the same command")
         first, last = largest_differences(forecasts, again)
         say(
@@ -142,20 +122,6 @@ def most_ranks() -> int:
     import torch
 
     return min(MOST_RANKS, torch.cuda.device_count()) if torch.cuda.is_available() else MOST_RANKS
-
-
-def faster_arithmetic() -> Literal["float32", "bfloat16"]:
-    """The type in which this machine multiplies faster, by a short measurement.
-
-    A processor without instructions for bfloat16 is several times slower in it.
-    """
-    import torch
-
-    from weathermixer.planning.device_timing import product_rate
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    narrow, wide = (product_rate(512, dtype, device) for dtype in ("bfloat16", "float32"))
-    return "bfloat16" if narrow > wide else "float32"
 
 
 def num_ranks(config: Config) -> int:
