@@ -78,7 +78,7 @@ hooks: setup-work
 	$(BIN)/pre-commit install
 
 setup-demo: ; @$(call bootstrap,planet)
-setup-work: ; @$(call bootstrap,benchmarks dev docs grib planet test)
+setup-work: ; @$(call bootstrap,dev docs grib planet test)
 
 define bootstrap
 	if [ -z "$(PYTHON)" ]; then \

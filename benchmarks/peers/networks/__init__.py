@@ -9,11 +9,25 @@ one, write it in a file of its own and name it here.
 
 from __future__ import annotations
 
-from peers.networks import sfno, unet, vit
+from torch import nn
+
+from peers.networks import unet, vit
+from weathermixer.model.architecture import Architecture
 from weathermixer.model.other_network import NetworkBuilder
 
+
+def spherical_network(architecture: Architecture) -> nn.Module:
+    """The spherical network, for whoever has torch-harmonics, which no extra installs.
+
+    It asks for another PyTorch than the pinned one.
+    """
+    from peers.networks.sfno import SphericalNetwork
+
+    return SphericalNetwork(architecture)
+
+
 NETWORKS: dict[str, NetworkBuilder] = {
-    "sfno": sfno.SphericalNetwork,
+    "sfno": spherical_network,
     "vit": vit.VisionTransformer,
     "unet": unet.UNet,
 }
