@@ -50,6 +50,7 @@ def test_a_sound_configuration_has_no_problems(configuration: Path) -> None:
         ("--data.static=[soil_type]", "data.static"),
         ("--model.patch=[3,4]", "model.patch"),
         ("--model.overlap=5", "model.overlap"),
+        ("--model.smoothing=5", "model.smoothing"),
         ("--data.step_hours=5", "data.step_hours"),
         ("--data.train=1990-01-01/1990-02-01", "data.train"),
         ("--data.store=absent.zarr", "data.store"),

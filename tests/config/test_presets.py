@@ -127,6 +127,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "model.dropout": fractions,
         "model.noise": st.integers(0, 10**6),
         "model.overlap": st.integers(0, 1),  # within a patch of any size
+        "model.smoothing": st.integers(0, 1),
         "data.store": st.text("abn: #é'0", min_size=1)
         | st.sampled_from(["gs://a//b", "1e5", "on"]),
         "data.reader": st.sampled_from(["zarr", "tensorstore"]),

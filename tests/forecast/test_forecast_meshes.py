@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         waves,
         scale=0.05,
         training={"dtype": "float64"},
-        model={"overlap": 2},
+        model={"overlap": 2, "smoothing": 1},
         forcings=FORCING_NAMES,
         input_times=2,
     ), waves

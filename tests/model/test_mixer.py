@@ -85,6 +85,7 @@ def test_the_network_equals_its_description(
         input_times=1 + further,
         noise=further,
         overlap=min(patch) if further else 0,
+        smoothing=min(patch) if further else 0,
     )
     model = randomised(architecture) if is_cut else plain(architecture)
     state, static = sample(replace(architecture, forcings=0))
@@ -109,6 +110,7 @@ def test_the_network_equals_its_description(
             diagnostic=further,
             noise=None if noise is None else noise[number].numpy(),
             overlap=architecture.overlap,
+            smoothing=architecture.smoothing,
         )
         error = np.abs(expected.detach().numpy() - oracle).max()
         assert error <= 1e-12 * np.abs(oracle).max()
@@ -116,7 +118,7 @@ def test_the_network_equals_its_description(
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
 def test_gradients_equal_finite_differences(prediction: Prediction) -> None:
-    model = randomised(replace(SMALL, prediction=prediction))
+    model = randomised(replace(SMALL, prediction=prediction, smoothing=2))
     state, static = sample(SMALL, batch=1)
     target = torch.zeros_like(state)
 
@@ -182,7 +184,8 @@ def test_patches_and_what_is_around_them_begin_as_one_map_of_both_would() -> Non
 
 
 def test_an_untrained_increment_network_is_persistence() -> None:
-    model = build(SMALL, Mesh.describe(), seed=0, increment_scale=SCALE)
+    architecture = replace(SMALL, smoothing=2)
+    model = build(architecture, Mesh.describe(), seed=0, increment_scale=SCALE)
     state, static = sample(SMALL)
     assert torch.equal(model(state.float(), static.float()), state.float())
 
@@ -225,7 +228,7 @@ def test_dropout_repeats_for_the_same_step_and_rests_in_evaluation() -> None:
 def test_multiply_adds_of_a_step_are_those_that_torch_counts(prediction: Prediction) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    architecture = replace(SMALL, prediction=prediction, overlap=1)
+    architecture = replace(SMALL, prediction=prediction, overlap=1, smoothing=1)
     model = randomised(architecture)
     state, static = sample(architecture, batch=3)
     with FlopCounterMode(display=False) as counter:
@@ -294,6 +297,7 @@ def test_any_mesh_computes_the_network_and_its_gradients(
         diagnostic=further,
         input_times=1 + further,
         overlap=applications,  # two are as many as a patch has longitudes
+        smoothing=applications,
     )
     alone = randomised(architecture)
     parameters = {name: value.detach() for name, value in alone.named_parameters()}
@@ -312,6 +316,7 @@ def test_any_mesh_computes_the_network_and_its_gradients(
                 applications=applications,
                 diagnostic=further,
                 overlap=applications,
+                smoothing=applications,
             )
             for number, one in enumerate(state)
         ]
@@ -333,7 +338,7 @@ def test_any_mesh_computes_the_network_and_its_gradients(
 
 @pytest.mark.parametrize("prediction", ["increment", "state"])
 def test_initial_weights_do_not_depend_on_the_mesh(prediction: Prediction) -> None:
-    architecture = replace(SMALL, prediction=prediction, overlap=1)
+    architecture = replace(SMALL, prediction=prediction, overlap=1, smoothing=1)
     alone = build(architecture, Mesh.describe(), seed=3, increment_scale=SCALE)
     layout = Layout(domain=2, tensor=4)
     held: dict[str, list[Held]] = {}

@@ -27,7 +27,7 @@ from weathermixer.model.mixer import Increment, WeatherMixer
 Prediction = Literal["increment", "state"]
 PREDICTIONS: list[Prediction] = ["increment", "state"]
 
-ARCHITECTURE = replace(SMALL, grid=(6, 14), overlap=1)
+ARCHITECTURE = replace(SMALL, grid=(6, 14), overlap=1, smoothing=2)
 MESHES = [Layout(domain=3), Layout(domain=2, tensor=2)]
 
 

@@ -90,6 +90,33 @@ def fields_of(tokens: Array, patch: tuple[int, int], shape: tuple[int, int, int]
     return fields
 
 
+def smoothed(fields: Array, kernel: Array) -> Array:
+    """Point by point: longitudes close to a circle, and the outermost latitudes go on."""
+    width, (channels, latitudes, longitudes) = kernel.shape[-1] // 2, fields.shape
+    steps = range(-width, width + 1)
+    return np.array(
+        [
+            [
+                [
+                    sum(
+                        kernel[channel, 0, width + down, width + right]
+                        * fields[
+                            channel,
+                            min(max(row + down, 0), latitudes - 1),
+                            (column + right) % longitudes,
+                        ]
+                        for down in steps
+                        for right in steps
+                    )
+                    for column in range(longitudes)
+                ]
+                for row in range(latitudes)
+            ]
+            for channel in range(channels)
+        ]
+    )
+
+
 def next_state(
     state: Array,
     static: Array,
@@ -102,12 +129,14 @@ def next_state(
     diagnostic: int = 0,
     noise: Array | None = None,
     overlap: int = 0,
+    smoothing: int = 0,
 ) -> Array:
     """The next normalised state ``(channel, latitude, longitude)`` of one sample.
 
     So many ``diagnostic`` channels come after those of the state. ``noise`` are numbers by which
     the norms of the blocks are scaled and shifted. With ``overlap`` the encoder takes the ring of
-    so many points around each patch too.
+    so many points around each patch too, and with ``smoothing`` kernels of so many points on each
+    side smooth what is decoded.
 
     With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
     through the published blend.
@@ -136,6 +165,8 @@ def next_state(
     prognostic, *grid = state.shape
     shape = (prognostic + diagnostic, grid[0], grid[1])
     decoded = fields_of(over_channels(joined, weights, "decoder.linear"), patch, shape)
+    if smoothing:
+        decoded = smoothed(decoded, weights["smoothing.kernel"])
     if increment_scale is not None:
         later = state + increment_scale[:, None, None] * decoded[:prognostic]
         return np.concatenate([later, decoded[prognostic:]])

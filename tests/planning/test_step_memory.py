@@ -115,7 +115,7 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     training = Training.model_validate({"instance_batch": 1, **options})
     parallel = Parallel(data=layout.data)
     noise, overlap = 4 if training.members > 1 else 0, 2 if training.error != "crps" else 0
-    network = replace(NETWORK, noise=noise, overlap=overlap if options else 0)
+    network = replace(NETWORK, noise=noise, overlap=overlap if options else 0, smoothing=overlap)
     assert abs(disagreement(network, layout, training, parallel)) < AGREEMENT
 
 
@@ -185,6 +185,7 @@ def test_it_is_on_any_mesh_in_any_arithmetic(
         diagnostic=further,
         input_times=1 + (further if latent == 1 else 0),
         overlap=2 * further,
+        smoothing=further // 2,
     )
     training = Training(
         instance_batch=2,

@@ -75,7 +75,7 @@ def sorted_shapes(shapes: Multiset[tuple[int, int, int]]) -> Multiset[tuple[int,
 def test_products_have_the_shapes_that_the_network_multiplies(
     layout: Layout, prediction: Any, machine: Any
 ) -> None:
-    architecture = replace(SMALL, prediction=prediction, overlap=layout.domain - 1)
+    architecture = replace(SMALL, prediction=prediction, overlap=layout.domain - 1, smoothing=1)
     kind = StepKind(samples=3)
     phases = step_phases(describe_rank(architecture, layout, kind, machine), layout, kind, machine)
     predicted: Multiset[tuple[int, int, int]] = Multiset()
@@ -112,6 +112,7 @@ def test_products_have_the_shapes_that_the_network_multiplies(
     dtype=st.sampled_from(["float32", "bfloat16", "float64"]),
     narrows=st.booleans(),
     overlap=st.integers(0, 2),
+    smoothing=st.integers(0, 2),
 )
 def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     data: int,
@@ -126,6 +127,7 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     dtype: Any,
     narrows: bool,
     overlap: int,
+    smoothing: int,
 ) -> None:
     layout = Layout(data=data, domain=domain, tensor=tensor)
     layout = layout.at(at % layout.world_size)
@@ -139,7 +141,8 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
         latent=latent,
         micro_batch=micro_batch,
     )
-    model = describe_rank(replace(SMALL, overlap=overlap), layout, kind, NODES)
+    architecture = replace(SMALL, overlap=overlap, smoothing=smoothing)
+    model = describe_rank(architecture, layout, kind, NODES)
     phases = step_phases(model, layout, kind, NODES)
     expected = step_cost(model, kind) + sent(model, layout, kind)
     products = [product for phase in phases for product in phase.products]

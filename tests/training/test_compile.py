@@ -30,7 +30,12 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
 def config_of(waves: Path, layout: Layout, settings: dict[str, Any]) -> Config:
     return wave_config(
         waves,
-        model={"dropout": 0.1, "overlap": 1, "prediction": settings.get("prediction", "increment")},
+        model={
+            "dropout": 0.1,
+            "overlap": 1,
+            "smoothing": 1,
+            "prediction": settings.get("prediction", "increment"),
+        },
         training={"steps": STEPS, "warmup_steps": 1, **settings["training"]},
         parallel={"domain": layout.domain, "tensor": layout.tensor},
     )

@@ -30,7 +30,7 @@ NETWORK = replace(SMALL, dropout=0.0, prediction="state")
 # Either forecasts several steps at once, or is given several times and forcings.
 NETWORKS = {
     "latent": (NETWORK, 2),
-    "given": (replace(NETWORK, input_times=3, forcings=2, diagnostic=1, overlap=2), 1),
+    "given": (replace(NETWORK, input_times=3, forcings=2, diagnostic=1, overlap=2, smoothing=1), 1),
 }
 WAYS = [
     {"micro_batch": 2, "recompute": "stages"},

@@ -49,6 +49,7 @@ NETWORK = Architecture(
     dropout=0.2,
     prediction="state",
     overlap=1,
+    smoothing=2,
 )
 MESHES = [
     Layout(data=2, domain=2),

@@ -53,7 +53,7 @@ FORECASTS = {"validation_leads": [6, 18], "validation_scores": ["rmse", "bias"]}
 RECIPES: dict[str, dict[str, Any]] = {
     "increment": {"training": AVERAGED | FORECASTS},
     "state": {
-        "model": {"prediction": "state", "overlap": 2},
+        "model": {"prediction": "state", "overlap": 2, "smoothing": 2},
         "data": {"forcings": list(FORCING_NAMES), "diagnostic": [RAIN], "input_times": 2},
         "training": {
             "loss": "published",

@@ -90,6 +90,11 @@ class Model(Section):
         description="grid points on each side of a patch whose values its token is given too; 0: "
         "none",
     )
+    smoothing: Number = Field(
+        0,
+        description="grid points on each side that a learned kernel of each predicted channel "
+        "spans, by which what was decoded is smoothed over the edges of patches; 0: no kernel",
+    )
     channels: Count = Field(320, description="latent channels of a token")
     blocks: Count = Field(4, description="mixer blocks")
     token_hidden: Multiple = Field(
@@ -109,7 +114,7 @@ class Model(Section):
         "none",
     )
 
-    @field_validator("overlap")
+    @field_validator("overlap", "smoothing")
     @classmethod
     def _reaches_no_further_than_the_next_patch(cls, value: int, info: ValidationInfo) -> int:
         patch = info.data.get("patch")

@@ -28,8 +28,9 @@ class Architecture:
     ``prognostic``, ``static``, ``forcings`` and ``diagnostic`` count fields; the last are predicted
     alone. The network is given the state at ``input_times``. ``grid`` and ``patch`` are latitude ×
     longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
-    themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated, and
-    ``overlap`` the grid points around a patch that its token is given too.
+    themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated,
+    ``overlap`` the grid points around a patch that its token is given too, and ``smoothing`` those
+    around each point that decoded fields are smoothed over.
     """
 
     prognostic: int
@@ -47,6 +48,7 @@ class Architecture:
     input_times: int = 1
     noise: int = 0
     overlap: int = 0
+    smoothing: int = 0
 
     @property
     def predicted(self) -> int:
@@ -105,6 +107,11 @@ class Architecture:
         return Dimension((*states, given), unit=self.points_per_patch)
 
     @property
+    def kernel_size(self) -> int:
+        """Weights of the kernel by which decoded fields of a channel are smoothed."""
+        return (2 * self.smoothing + 1) ** 2
+
+    @property
     def ring_features(self) -> Dimension:
         """Values around a patch that the encoder takes too, those of the newest state alone."""
         around = (self.patch[0] + 2 * self.overlap) * (self.patch[1] + 2 * self.overlap)
@@ -154,4 +161,5 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         input_times=data.input_times,
         noise=model.noise,
         overlap=model.overlap,
+        smoothing=model.smoothing,
     )

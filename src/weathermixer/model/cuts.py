@@ -63,6 +63,9 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
         table["ring"] = single(
             a.ring_features, Dimension((channels,)), tokens, input_gradient=False
         )
+    if a.smoothing:
+        table["smoothing"] = CutTensors({"kernel": (("tensor", predicted), None, None, None)})
+        table["smoothing.halo"] = Halo(a.smoothing, mesh)
     if a.noise:
         table["blocks.*.modulation"] = CutTensors(
             {"scale": (None, ("tensor", channels)), "shift": (None, ("tensor", channels))}

@@ -20,6 +20,7 @@ from weathermixer.jigsaw.halo import Halo
 from weathermixer.jigsaw.layers import feed_forward
 from weathermixer.model.architecture import Architecture
 from weathermixer.model.patches import from_patches, to_patches, to_rings
+from weathermixer.model.smoothing import Smoothing
 
 
 def activate(hidden: Tensor, dropout: nn.Module) -> Tensor:
@@ -213,6 +214,9 @@ class WeatherMixer(nn.Module):
             for _ in range(architecture.blocks)
         )
         self.decoder = Decoder(architecture, device)
+        self.smoothing: Smoothing | None = None
+        if architecture.smoothing:
+            self.smoothing = Smoothing(architecture.predicted, architecture.smoothing, device)
         head = Increment if architecture.prediction == "increment" else Blend
         self.head = head(architecture, device)
         self.patches, self.fields = patches_of, fields_of
@@ -249,10 +253,7 @@ class WeatherMixer(nn.Module):
                     if self.recompute
                     else block(x, noise)
                 )
-        # No name for what the decoder makes, as large as the state: it is gone before the head's.
-        grid = (state.shape[2], state.shape[3])
-        patch, dtype = self.architecture.patch, state.dtype
-        return self.head(self.fields(self.decoder(x, encoded), patch, grid, dtype), state)
+        return self.head(self._decode(x, encoded, state), state)
 
     def _prognostic_of(self, state: Tensor) -> Tensor:
         """The channels that the network is given of a state or of an earlier result."""
@@ -267,6 +268,13 @@ class WeatherMixer(nn.Module):
             assert self.ring is not None
             encoded = encoded + self.ring(to_rings(wait_for_edges(), patch, overlap))
         return encoded if self.arithmetic is None else encoded.to(self.arithmetic)
+
+    def _decode(self, x: Tensor, encoded: Tensor, state: Tensor) -> Tensor:
+        """What the head adds to a state or blends with it, as fields of the state's type."""
+        grid = (state.shape[2], state.shape[3])
+        # No name for what the decoder makes, as large as the state: it is gone before the head's.
+        fields = self.fields(self.decoder(x, encoded), self.architecture.patch, grid, state.dtype)
+        return fields if self.smoothing is None else self.smoothing(fields)
 
 
 def count_parameters(architecture: Architecture) -> int:

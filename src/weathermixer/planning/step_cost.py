@@ -12,6 +12,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import check_cuts
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ring_work import Ring
+from weathermixer.planning.smoothing_work import SmoothingWork
 from weathermixer.planning.step_kind import StepKind
 
 
@@ -54,6 +55,9 @@ def _passes_cost(
         recompute=kind.recompute == "blocks",
     )
     decoder = of_edges(model.decoder, element_bytes=narrow_bytes)
+    if (smoothing := SmoothingWork.of(model)) is not None:
+        exchanges = 2 * kind.rollout + kind.forwards_again
+        decoder += smoothing.exchange(samples, weight_bytes) * exchanges
     return encoder + blocks + decoder + of_edges(model.head, element_bytes=weight_bytes)
 
 

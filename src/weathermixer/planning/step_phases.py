@@ -23,6 +23,7 @@ from weathermixer.planning.layer_work import (
 )
 from weathermixer.planning.machine import Machine, ProductType
 from weathermixer.planning.ring_work import Ring
+from weathermixer.planning.smoothing_work import SmoothingWork
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import Phase, PlannedExchange
 
@@ -208,6 +209,8 @@ def _add_edges(
     blocks.copies(latent, forward=2, backward=3)
     blocks.linear(decoder.linear, fetches=fetches)
     wide.copies(predicted, forward=1, backward=1, kind="transpose")
+    if (smoothing := SmoothingWork.of(model)) is not None:
+        smoothing.add_to(wide)
     if isinstance(model.head, Blend):
         wide.norm(model.head.decoded_norm)
         wide.copies((prognostic + predicted) // 2, forward=4, backward=4)

@@ -27,6 +27,7 @@ from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.product_tensors import Products, SavedMaps
 from weathermixer.planning.ring_work import Ring
+from weathermixer.planning.smoothing_work import SmoothingTensors, SmoothingWork
 from weathermixer.planning.step_kind import StepKind
 
 # Tensors of a state's size that are made of its errors to have what they cost, and its slopes.
@@ -87,6 +88,7 @@ class _SavedApplication:
     blocks: list[list[SavedMixing] | Held]
     norm: SavedNorm
     decoder: SavedMaps
+    smoothing: list[Held]
     head: tuple[SavedNorm, SavedNorm, SavedMaps] | None
     error: list[Held]
 
@@ -115,6 +117,7 @@ class StepTensors:
             apart=apart,
         )
         self._ring = Ring.of(model)
+        self._smoothing = SmoothingWork.of(model)
         is_wide = {model.encoder, model.ring, *model.head.children()}
         self._products = Products(
             ledger,
@@ -212,6 +215,13 @@ class StepTensors:
         """Bytes of what the network is given of the states in hand at one time."""
         return self._sizes.prognostic * self._samples * self._wide
 
+    @property
+    def _smooth(self) -> SmoothingTensors | None:
+        """Smoothing of the states in hand."""
+        if self._smoothing is None:
+            return None
+        return SmoothingTensors(self._smoothing, self._new, self._samples * self._wide)
+
     # -- forward -----------------------------------------------------------------------------------
 
     def _forward(self) -> tuple[Held, _SavedApplication]:
@@ -252,6 +262,9 @@ class StepTensors:
             made.append(new(self._state))
         fields = new(self._state)
         del values, made
+        smoothing: list[Held] = []
+        if (smooth := self._smooth) is not None:
+            fields, *smoothing = smooth.forward()
         forecast, head = self._head(fields)
         del fields
         error = new(self._state)
@@ -259,7 +272,9 @@ class StepTensors:
         num_costs = _COST_TENSORS[self._kind.error] + self._kind.pool - 1
         costs = [new(self._state) for _ in range(num_costs)]
         del costs
-        return forecast, _SavedApplication(encoder, ring, blocks, norm, decoder, head, [error])
+        return forecast, _SavedApplication(
+            encoder, ring, blocks, norm, decoder, smoothing, head, [error]
+        )
 
     def _head(self, fields: Held) -> tuple[Held, tuple[SavedNorm, SavedNorm, SavedMaps] | None]:
         head = self._model.head
@@ -295,6 +310,10 @@ class StepTensors:
             state_gradients += of_state
             del of_state
         del gradient
+        if (smooth := self._smooth) is not None:
+            made = [decoded]
+            del decoded
+            decoded = smooth.backward(made, saved.smoothing)
         values = new(self._state)
         del decoded
         if self._narrow != self._wide:

@@ -59,6 +59,9 @@ class _Labels:
 
 _Dimensions = tuple[_Labels | None, ...]
 
+# What new parameters begin with.
+_INITIAL, _OF_ZERO, _OF_REST = "initial weights", "weights of zero", "weights that smooth nothing"
+
 
 def inherit_statistics(own: Normalisation, config: Config, source: Run) -> Normalisation:
     """A normalisation with the statistics of another run in the channels that both know.
@@ -89,8 +92,8 @@ def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list
     All ranks call this. The weights are the other run's average, where it has one, else the last.
     What both networks have in common, by name and size, is taken over whole; of encoder, decoder
     and head, what belongs to fields that both know. Columns of the encoder for new fields are zero,
-    as is all that belongs to new points around patches, so that the network begins with what it
-    knows. Where patches have a whole multiple of the
+    as is all that belongs to new points around patches, and new kernels smooth nothing, so that the
+    network begins with what it knows. Where patches have a whole multiple of the
     other's grid points, each point takes its part of the weight of the point that it lies in.
 
     Raises UserError where nothing can be taken over, and where the checkpoint is damaged.
@@ -130,8 +133,13 @@ def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list
     )
     for each in taken:
         each.put()
-    if model.ring is not None and _begins_with_zeros("ring.weight", new):
-        nn.init.zeros_(model.ring.weight)
+    for name in new:
+        beginning = _beginning(name, new)
+        if beginning == _OF_ZERO:
+            nn.init.zeros_(model.get_parameter(name))
+        elif beginning == _OF_REST:
+            assert model.smoothing is not None
+            model.smoothing.rest()
     return _sentences(source, model, config, whole, partly, new)
 
 
@@ -219,6 +227,8 @@ def _dimensions(name: str, config: Config, architecture: Architecture) -> _Dimen
             return None, _Labels(given, patch)
         case "ring", "weight":
             return None, _Labels(prognostic, (1, architecture.ring_features.unit))
+        case "smoothing", "kernel":
+            return _Labels(predicted), None, None, None
         case "decoder.linear", "weight":
             return _Labels(predicted, patch), None
         case "decoder.linear", "bias":
@@ -254,7 +264,9 @@ def _prognostic(config: Config) -> tuple[str, ...]:
 def _other_meaning(theirs: Architecture, ours: Architecture) -> tuple[str, ...]:
     """Parts of the names of parameters that mean another thing, even where their sizes agree."""
     tokens = (".0.expand.", ".0.contract.") if _token_grid(theirs) != _token_grid(ours) else ()
-    decoded = ("decoder.linear.", "head.") if theirs.prediction != ours.prediction else ()
+    decoded = (
+        ("decoder.linear.", "smoothing.", "head.") if theirs.prediction != ours.prediction else ()
+    )
     is_same_ring = (theirs.patch, theirs.overlap) == (ours.patch, ours.overlap)
     return (*tokens, *decoded, *(() if is_same_ring else ("ring.",)))
 
@@ -296,16 +308,20 @@ def _sentences(
                     fields |= dict.fromkeys(map(_field_name, unknown))
         what = f", where new are {', '.join(fields)}" if fields else ""
         found.append(f"taken over in part, field by field: {', '.join(partly)}{what}")
-    for is_zero, what in ((False, "initial weights"), (True, "weights of zero")):
-        names_of = [name for name in new if _begins_with_zeros(name, new) == is_zero]
+    for what in (_INITIAL, _OF_ZERO, _OF_REST):
+        names_of = [name for name in new if _beginning(name, new) == what]
         if names_of:
             found.append(f"new, with {what}: {', '.join(names_of)}")
     return found
 
 
-def _begins_with_zeros(name: str, new: Sequence[str]) -> bool:
-    """Whether a parameter is new, and adds nothing at first to what was taken over beside it."""
-    return name == "ring.weight" and name in new and "encoder.weight" not in new
+def _beginning(name: str, new: Sequence[str]) -> str:
+    """What a new parameter begins with: nothing that changes what was taken over beside it."""
+    if name == "ring.weight" and "encoder.weight" not in new:
+        return _OF_ZERO
+    if name == "smoothing.kernel" and "decoder.linear.weight" not in new:
+        return _OF_REST
+    return _INITIAL
 
 
 def _field_name(field: Hashable) -> str:

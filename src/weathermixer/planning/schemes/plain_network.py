@@ -83,6 +83,7 @@ class PlainNetwork:
         a = self.architecture
         predicted, both = a.predicted, a.predicted + a.prognostic
         decoder = (2 * a.channels + 1) * a.predicted_features.size + 2 * a.channels
+        decoder += predicted * a.kernel_size if a.smoothing else 0
         return decoder + (
             (both + 1) * predicted + 2 * predicted + 2 * both if a.prediction == "state" else 0
         )
@@ -112,7 +113,7 @@ class PlainNetwork:
         backward, of_weight = [self.make.work(latent, 1.0)], [product]
         if of_state:
             backward.append(self.make.work(fields, 4.0, kernels=2))
-        edges = self._edges()
+        edges = self._edges(a.overlap, a.prognostic)
         return (
             self._phase("encoder", [product], [self.make.work(fields, 4.0, kernels=2)], edges),
             self._phase(
@@ -172,9 +173,13 @@ class PlainNetwork:
                 backward += self.make.norm_backward(rows, columns)
         forward.append(self.make.work(fields, 12.0, kernels=8))
         backward.append(self.make.work(fields, 9.0, kernels=6))
+        if a.smoothing:
+            forward.append(self.make.work(fields, 3.0 * a.kernel_size, kernels=a.kernel_size))
+            backward.append(self.make.work(fields, 7.0 * a.kernel_size, kernels=3 * a.kernel_size))
+        edges = self._edges(a.smoothing, a.predicted)
         return (
-            self._phase("head and loss", products, forward),
-            self._phase("head and loss, backward", [*products, *products], backward),
+            self._phase("head and loss", products, forward, edges),
+            self._phase("head and loss, backward", [*products, *products], backward, edges),
         )
 
     def update(self, weights: float) -> Phase:
@@ -202,12 +207,11 @@ class PlainNetwork:
         states = float(a.input_times + self.kind.rollout)
         return states * a.predicted * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
 
-    def _edges(self) -> list[PlannedExchange]:
-        """A rank sends both neighbours what of its longitudes lies around their patches."""
-        a = self.architecture
-        if not a.overlap or self.ranks == 1:
+    def _edges(self, width: int, channels: int) -> list[PlannedExchange]:
+        """A rank sends both neighbours what of its longitudes lies around their points."""
+        if not width or self.ranks == 1:
             return []
-        edges = 2 * a.overlap * a.grid[0] * a.prognostic * self.kind.samples
+        edges = 2 * width * self.architecture.grid[0] * channels * self.kind.samples
         return [PlannedExchange(edges * self.weight_bytes, 2, self.leaves_node)]
 
     def _gather(self) -> PlannedExchange:

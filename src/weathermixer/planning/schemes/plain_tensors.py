@@ -202,6 +202,10 @@ class PlainTensors:
         values = self._new(self._state)
         fields = self._new(self._state)
         del values
+        smoothing = []
+        if self._network.architecture.smoothing:
+            smoothing.append(fields)
+            fields = self._new(self._state)
         kept = [x, both]
         if self._network.architecture.prediction == "state":
             normed = self._new(self._state)
@@ -210,7 +214,7 @@ class PlainTensors:
             kept += [fields, points, self._new(2 * self._state)]
         del fields
         forecast, error = self._new(self._state), self._new(self._state)
-        return [*kept, forecast, error]
+        return [*kept, *smoothing, forecast, error]
 
     def _decode_back(self, kept: list[Held], later: list[Held], *, is_last_use: bool) -> Held:
         """From the gradient that a later application has of the forecast to that of the latent."""

@@ -48,10 +48,11 @@ def describe(
     """A step of the published implementation, on the rank of an instance that does most."""
     require_plain_step("published", kind)
     a = architecture
-    if a.forcings or a.diagnostic or a.input_times > 1 or a.overlap:
+    if a.forcings or a.diagnostic or a.input_times > 1 or a.overlap or a.smoothing:
         raise UserError(
             "the scheme published has neither data.forcings nor data.diagnostic nor several "
-            "data.input_times nor model.overlap: leave these out, or plan with another --scheme"
+            "data.input_times nor model.overlap nor model.smoothing: leave these out, or plan with "
+            "another --scheme"
         )
     require_mesh(
         _MESHES.get(layout.ways) == (layout.domain, layout.tensor),

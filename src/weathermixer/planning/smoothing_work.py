@@ -1,0 +1,111 @@
+"""What smoothing decoded fields adds to a step: tensors, exchanges, and work.
+
+The counterpart of ``model.smoothing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from weathermixer.jigsaw.cost import Cost, halo_cost
+from weathermixer.jigsaw.layers import Linear
+from weathermixer.jigsaw.mesh import Axis
+from weathermixer.model.mixer import WeatherMixer
+from weathermixer.planning.layer_work import LayerWork
+from weathermixer.planning.ledger import Held
+
+
+@dataclass(frozen=True)
+class SmoothingWork:
+    """The values that a rank holds of one sample where fields are smoothed.
+
+    ``edge`` counts those that go to either neighbour along ``axis``, ``fields`` those that are
+    smoothed, and ``widened`` these with both edges; ``weights`` are those of one kernel.
+    """
+
+    axis: Axis
+    edge: int
+    fields: int
+    weights: int
+
+    @classmethod
+    def of(cls, model: WeatherMixer) -> SmoothingWork | None:
+        """The smoothing of a model, where there is one."""
+        if model.smoothing is None:
+            return None
+        halo, kernel = model.smoothing.halo, model.smoothing.kernel
+        assert halo.axis is not None and isinstance(model.encoder, Linear)
+        a, tokens = model.architecture, model.encoder.product.source.own_rows
+        return cls(
+            halo.axis,
+            edge=len(kernel) * a.grid[0] * halo.width,
+            fields=len(kernel) * tokens * a.points_per_patch,
+            weights=kernel[0].numel(),
+        )
+
+    @property
+    def widened(self) -> int:
+        """Values of fields between the edges of both neighbours."""
+        return self.fields + 2 * self.edge
+
+    def exchange(self, samples: int, element_bytes: int) -> Cost:
+        """The cost of exchanging edges, or their gradients, with both neighbours."""
+        return halo_cost(self.axis, elements=self.edge * samples, element_bytes=element_bytes)
+
+    def add_to(self, work: LayerWork) -> None:
+        """Add one application, in which edges are waited for at once."""
+        edges = self.exchange(work.samples, work.element_bytes)
+        for direction in (work.forward, work.backward):
+            direction.add_exchange(edges, self.axis)
+        work.copies(self.widened * work.samples, forward=1, backward=1)
+        # Each weight multiplies and adds; back, for the gradient of the fields, and multiplies and
+        # sums up for its own.
+        for direction, tensors, kernels in ((work.forward, 3, 1), (work.backward, 3 + 4, 3)):
+            direction.add_elements(
+                "copy",
+                self.fields * work.samples,
+                tensors=tensors * self.weights,
+                element_bytes=work.element_bytes,
+                kernels=kernels * self.weights,
+            )
+
+
+@dataclass(frozen=True)
+class SmoothingTensors:
+    """The tensors of smoothing, forward and back, as sizes that come and go.
+
+    ``value_bytes`` are those of one value of all samples in hand.
+    """
+
+    work: SmoothingWork
+    new: Callable[..., Held]
+    value_bytes: int
+
+    def forward(self) -> tuple[Held, Held]:
+        """What is made of fields, and what is kept for the backward pass."""
+        came = self._edges(2)
+        widened = self._new(self.work.widened)
+        del came
+        return self._new(self.work.fields), widened
+
+    def backward(self, gradient: list[Held], kept: list[Held]) -> Held:
+        """The gradient of fields; that of what was made of them is taken out of its list."""
+        products = self._new(self.work.fields)
+        del products
+        widened = self._new(self.work.widened)
+        gradient.clear()
+        kept.clear()
+        # A rank alone adds up what each edge is of the whole.
+        beside = self._edges(4) or self._new(self.work.fields)
+        fields = self._new(self.work.fields)
+        del widened, beside
+        return fields
+
+    def _edges(self, count: int) -> Held | None:
+        if self.work.axis.size == 1:
+            return None
+        return self.new(count * self.work.edge * self.value_bytes, "exchange")
+
+    def _new(self, values: int) -> Held:
+        return self.new(values * self.value_bytes)
