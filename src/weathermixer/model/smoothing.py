@@ -34,7 +34,7 @@ class Smoothing(nn.Module):
     def forward(self, fields: Tensor) -> Tensor:
         """``fields (batch, channels, latitude, longitude)``, smoothed."""
         widened = self.halo(fields)()
-        smooth: Tensor = _Smooth.apply(widened, self.kernel)  # type: ignore[no-untyped-call]
+        smooth: Tensor = _Smooth.apply(widened, self.kernel)
         return smooth
 
     def reset(self, seed: int = 0, name: str = "") -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from weathermixer.jigsaw.cost import Cost, halo_cost
-from weathermixer.jigsaw.layers import Linear
 from weathermixer.jigsaw.mesh import Axis
 from weathermixer.model.mixer import WeatherMixer
+from weathermixer.planning.block_tensors import linear
 from weathermixer.planning.layer_work import LayerWork
 from weathermixer.planning.ledger import Held
 
@@ -35,8 +35,8 @@ class SmoothingWork:
         if model.smoothing is None:
             return None
         halo, kernel = model.smoothing.halo, model.smoothing.kernel
-        assert halo.axis is not None and isinstance(model.encoder, Linear)
-        a, tokens = model.architecture, model.encoder.product.source.own_rows
+        assert halo.axis is not None
+        a, tokens = model.architecture, linear(model.encoder).product.source.own_rows
         return cls(
             halo.axis,
             edge=len(kernel) * a.grid[0] * halo.width,
