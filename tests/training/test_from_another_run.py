@@ -209,6 +209,34 @@ def test_a_ring_is_taken_over_field_by_field(waves: Path, tmp_path: Path) -> Non
     assert not found[:, :20].any()
 
 
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_kernels_are_taken_over_by_channel_or_smooth_nothing(
+    waves: Path, tmp_path: Path, before: int
+) -> None:
+    model = {"smoothing": before}
+    source = Run.open(write_run(tmp_path / "s", waves, scale=0.1, model=model, levels=[500, 850]))
+    said: list[str] = []
+    config = wave_config(
+        waves,
+        data={"levels": [300, 500, 850]},
+        model={"smoothing": 1},
+        training={"dtype": "float64"},
+    )
+    notices = Notices(said.append)
+    with TrainingLoop.begin(config, tmp_path / "r", source=source.path, notices=notices) as loop:
+        found = loop.state.model.get_parameter("smoothing.kernel").detach()[:, 0]
+    line = torch.tensor([0.1, 0.8, 0.1], dtype=torch.float64)
+    nothing = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    is_new = "new, with weights that smooth nothing: smoothing.kernel" in said
+    assert is_new == (before != 1)
+    if is_new:
+        assert torch.equal(found, torch.outer(nothing, nothing).expand_as(found))
+        return
+    theirs = source.load_model().get_parameter("smoothing.kernel").detach()[:, 0]
+    assert torch.equal(found[1:], theirs.to(found))
+    torch.testing.assert_close(found[0], torch.outer(line, line))  # temperature at 300 hPa
+
+
 @pytest.mark.exhaustive
 def test_a_run_goes_on_with_the_source_that_it_was_begun_from_and_no_other(
     waves: Path, tmp_path: Path

@@ -68,11 +68,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "float32": {"training": {"dtype": "float32"}},
     "bfloat16": {"training": {"dtype": "bfloat16"}},
-    "exchanged": {
-        "model": {"overlap": 1, "smoothing": 1},
-        "training": AVERAGED,
-        "parallel": {"exchange_dtype": "bfloat16"},
-    },
+    "exchanged": {"training": AVERAGED, "parallel": {"exchange_dtype": "bfloat16"}},
     "sharded": {"parallel": {"shard_optimizer": True}, "training": AVERAGED},
 }
 DOUBLE = ["increment", "state"]

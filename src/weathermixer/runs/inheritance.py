@@ -133,11 +133,13 @@ def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list
     )
     for each in taken:
         each.put()
-    beginnings = {name: _beginning(name, new) for name in new}
-    if model.ring is not None and beginnings.get("ring.weight") == _OF_ZERO:
-        nn.init.zeros_(model.ring.weight)
-    if model.smoothing is not None and beginnings.get("smoothing.kernel") == _OF_REST:
-        model.smoothing.rest()
+    for name in new:
+        beginning = _beginning(name, new)
+        if beginning == _OF_ZERO:
+            nn.init.zeros_(model.get_parameter(name))
+        elif beginning == _OF_REST:
+            assert model.smoothing is not None
+            model.smoothing.rest()
     return _sentences(source, model, config, whole, partly, new)
 
 
@@ -314,7 +316,7 @@ def _sentences(
 
 
 def _beginning(name: str, new: Sequence[str]) -> str:
-    """What a parameter that is new begins with: what leaves alone what was taken over beside it."""
+    """What a new parameter begins with: nothing that changes what was taken over beside it."""
     if name == "ring.weight" and "encoder.weight" not in new:
         return _OF_ZERO
     if name == "smoothing.kernel" and "decoder.linear.weight" not in new:

@@ -255,6 +255,25 @@ def test_points_around_patches_are_mapped_by_the_encoder_of_all_schemes_but_the_
         find_scheme("published").describe(a, Layout(), StepKind(samples=1), NODES)
 
 
+def test_smoothing_is_weighed_and_exchanged_by_all_schemes_but_the_published() -> None:
+    a = replace(architecture(48, 16, 24, 3, columns=4), smoothing=2)
+    smoothed, without = (PlainNetwork(each, StepKind(samples=2), ranks=2) for each in (
+        a, replace(a, smoothing=0)
+    ))  # fmt: skip
+    assert smoothed.head_weights() - without.head_weights() == 5 * 25
+    for phase in smoothed.head():
+        (edges,) = phase.exchanges
+        assert edges.num_bytes == 2 * 2 * a.grid[0] * 5 * 2 * 4
+    kind = StepKind(samples=2)
+    more, less = (
+        find_scheme("ddp").describe(each, Layout(), kind, NODES).memory_bytes
+        for each in (a, replace(a, smoothing=0))
+    )
+    assert more > less
+    with pytest.raises(UserError, match=r"nor model\.smoothing"):
+        find_scheme("published").describe(a, Layout(), StepKind(samples=1), NODES)
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron", "published"])
 def test_what_jigsaw_alone_exchanges_narrower_is_refused(name: str) -> None:
     kind = StepKind(samples=1, narrows_exchange=True)
