@@ -197,6 +197,18 @@ def test_a_ring_that_is_new_has_no_weight_yet(waves: Path, tmp_path: Path, befor
     assert "new, with weights of zero: ring.weight" in said
 
 
+def test_noise_is_taken_over(waves: Path, tmp_path: Path) -> None:
+    model = {"noise": 3}
+    source = Run.open(write_run(tmp_path / "s", waves, scale=0.1, model=model, levels=[500, 850]))
+    config = wave_config(waves, model=model, data={"levels": [500, 850]})
+    with TrainingLoop.begin(config, tmp_path / "r", source=source.path) as loop:
+        found = dict(loop.state.model.named_parameters())
+    theirs = dict(source.load_model().named_parameters())
+    name = "blocks.0.0.modulation.scale"
+    assert theirs[name].any()
+    assert torch.equal(found[name], theirs[name].to(found[name]))
+
+
 def test_a_ring_is_taken_over_field_by_field(waves: Path, tmp_path: Path) -> None:
     model = {"overlap": 1}
     source = Run.open(write_run(tmp_path / "s", waves, scale=0.1, model=model, levels=[500, 850]))

@@ -239,7 +239,8 @@ def _dimensions(name: str, config: Config, architecture: Architecture) -> _Dimen
             return (_Labels(predicted),)
         case "head.norm", _:
             return (joined,)
-    return (None, None) if kind == "weight" and "norm" not in layer else (None,)
+    is_matrix = (kind == "weight" and "norm" not in layer) or layer.endswith(".modulation")
+    return (None, None) if is_matrix else (None,)
 
 
 def _fits(
