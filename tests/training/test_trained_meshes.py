@@ -420,7 +420,7 @@ def _sent_besides(layout: Layout, model: torch.nn.Module) -> int:
     replicas = layout.data
     numbers = 2 * (replicas - 1) * 4 // replicas + 4 * (layout.domain - 1 + layout.tensor - 1)
     for weight in model.parameters():
-        if weight.ndim > 1:
+        if weight.ndim == 2:  # those of other dimensions are in the cost model, as shared ones
             rows, columns = weight.shape
             # To each other replica its rows, then the sum of those here to all; equally many each.
             numbers += 2 * (replicas - 1) * math.ceil(rows / replicas) * columns
