@@ -2,10 +2,10 @@
 
     python benchmarks/skill.py STORE --json FILE        # hours; goes on where it was stopped
 
-WeatherMixer, a spherical Fourier neural operator, a vision transformer and a UNet of two to four
-million weights are trained with the recipe of examples/planet.yaml, each for the same processor
-seconds of training on one thread, and forecast ten days from initial times all over the test
-period.
+WeatherMixer, a spherical Fourier neural operator, a vision transformer and a UNet of some two to
+three million weights are trained with the recipe of examples/planet.yaml, each for the same
+processor seconds of training on one thread, and forecast ten days from initial times all over the
+test period.
 
 * Steps of the networks are timed, in turns, and the recipe is stretched to as many as fit into the
   time. Other work on the machine makes steps slower, so the least of all timings counts.

@@ -185,6 +185,7 @@ class _Multiply(torch.autograd.Function):
         adjoint = _Adjoint(ctx.chain, dy.contiguous(), ctx.saved_tensors, ctx.num_kept)
         ctx.maybe_clear_saved_tensors()  # so that they go as they have been used
         dx, gradients = adjoint.gradients(of_input, of_parameters)
+        del adjoint  # and gathered weights with it, which what was deferred does not need
         BACKLOG.finish_layer()
         return None, dx, *gradients
 

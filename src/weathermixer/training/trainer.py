@@ -31,9 +31,8 @@ def train(
     A new run begins with the weights of the run ``source``, where one is given, as far as they fit.
     ``device`` is the accelerator where there is one, by default; ``console`` is standard error, and
     only the first rank's is written to. ``network`` makes what is trained in WeatherMixer's place,
-    if anything is. SIGTERM, SIGUSR1 and Ctrl-C end the training after the step
-    in hand, with a checkpoint. A log, validation or progress that fails is said once and ends
-    nothing.
+    if anything is. SIGTERM, SIGUSR1 and Ctrl-C end the training after the step in hand, with a
+    checkpoint. A log, validation or progress that fails is said once and ends nothing.
 
     Raises UserError where store and configuration do not fit together, where ranks differ in them,
     where a run would be overwritten, where states to learn from are damaged or a checkpoint cannot
