@@ -204,7 +204,11 @@ def test_bfloat16_changes_a_step_by_no_more_than_its_rounding() -> None:
             )
     state, static = (field.float() for field in sample(SMALL))
     increment = exact(state, static) - state
+    types = []
+    for layer in (rounded.encoder, rounded.decoder.linear):
+        layer.register_forward_hook(lambda _, __, made: types.append(made.dtype))
     error = rounded(state, static) - state - increment
+    assert types == [torch.bfloat16] * 2
     assert rounded(state, static).dtype is torch.float32
     assert error.norm() <= 8 * 2.0**-8 * increment.norm()
     assert error.norm() > 0

@@ -65,8 +65,8 @@ class Training(Section):
     seed: Seed = Field(0, description="of initial weights, data order, dropout and noise")
     dtype: Literal["float64", "float32", "tf32", "bfloat16"] = Field(
         "float32",
-        description="arithmetic; with bfloat16, weights, encoder and state stay in float32, with "
-        "tf32 everything but the factors of products, on GPUs",
+        description="arithmetic; with bfloat16, weights and states stay in float32, with tf32 "
+        "everything but the factors of products, on GPUs",
     )
     recompute: Recompute | None = Field(
         None,

@@ -180,9 +180,9 @@ def fields_of(
 class WeatherMixer(nn.Module):
     """The network, with the initial weights that ``torch.nn`` draws.
 
-    ``arithmetic`` is the type in which blocks and decoder compute, where it is not that of the
-    weights; the encoder and the addition to the state keep the type of the weights. (Without
-    Jigsaw's layers, which cast their weights, those of blocks and decoder have to be of it.) With
+    ``arithmetic`` is the type in which encoder, blocks and decoder compute, where it is not that of
+    the weights; what is made of the decoded values keeps the type of the weights. (Without
+    Jigsaw's layers, which cast their weights, those of the three have to be of it.) With
     ``recompute``, a block's activations are not kept for the backward pass but computed again:
     memory for a third more operations.
     """
@@ -261,13 +261,15 @@ class WeatherMixer(nn.Module):
 
     def _encode(self, state: Tensor, given: Sequence[Tensor]) -> Tensor:
         patch, overlap = self.architecture.patch, self.architecture.overlap
+        if self.arithmetic is not None:
+            state, given = state.to(self.arithmetic), [each.to(self.arithmetic) for each in given]
         # The neighbours' edges travel while the patches are mapped.
         wait_for_edges = None if self.halo is None else self.halo(state)
         encoded: Tensor = self.encoder(self.patches(state, given, patch))
         if wait_for_edges is not None:
             assert self.ring is not None
             encoded = encoded + self.ring(to_rings(wait_for_edges(), patch, overlap))
-        return encoded if self.arithmetic is None else encoded.to(self.arithmetic)
+        return encoded
 
     def _decode(self, x: Tensor, encoded: Tensor, state: Tensor) -> Tensor:
         """What the head adds to a state or blends with it, as fields of the state's type."""

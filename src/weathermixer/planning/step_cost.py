@@ -38,15 +38,15 @@ def _passes_cost(
     of_edges = partial(cost, passes=kind.rollout, forwards=kind.forwards_again)
     narrow_bytes = model.arithmetic.itemsize if model.arithmetic else weight_bytes
     encoder = of_edges(
-        model.encoder, element_bytes=weight_bytes, without_input_gradient=[model.encoder]
+        model.encoder, element_bytes=narrow_bytes, without_input_gradient=[model.encoder]
     )
     if (ring := Ring.of(model)) is not None:
         encoder += of_edges(
-            ring.layer, element_bytes=weight_bytes, without_input_gradient=[ring.layer]
+            ring.layer, element_bytes=narrow_bytes, without_input_gradient=[ring.layer]
         )
         # Forwards, and back but for the states that are read.
         exchanges = kind.rollout + kind.forwards_again + kind.rollout - 1
-        encoder += ring.exchange(samples, weight_bytes) * exchanges
+        encoder += ring.exchange(samples, narrow_bytes) * exchanges
     blocks = cost(
         model.blocks,
         element_bytes=narrow_bytes,

@@ -190,7 +190,7 @@ def _add_mixing(work: LayerWork, mixing: Mixing, *, fetches: bool = True) -> Non
 
 def _add_edges(
     wide: LayerWork,
-    blocks: LayerWork,
+    narrow: LayerWork,
     model: WeatherMixer,
     mesh: Mesh,
     *,
@@ -204,17 +204,19 @@ def _add_edges(
     predicted = len(part.channels) * points * wide.samples
     given = (_size(part.static) + _size(part.forcings)) * points * wide.samples
     encoder, decoder = model.encoder, model.decoder
-    # The state and what is given beside it are joined, and cut into patches.
+    # The state and what is given beside it are cast, joined, and cut into patches.
     back = 1 if has_input_gradient else 0
     inputs = model.architecture.input_times * prognostic + given
-    wide.copies(inputs, forward=1, backward=back)
-    wide.copies(inputs, forward=1, backward=back, kind="transpose")
-    wide.linear(encoder, input_gradient=has_input_gradient, fetches=fetches)
+    if narrow.element_bytes != wide.element_bytes:
+        wide.copies(inputs, forward=1, backward=back)
+    narrow.copies(inputs, forward=1, backward=back)
+    narrow.copies(inputs, forward=1, backward=back, kind="transpose")
+    narrow.linear(encoder, input_gradient=has_input_gradient, fetches=fetches)
     if (ring := Ring.of(model)) is not None:
-        ring.add_to(wide, fetches=fetches, has_input_gradient=has_input_gradient)
-    latent = blocks.norm(decoder.norm)
-    blocks.copies(latent, forward=2, backward=3)
-    blocks.linear(decoder.linear, fetches=fetches)
+        ring.add_to(narrow, fetches=fetches, has_input_gradient=has_input_gradient)
+    latent = narrow.norm(decoder.norm)
+    narrow.copies(latent, forward=2, backward=3)
+    narrow.linear(decoder.linear, fetches=fetches)
     wide.copies(predicted, forward=1, backward=1, kind="transpose")
     if (smoothing := SmoothingWork.of(model)) is not None:
         smoothing.add_to(wide)

@@ -118,7 +118,7 @@ class StepTensors:
         )
         self._ring = Ring.of(model)
         self._smoothing = SmoothingWork.of(model)
-        is_wide = {model.encoder, model.ring, *model.head.children()}
+        is_wide = {*model.head.children()}
         self._products = Products(
             ledger,
             layers,
@@ -226,25 +226,27 @@ class StepTensors:
 
     def _forward(self) -> tuple[Held, _SavedApplication]:
         model, new, apply = self._model, self._new, self._products.forward
-        inputs = self._sizes.inputs * self._samples * self._wide
+        inputs = self._sizes.inputs * self._samples * self._narrow
+        casts: Held | None = None
+        if self._narrow != self._wide:  # static fields serve all samples
+            casts = new(inputs - self._sizes.static * (self._samples - 1) * self._narrow)
         joined = new(inputs)
         patches = new(inputs)
         del joined
-        x, encoder = apply([linear(model.encoder)], patches, self._wide)
+        x, encoder = apply([linear(model.encoder)], patches, self._narrow)
         del patches
         ring: SavedMaps | None = None
         if self._ring is not None:
-            came = new(2 * self._ring.edge * self._samples * self._wide, "exchange")
-            widened = new(self._ring.widened * self._samples * self._wide)
+            came = new(2 * self._ring.edge * self._samples * self._narrow, "exchange")
+            widened = new(self._ring.widened * self._samples * self._narrow)
             del came
-            points = new(self._ring.points * self._samples * self._wide)
+            points = new(self._ring.points * self._samples * self._narrow)
             del widened
-            of_ring, ring = apply([self._ring.layer], points, self._wide)
+            of_ring, ring = apply([self._ring.layer], points, self._narrow)
             del points
             x = new(x.num_bytes)
             del of_ring
-        if self._narrow != self._wide:
-            x = new(self._narrowed(x.num_bytes))
+        del casts
         encoded = x
         blocks: list[list[SavedMixing] | Held] = []
         for block in [*model.blocks] * self._kind.latent:
@@ -333,19 +335,20 @@ class StepTensors:
                 dx = self._blocks.mixing_back(mixing, dx, of_block.pop())
         dx = new(dx.num_bytes)  # with the part of the decoder, which was held until now
         del both
-        if self._narrow != self._wide:
-            dx = new(dx.num_bytes // self._narrow * self._wide)
         of_edges = self._ring_back(dx, saved.ring, is_first=is_first)
         patches = self._maps_back(
-            linear(model.encoder), dx, saved.encoder, self._wide, input_gradient=not is_first
+            linear(model.encoder), dx, saved.encoder, self._narrow, input_gradient=not is_first
         )
         del dx
         if patches is None:
             return []
-        fields = new(patches.num_bytes)
-        del patches
-        state_gradients += [fields, *of_edges]
-        return state_gradients
+        fields = [new(patches.num_bytes), *of_edges]
+        del patches, of_edges
+        if self._narrow != self._wide:
+            if self._ring is not None:
+                fields.append(new(self._narrowed(self._prognostic)))
+            fields = [new(self._prognostic)]
+        return state_gradients + fields
 
     def _ring_back(self, dx: Held, saved: SavedMaps | None, *, is_first: bool) -> list[Held]:
         """The gradient of the state that a ring was made of, where it is wanted."""
@@ -353,14 +356,14 @@ class StepTensors:
             return []
         assert saved is not None
         points = self._maps_back(
-            self._ring.layer, dx, saved, self._wide, input_gradient=not is_first
+            self._ring.layer, dx, saved, self._narrow, input_gradient=not is_first
         )
         if points is None:
             return []
-        widened = self._new(self._ring.widened * self._samples * self._wide)
+        widened = self._new(self._ring.widened * self._samples * self._narrow)
         del points
-        edges = self._new(4 * self._ring.edge * self._samples * self._wide, "exchange")
-        gradient = self._new(self._prognostic)
+        edges = self._new(4 * self._ring.edge * self._samples * self._narrow, "exchange")
+        gradient = self._new(self._narrowed(self._prognostic))
         del widened, edges
         return [gradient]
 

@@ -33,7 +33,7 @@ class PlainNetwork:
 
     @cached_property
     def element_bytes(self) -> int:
-        """Bytes of an element of an activation in the blocks."""
+        """Bytes of an element of an activation in encoder, blocks and decoder."""
         return Arithmetic.of(self.kind.dtype).products.itemsize
 
     @cached_property
@@ -113,7 +113,7 @@ class PlainNetwork:
         backward, of_weight = [self.make.work(latent, 1.0)], [product]
         if of_state:
             backward.append(self.make.work(fields, 4.0, kernels=2))
-        edges = self._edges(a.overlap, a.prognostic)
+        edges = self._edges(a.overlap, a.prognostic, self.element_bytes)
         return (
             self._phase("encoder", [product], [self.make.work(fields, 4.0, kernels=2)], edges),
             self._phase(
@@ -176,7 +176,7 @@ class PlainNetwork:
         if a.smoothing:
             forward.append(self.make.work(fields, 3.0 * a.kernel_size, kernels=a.kernel_size))
             backward.append(self.make.work(fields, 7.0 * a.kernel_size, kernels=3 * a.kernel_size))
-        edges = self._edges(a.smoothing, a.predicted)
+        edges = self._edges(a.smoothing, a.predicted, self.weight_bytes)
         return (
             self._phase("head and loss", products, forward, edges),
             self._phase("head and loss, backward", [*products, *products], backward, edges),
@@ -207,12 +207,12 @@ class PlainNetwork:
         states = float(a.input_times + self.kind.rollout)
         return states * a.predicted * a.grid[0] * a.grid[1] * 4 * self.kind.samples / self.ranks
 
-    def _edges(self, width: int, channels: int) -> list[PlannedExchange]:
+    def _edges(self, width: int, channels: int, element_bytes: int) -> list[PlannedExchange]:
         """A rank sends both neighbours what of its longitudes lies around their points."""
         if not width or self.ranks == 1:
             return []
         edges = 2 * width * self.architecture.grid[0] * channels * self.kind.samples
-        return [PlannedExchange(edges * self.weight_bytes, 2, self.leaves_node)]
+        return [PlannedExchange(edges * element_bytes, 2, self.leaves_node)]
 
     def _gather(self) -> PlannedExchange:
         """All ranks gather the tokens of all, or the sums of what all made of them."""

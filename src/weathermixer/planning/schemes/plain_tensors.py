@@ -67,10 +67,9 @@ class PlainTensors:
         self._whole_latent = a.tokens * a.channels * network.element_bytes * samples
         self._latent = self._whole_latent // ranks
         of_token = network.weight_bytes * samples * a.tokens // ranks
-        self._state, self._inputs = (
-            of_token * a.predicted_features.size,
-            of_token * network.encoder_inputs(),
-        )
+        self._state = of_token * a.predicted_features.size
+        self._inputs = of_token * network.encoder_inputs() * network.element_bytes
+        self._inputs //= network.weight_bytes
         # What of a state and beside it is read, once, whatever of it the encoder takes twice.
         self._read = of_token * a.input_features.size
         self._pending: dict[object, list[Held]] = {}
