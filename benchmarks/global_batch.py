@@ -34,7 +34,14 @@ from weathermixer.training.trainer import train
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SEEDS = (0, 1, 2)
 LARGEST_RATE = 8e-3  # with which the search for the best begins, for the largest batch
-NETWORK = ("--model.channels=160", "--model.blocks=2", "--model.token_hidden=1")
+NETWORK = (
+    "--model.channels=160",
+    "--model.blocks=2",
+    "--model.token_hidden=1",
+    "--model.overlap=0",
+    "--model.smoothing=0",
+    "--data.input_times=1",
+)
 CONFIG = Path(__file__).parent.parent / "examples" / "planet.yaml"
 MESHES = {"2x1x1": (2, 1), "1x2x1": (1, 2)}  # of data and domain
 TIMED_STEPS, ROUNDS = 24, 3

@@ -25,6 +25,9 @@ NETWORK = {
     "model.blocks": 1,
     "model.token_hidden": 0.5,
     "model.channel_hidden": 1.0,
+    "model.overlap": 0,
+    "model.smoothing": 0,
+    "data.input_times": 1,
 }
 RUNS = [(dtype, ranks) for ranks in (1, 2) for dtype in ("float32", "bfloat16")]
 STEPS, WARM_UP = 8, 3

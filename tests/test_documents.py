@@ -166,9 +166,10 @@ def test_a_plain_network_takes_the_weights_of_a_run(
     names: dict[str, Any] = {}
     exec(compile(shown.replace("runs/demo", "plain-run"), "shown", "exec"), names)
     a = names["plain"].architecture
-    state, static = torch.randn(2, a.prognostic, *a.grid), torch.randn(a.static, *a.grid)
+    states = torch.randn(a.input_times, 2, a.prognostic, *a.grid)
+    static = torch.randn(a.static, *a.grid)
     with torch.no_grad():
-        expected, found = (names[each](state, static) for each in ("trained", "plain"))
+        expected, found = (names[each](*states, static) for each in ("trained", "plain"))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 

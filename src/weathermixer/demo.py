@@ -6,53 +6,104 @@ so an interrupted demonstration continues.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 
-from weathermixer.config import Checkpoint, Config, Data, Model, Training, write_config
+from weathermixer.config import (
+    Checkpoint,
+    Config,
+    Data,
+    Model,
+    Parallel,
+    Training,
+    write_config,
+)
 from weathermixer.console import progress, say
 from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.interpreter import program
-from weathermixer.launch.environment import threads_per_rank
+from weathermixer.launch.environment import num_cores
 from weathermixer.launch.start import start_ranks
 from weathermixer.runs.folder_lock import FolderLock
 
 DAYS = 1460
-STEPS = 3000
+STEPS = 700
+SAMPLES_PER_STEP = 8
 MOST_RANKS = 2
 GRID = (32, 64)
 FORECAST_STEPS = 40  # ten days
 NUM_FORECASTS = 30
+MEMBERS = 4  # of a sample, in training
+ENSEMBLE_SHARE = 7  # of the steps of the training before
+FORECAST_MEMBERS, ENSEMBLE_EVERY = 8, 5
+# Whatever the network was trained in: then meshes differ by no more than float32 rounds.
+IN_FLOAT32 = "training.dtype=float32"
+
+Arithmetic = Literal["float32", "bfloat16"]
 
 
-def demo_config(store: Path, *, steps: int, seed: int) -> Config:
-    """The recipe of the demonstration: increments, growing to two-step rollouts at the end."""
+def demo_config(
+    store: Path, *, steps: int, seed: int, replicas: int = 1, dtype: Arithmetic = "float32"
+) -> Config:
+    """The recipe of the demonstration, which ``examples/planet.yaml`` has too.
+
+    Two states are given, patches overlap and are smoothed, and rollouts grow while the learning
+    rate is high still. The samples of a step are shared out among ``replicas`` of the model.
+    """
     return Config(
-        model=Model(),
-        data=Data(store=store),
+        model=Model(overlap=1, smoothing=2),
+        data=Data(store=store, input_times=2),
+        parallel=Parallel(data=replicas),
         training=Training(
             steps=steps,
             seed=seed,
-            rollout={0: 1, steps * 4 // 5: 2},
+            dtype=dtype,
+            instance_batch=SAMPLES_PER_STEP // replicas,
+            rollout={0: 1, steps * 11 // 20: 2, steps * 31 // 40: 4},
             warmup_steps=min(100, steps // 10),
-            validate_every=max(steps // 6, 1),
+            validate_every=max(steps // 4, 1),
         ),
-        checkpoint=Checkpoint(every=max(steps // 6, 1)),
+        checkpoint=Checkpoint(every=max(steps // 4, 1)),
+    )
+
+
+def ensemble_config(deterministic: Config) -> Config:
+    """The short training after a deterministic one: members by noise, and their CRPS.
+
+    Rollouts begin longer, since members drift apart for days. A step has as many states as before.
+    """
+    given = deterministic.training
+    steps = max(2, given.steps // ENSEMBLE_SHARE)
+    training = Training(
+        steps=steps,
+        seed=given.seed,
+        dtype=given.dtype,
+        error="crps",
+        members=MEMBERS,
+        instance_batch=max(1, given.instance_batch // MEMBERS),
+        rollout={0: 2, steps * 2 // 5: 4},
+        learning_rate=1e-3,
+        warmup_steps=steps // 5,
+        validate_every=steps,
+    )
+    model = deterministic.model.model_copy(update={"noise": 16})
+    checkpoint = Checkpoint(every=steps)
+    return deterministic.model_copy(
+        update={"model": model, "training": training, "checkpoint": checkpoint}
     )
 
 
 def run_demo(out: Path, *, days: int | None, steps: int | None, seed: int) -> None:
-    """Simulate, train, forecast and verify below ``out``; prints the score table.
+    """Simulate, train, forecast and verify below ``out``; prints the score tables.
 
-    ``days`` of weather and ``steps`` of training default to what takes about a quarter of an
-    hour on two cores. Raises UserError where ``out`` holds a demonstration of other settings, or
-    another process is making one there.
+    ``days`` of weather and ``steps`` of training default to what takes about twelve minutes on two
+    cores. Raises UserError where ``out`` holds a demonstration of other settings, or another
+    process is making one there.
     """
     with FolderLock(out, "demonstration"):
         _run_stages(out, days=days or DAYS, steps=steps or STEPS, seed=seed)
@@ -66,37 +117,52 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
 
     start = time.monotonic()
     store_path, run, forecasts = out / "planet.zarr", out / "run", out / "forecast.zarr"
+    ensemble = out / "ensemble"
 
-    say(f"1/5  Simulating {days} days of weather into {store_path}")
+    say(f"1/6  Simulating {days} days of weather into {store_path}")
     if not store_path.exists():
         with progress("simulating") as update:
             write_planet(store_path, days=days, grid=GRID, seed=seed, progress=update)
 
-    settings = demo_config(store_path, steps=steps, seed=seed)
-    ranks = num_ranks(settings)
-    say(f"2/5  Training for {steps} steps on {ranks} {'ranks' if ranks > 1 else 'rank'} into {run}")
-    config = out / "config.yaml"
-    write_config(settings, config)
-    words = ["train", str(config), "--out", str(run), *["--resume"] * run.exists()]
-    start_ranks(program(*words), ranks, remedy="continue with the same command")
+    ranks = min(most_ranks(), num_cores())
+    settings = demo_config(
+        store_path, steps=steps, seed=seed, replicas=ranks, dtype=faster_arithmetic()
+    )
+    on_ranks = f"in {settings.training.dtype} on {ranks} {'ranks' if ranks > 1 else 'rank'}"
+    say(f"2/6  Training for {steps} steps {on_ranks} into {run}")
+    _train(settings, out / "config.yaml", run, ranks)
+
+    of_members = ensemble_config(settings)
+    say(
+        f"3/6  Training it on as an ensemble, for {of_members.training.steps} steps of "
+        f"{MEMBERS} members {on_ranks} into {ensemble}"
+    )
+    _train(of_members, out / "ensemble.yaml", ensemble, ranks, source=run)
 
     store = Store.open(store_path)
     test = periods(store.times).test
     if test is None:
         raise UserError(f"{store_path} has no times left to test on: simulate more --days")
     inits = initial_times(store.times, test)
-    say(f"3/5  Forecasting ten days from {len(inits)} initial times into {forecasts}")
+    say(f"4/6  Forecasting ten days from {len(inits)} initial times into {forecasts}")
     if not forecasts.exists():
         with progress("forecasting") as update:
-            text = ",".join(str(time) for time in inits)
-            forecast(run, store_path, text, FORECAST_STEPS, forecasts, progress=update)
+            forecast(
+                run,
+                store_path,
+                _listed(inits),
+                FORECAST_STEPS,
+                forecasts,
+                overrides=[IN_FLOAT32],
+                progress=update,
+            )
 
     most = most_ranks()
     if most > 1:
         again = out / f"forecast-{most}-ranks.zarr"
         if not again.exists():
             words = ["forecast", str(run), "--store", str(store_path), "--init", str(inits[0])]
-            words += ["--steps", str(FORECAST_STEPS), "--out", str(again)]
+            words += ["--steps", str(FORECAST_STEPS), "--out", str(again), f"--{IN_FLOAT32}"]
             start_ranks(program(*words), most, remedy="continue with the same command")
         first, last = largest_differences(forecasts, again)
         say(
@@ -104,17 +170,51 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
             f"of a variable's standard deviation after the first step, {last:.0e} after the last"
         )
 
-    say(f"4/5  Scoring them into {out / 'scores'}")
+    say(f"5/6  Scoring them into {out / 'scores'}")
     with progress("verifying") as update:
         verification = verify(forecasts, store_path, out=out / "scores", progress=update)
     print(verification.render())
+    few = inits[::ENSEMBLE_EVERY]
+    say(
+        f"     Scoring {FORECAST_MEMBERS} members from {len(few)} of the initial times as they "
+        f"are forecast, into {out / 'ensemble-scores'}"
+    )
+    with progress("forecasting") as update:
+        scored = forecast(
+            ensemble,
+            store_path,
+            _listed(few),
+            FORECAST_STEPS,
+            truth=store_path,
+            scores=out / "ensemble-scores",
+            members=FORECAST_MEMBERS,
+            progress=update,
+        )
+    if scored.verification is not None:
+        print(scored.verification.render())
 
-    say(f"5/5  Writing the report {out / 'report.html'}")
+    say(f"6/6  Writing the reports {out / 'report.html'} and {out / 'ensemble.html'}")
     make_report(out / "scores", out / "report.html")
+    make_report(out / "ensemble-scores", out / "ensemble.html")
     say(
         f"Done in {(time.monotonic() - start) / 60:.0f} minutes. "
         f"Open {out / 'report.html'}; pictures and tables are in {out / 'scores'}."
     )
+
+
+def _train(
+    settings: Config, config: Path, run: Path, ranks: int, *, source: Path | None = None
+) -> None:
+    """Train on so many ranks, beginning with the weights of ``source``; go on with what is there."""
+    write_config(settings, config)
+    words = ["train", str(config), "--out", str(run), *["--resume"] * run.exists()]
+    if source is not None and not run.exists():
+        words += ["--from", str(source)]
+    start_ranks(program(*words), ranks, remedy="continue with the same command")
+
+
+def _listed(times: np.ndarray) -> str:
+    return ",".join(str(time) for time in times)
 
 
 def most_ranks() -> int:
@@ -124,18 +224,18 @@ def most_ranks() -> int:
     return min(MOST_RANKS, torch.cuda.device_count()) if torch.cuda.is_available() else MOST_RANKS
 
 
-def num_ranks(config: Config) -> int:
-    """The number of ranks with which a training step takes the least time, as predicted."""
-    from weathermixer.model.architecture import architecture_of
-    from weathermixer.planning.choosing import choose_mesh
+def faster_arithmetic() -> Arithmetic:
+    """The type in which this machine multiplies faster, by a short measurement.
 
-    architecture = architecture_of(config.data, config.model, GRID)
+    A processor without instructions for bfloat16 is several times slower in it.
+    """
+    import torch
 
-    def predicted_seconds(ranks: int) -> float:
-        threads = threads_per_rank(os.environ, ranks)
-        return choose_mesh(config, architecture, world_size=ranks, threads=threads).seconds
+    from weathermixer.planning.device_timing import product_rate
 
-    return min(range(1, most_ranks() + 1), key=predicted_seconds)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    narrow, wide = (product_rate(512, dtype, device) for dtype in ("bfloat16", "float32"))
+    return "bfloat16" if narrow > wide else "float32"
 
 
 def largest_differences(forecasts: Path, again: Path) -> tuple[float, float]:

@@ -111,11 +111,14 @@ def threads_per_rank(environment: Mapping[str, str], local_world_size: int) -> i
     for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
         if environment.get(name, "").isdecimal():
             return max(1, int(environment[name]))
+    return max(1, num_cores() // local_world_size)
+
+
+def num_cores() -> int:
+    """The cores that this process may compute on."""
     if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return max(1, cores // local_world_size)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def first_host(hosts: str) -> str:
