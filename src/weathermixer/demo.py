@@ -32,13 +32,13 @@ from weathermixer.launch.start import start_ranks
 from weathermixer.runs.folder_lock import FolderLock
 
 DAYS = 1460
-STEPS = 700
+STEPS = 750
 SAMPLES_PER_STEP = 8
 MOST_RANKS = 2
 GRID = (32, 64)
 FORECAST_STEPS = 40  # ten days
 NUM_FORECASTS = 30
-MEMBERS = 4  # of a sample, in training
+MEMBERS = 2  # of a sample, in training
 ENSEMBLE_SHARE = 7  # of the steps of the training before
 FORECAST_MEMBERS, ENSEMBLE_EVERY = 8, 5
 # Whatever the network was trained in: then meshes differ by no more than float32 rounds.
@@ -78,7 +78,7 @@ def ensemble_config(deterministic: Config) -> Config:
     Rollouts begin longer, since members drift apart for days. A step has as many states as before.
     """
     given = deterministic.training
-    steps = max(2, given.steps // ENSEMBLE_SHARE)
+    steps = max(10, given.steps // ENSEMBLE_SHARE)
     training = Training(
         steps=steps,
         seed=given.seed,
@@ -86,8 +86,8 @@ def ensemble_config(deterministic: Config) -> Config:
         error="crps",
         members=MEMBERS,
         instance_batch=max(1, given.instance_batch // MEMBERS),
-        rollout={0: 2, steps * 2 // 5: 4},
-        learning_rate=1e-3,
+        rollout={0: 2, steps * 3 // 10: 4, steps * 6 // 10: 8},
+        learning_rate=2e-3,
         warmup_steps=steps // 5,
         validate_every=steps,
     )
@@ -205,7 +205,7 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
 def _train(
     settings: Config, config: Path, run: Path, ranks: int, *, source: Path | None = None
 ) -> None:
-    """Train on so many ranks, beginning with the weights of ``source``; go on with what is there."""
+    """Train on so many ranks, with the weights of ``source`` at first; go on with what is there."""
     write_config(settings, config)
     words = ["train", str(config), "--out", str(run), *["--resume"] * run.exists()]
     if source is not None and not run.exists():

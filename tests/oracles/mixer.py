@@ -136,7 +136,7 @@ def next_state(
     So many ``diagnostic`` channels come after those of the state. ``noise`` are numbers by which
     the norms of the blocks are scaled and shifted. With ``overlap`` the encoder takes the ring of
     so many points around each patch too, and with ``smoothing`` kernels of so many points on each
-    side smooth what is decoded.
+    side smooth what is decoded, and others what of the state is added to it.
 
     With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
     through the published blend.
@@ -167,6 +167,7 @@ def next_state(
     decoded = fields_of(over_channels(joined, weights, "decoder.linear"), patch, shape)
     if smoothing:
         decoded = smoothed(decoded, weights["smoothing.kernel"])
+        decoded[: len(state)] += smoothed(state, weights["smoothing.state_kernel"])
     if increment_scale is not None:
         later = state + increment_scale[:, None, None] * decoded[:prognostic]
         return np.concatenate([later, decoded[prognostic:]])

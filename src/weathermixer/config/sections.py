@@ -92,8 +92,9 @@ class Model(Section):
     )
     smoothing: Number = Field(
         0,
-        description="grid points on each side that a learned kernel of each predicted channel "
-        "spans, by which what was decoded is smoothed over the edges of patches; 0: no kernel",
+        description="grid points on each side that learned kernels of each channel span, by which "
+        "what was decoded is smoothed over the edges of patches, and small scales of the state are "
+        "damped; 0: no kernels",
     )
     channels: Count = Field(320, description="latent channels of a token")
     blocks: Count = Field(4, description="mixer blocks")

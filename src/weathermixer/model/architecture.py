@@ -30,7 +30,7 @@ class Architecture:
     longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
     themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated,
     ``overlap`` the grid points around a patch that its token is given too, and ``smoothing`` those
-    around each point that decoded fields are smoothed over.
+    around each point that decoded fields, and what is added of the state, are smoothed over.
     """
 
     prognostic: int
@@ -113,7 +113,7 @@ class Architecture:
 
     @property
     def kernel_size(self) -> int:
-        """Weights of the kernel by which decoded fields of a channel are smoothed."""
+        """Weights of a kernel by which fields of a channel are smoothed."""
         return (2 * self.smoothing + 1) ** 2
 
     @property

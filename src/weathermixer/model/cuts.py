@@ -64,7 +64,13 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
             a.ring_features, Dimension((channels,)), tokens, input_gradient=False
         )
     if a.smoothing:
-        table["smoothing"] = CutTensors({"kernel": (("tensor", predicted), None, None, None)})
+        prognostic = Dimension((a.prognostic,))
+        table["smoothing"] = CutTensors(
+            {
+                name: (("tensor", channels), None, None, None)
+                for name, channels in (("kernel", predicted), ("state_kernel", prognostic))
+            }
+        )
         table["smoothing.halo"] = Halo(a.smoothing, mesh)
     if a.noise:
         table["blocks.*.modulation"] = CutTensors(

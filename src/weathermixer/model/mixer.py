@@ -216,7 +216,9 @@ class WeatherMixer(nn.Module):
         self.decoder = Decoder(architecture, device)
         self.smoothing: Smoothing | None = None
         if architecture.smoothing:
-            self.smoothing = Smoothing(architecture.predicted, architecture.smoothing, device)
+            self.smoothing = Smoothing(
+                architecture.predicted, architecture.prognostic, architecture.smoothing, device
+            )
         head = Increment if architecture.prediction == "increment" else Blend
         self.head = head(architecture, device)
         self.patches, self.fields = patches_of, fields_of
@@ -276,7 +278,7 @@ class WeatherMixer(nn.Module):
         grid = (state.shape[2], state.shape[3])
         # No name for what the decoder makes, as large as the state: it is gone before the head's.
         fields = self.fields(self.decoder(x, encoded), self.architecture.patch, grid, state.dtype)
-        return fields if self.smoothing is None else self.smoothing(fields)
+        return fields if self.smoothing is None else self.smoothing(fields, state)
 
 
 def count_parameters(architecture: Architecture) -> int:

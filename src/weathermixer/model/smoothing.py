@@ -1,7 +1,8 @@
-"""Smoothing what was decoded over the edges of patches, with a kernel that each channel learns.
+"""Smoothing over the edges of patches, with kernels that each channel learns.
 
 Patches are decoded apart from each other, and what they disagree in shows at their edges as energy
-at small scales.
+at small scales. It stays in states, where the network, which sees a patch as fewer numbers than it
+has, can hardly tell it from weather: hence a second kernel, by which a state loses it.
 """
 
 from __future__ import annotations
@@ -17,32 +18,38 @@ from weathermixer.jigsaw.halo import Halo
 
 
 class Smoothing(nn.Module):
-    """Makes each point of a channel of those around it, by a ``kernel`` of the channel.
+    """Makes each point of a channel of what was decoded, and of the state, at those around it.
 
-    ``kernel (channels, 1, 2 width + 1, 2 width + 1)``, latitude × longitude. Longitudes close to a
-    circle, and beyond the first and the last latitude these go on. A kernel begins as one that
-    smooths a little, alike along both: 0.8 in the middle, and 0.1 for each neighbour.
+    ``kernel (predicted, 1, 2 width + 1, 2 width + 1)``, latitude × longitude, is for what was
+    decoded, and ``state_kernel (prognostic, ...)`` for the state. Longitudes close to a circle, and
+    beyond the first and the last latitude these go on. The former begins as one that smooths a
+    little, alike along both, 0.8 in the middle and 0.1 for each neighbour; the latter as zeros.
     """
 
-    def __init__(self, channels: int, width: int, device: Any = None) -> None:
+    def __init__(self, predicted: int, prognostic: int, width: int, device: Any = None) -> None:
         super().__init__()
-        self.halo = Halo(width)
-        size = 2 * width + 1
-        self.kernel = nn.Parameter(torch.empty(channels, 1, size, size, device=device))
+        self.halo, size = Halo(width), 2 * width + 1
+        self.kernel, self.state_kernel = (
+            nn.Parameter(torch.empty(channels, 1, size, size, device=device))
+            for channels in (predicted, prognostic)
+        )
         self.reset()
 
-    def forward(self, fields: Tensor) -> Tensor:
-        """``fields (batch, channels, latitude, longitude)``, smoothed."""
-        widened = self.halo(fields)()
-        smooth: Tensor = _Smooth.apply(widened, self.kernel)
+    def forward(self, decoded: Tensor, state: Tensor) -> Tensor:
+        """``decoded (batch, predicted, latitude, longitude)``, smoothed, with what ``state`` adds.
+
+        ``state (batch, prognostic, latitude, longitude)``.
+        """
+        widened = self.halo(torch.cat([decoded, state], dim=1))()
+        smooth: Tensor = _Smooth.apply(widened, self.kernel, self.state_kernel)
         return smooth
 
     def reset(self, seed: int = 0, name: str = "") -> None:
-        """The kernel that smooths a little, whatever the seed."""
+        """The kernels that smooth a little and add nothing of the state, whatever the seed."""
         self._begin_with(middle=0.8, beside=0.1)
 
     def rest(self) -> None:
-        """The kernel that leaves fields as they are."""
+        """The kernels that leave what was decoded as it is."""
         self._begin_with(middle=1.0, beside=0.0)
 
     def _begin_with(self, *, middle: float, beside: float) -> None:
@@ -51,6 +58,7 @@ class Smoothing(nn.Module):
         line[width - 1 : width + 2] = torch.tensor([beside, middle, beside], dtype=line.dtype)
         with torch.no_grad():
             self.kernel.copy_(torch.outer(line, line))
+            self.state_kernel.zero_()
 
 
 class _Smooth(torch.autograd.Function):
@@ -63,14 +71,15 @@ class _Smooth(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(widened: Tensor, kernel: Tensor) -> Tensor:
+    def forward(widened: Tensor, kernel: Tensor, state_kernel: Tensor) -> Tensor:
         width = kernel.shape[-1] // 2
         middle = width, width
         own = widened.narrow(-1, width, widened.shape[-1] - 2 * width)
-        smooth = own * _weight(kernel, middle)
-        for place, rows, around in _terms(smooth, widened, width):
-            if place != middle:
-                rows.addcmul_(around, _weight(kernel, place))
+        smooth = own[:, : len(kernel)] * _weight(kernel, middle)
+        for weights, around in _parts(widened, kernel, state_kernel):
+            for place, rows, beside in _terms(smooth[:, : len(weights)], around, width):
+                if weights is state_kernel or place != middle:
+                    rows.addcmul_(beside, _weight(weights, place))
         return smooth
 
     @staticmethod
@@ -78,19 +87,29 @@ class _Smooth(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        widened, kernel = ctx.saved_tensors
-        width = kernel.shape[-1] // 2
-        of_weights: dict[tuple[int, int], Tensor] = {}
-        for place, rows, around in _terms(gradient, widened, width):
-            total = (rows * around).sum((0, 2, 3))
-            of_weights[place] = of_weights[place] + total if place in of_weights else total
-        of_kernel = torch.stack(list(of_weights.values()), -1).view(kernel.shape)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        widened, *kernels = ctx.saved_tensors
+        width = kernels[0].shape[-1] // 2
+        of_kernels = []
+        for weights, around in _parts(widened, *kernels):
+            of_weights: dict[tuple[int, int], Tensor] = {}
+            for place, rows, beside in _terms(gradient[:, : len(weights)], around, width):
+                total = (rows * beside).sum((0, 2, 3))
+                of_weights[place] = of_weights[place] + total if place in of_weights else total
+            of_kernels.append(torch.stack(list(of_weights.values()), -1).view(weights.shape))
         of_widened = gradient.new_zeros(widened.shape)
-        for place, rows, around in _terms(gradient, of_widened, width):
-            given = rows if around.shape == rows.shape else rows.sum(-2, keepdim=True)
-            around.addcmul_(given, _weight(kernel, place))
-        return of_widened, of_kernel
+        for weights, around in _parts(of_widened, *kernels):
+            for place, rows, beside in _terms(gradient[:, : len(weights)], around, width):
+                given = rows if beside.shape == rows.shape else rows.sum(-2, keepdim=True)
+                beside.addcmul_(given, _weight(weights, place))
+        return of_widened, *of_kernels
+
+
+def _parts(
+    widened: Tensor, kernel: Tensor, state_kernel: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Each kernel with its channels: what was decoded, and the state, whose are the first again."""
+    return (kernel, widened[:, : len(kernel)]), (state_kernel, widened[:, len(kernel) :])
 
 
 def _weight(kernel: Tensor, place: tuple[int, int]) -> Tensor:

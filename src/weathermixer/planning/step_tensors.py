@@ -316,6 +316,8 @@ class StepTensors:
             made = [decoded]
             del decoded
             decoded = smooth.backward(made, saved.smoothing)
+            if not is_first:  # the sum with what goes past the kernels
+                state_gradients = [new(self._prognostic)]
         values = new(self._state)
         del decoded
         if self._narrow != self._wide:

@@ -229,6 +229,8 @@ def _dimensions(name: str, config: Config, architecture: Architecture) -> _Dimen
             return None, _Labels(prognostic, (1, architecture.ring_features.unit))
         case "smoothing", "kernel":
             return _Labels(predicted), None, None, None
+        case "smoothing", "state_kernel":
+            return _Labels(prognostic), None, None, None
         case "decoder.linear", "weight":
             return _Labels(predicted, patch), None
         case "decoder.linear", "bias":
@@ -319,6 +321,8 @@ def _sentences(
 def _beginning(name: str, new: Sequence[str]) -> str:
     """What a new parameter begins with: nothing that changes what was taken over beside it."""
     if name == "ring.weight" and "encoder.weight" not in new:
+        return _OF_ZERO
+    if name == "smoothing.state_kernel":
         return _OF_ZERO
     if name == "smoothing.kernel" and "decoder.linear.weight" not in new:
         return _OF_REST

@@ -260,10 +260,10 @@ def test_smoothing_is_weighed_and_exchanged_by_all_schemes_but_the_published() -
     smoothed, without = (PlainNetwork(each, StepKind(samples=2), ranks=2) for each in (
         a, replace(a, smoothing=0)
     ))  # fmt: skip
-    assert smoothed.head_weights() - without.head_weights() == 5 * 25
+    assert smoothed.head_weights() - without.head_weights() == (5 + 5) * 25
     for phase in smoothed.head():
         (edges,) = phase.exchanges
-        assert edges.num_bytes == 2 * 2 * a.grid[0] * 5 * 2 * 4
+        assert edges.num_bytes == 2 * 2 * a.grid[0] * (5 + 5) * 2 * 4
     kind = StepKind(samples=2)
     more, less = (
         find_scheme("ddp").describe(each, Layout(), kind, NODES).memory_bytes

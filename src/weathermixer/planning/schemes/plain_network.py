@@ -83,7 +83,7 @@ class PlainNetwork:
         a = self.architecture
         predicted, both = a.predicted, a.predicted + a.prognostic
         decoder = (2 * a.channels + 1) * a.predicted_features.size + 2 * a.channels
-        decoder += predicted * a.kernel_size if a.smoothing else 0
+        decoder += both * a.kernel_size if a.smoothing else 0
         return decoder + (
             (both + 1) * predicted + 2 * predicted + 2 * both if a.prediction == "state" else 0
         )
@@ -173,10 +173,12 @@ class PlainNetwork:
                 backward += self.make.norm_backward(rows, columns)
         forward.append(self.make.work(fields, 12.0, kernels=8))
         backward.append(self.make.work(fields, 9.0, kernels=6))
+        both = state + a.prognostic
         if a.smoothing:
-            forward.append(self.make.work(fields, 3.0 * a.kernel_size, kernels=a.kernel_size))
-            backward.append(self.make.work(fields, 7.0 * a.kernel_size, kernels=3 * a.kernel_size))
-        edges = self._edges(a.smoothing, a.predicted, self.weight_bytes)
+            values, kernels = rows * both, 2 * a.kernel_size
+            forward.append(self.make.work(values, 3.0 * a.kernel_size, kernels=kernels))
+            backward.append(self.make.work(values, 7.0 * a.kernel_size, kernels=3 * kernels))
+        edges = self._edges(a.smoothing, both, self.weight_bytes)
         return (
             self._phase("head and loss", products, forward, edges),
             self._phase("head and loss, backward", [*products, *products], backward, edges),

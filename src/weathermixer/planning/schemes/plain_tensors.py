@@ -203,7 +203,7 @@ class PlainTensors:
         del values
         smoothing = []
         if self._network.architecture.smoothing:
-            smoothing.append(fields)
+            smoothing.append(self._new(2 * self._state))
             fields = self._new(self._state)
         kept = [x, both]
         if self._network.architecture.prediction == "state":
