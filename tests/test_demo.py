@@ -8,6 +8,8 @@ import pytest
 import xarray as xr
 
 from weathermixer import demo
+from weathermixer.config import read_config
+from weathermixer.config.lengths import longest_at
 from weathermixer.data.feeding.periods import periods
 from weathermixer.data.making.synthetic import write_synthetic
 from weathermixer.data.store.store import Store
@@ -21,6 +23,24 @@ def test_forecasts_start_where_training_never_was_and_end_with_the_truth() -> No
     assert len(inits) == demo.NUM_FORECASTS
     assert inits.min() > train[1]
     assert inits.max() + demo.FORECAST_STEPS * np.timedelta64(6, "h") <= times[-1]
+
+
+def test_the_example_has_the_recipe() -> None:
+    example = read_config(Path(__file__).parents[1] / "examples" / "planet.yaml")
+    config = demo.demo_config(Path("planet.zarr"), steps=demo.STEPS, seed=0)
+    for section in ("model", "data", "parallel", "training"):
+        assert getattr(example, section) == getattr(config, section), section
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_an_ensemble_has_as_many_states_in_a_step_and_longer_rollouts(replicas: int) -> None:
+    config = demo.demo_config(Path("p.zarr"), steps=demo.STEPS, seed=0, replicas=replicas)
+    ensemble = demo.ensemble_config(config)
+    given, then = config.training, ensemble.training
+    assert replicas * given.instance_batch == demo.SAMPLES_PER_STEP
+    assert then.instance_batch * then.members == given.instance_batch
+    assert longest_at(then.rollout, then.steps) == 2 * longest_at(given.rollout, given.steps)
+    assert config.parallel == ensemble.parallel and ensemble.model.noise
 
 
 @pytest.mark.exhaustive
