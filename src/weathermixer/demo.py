@@ -32,7 +32,7 @@ from weathermixer.launch.start import start_ranks
 from weathermixer.runs.folder_lock import FolderLock
 
 DAYS = 1460
-STEPS = 750
+STEPS = 690
 SAMPLES_PER_STEP = 8
 MOST_RANKS = 2
 GRID = (32, 64)
@@ -40,7 +40,7 @@ FORECAST_STEPS = 40  # ten days
 NUM_FORECASTS = 30
 MEMBERS = 2  # of a sample, in training
 ENSEMBLE_SHARE = 7  # of the steps of the training before
-FORECAST_MEMBERS, ENSEMBLE_EVERY = 8, 5
+FORECAST_MEMBERS, ENSEMBLE_EVERY = 8, 6
 # Whatever the network was trained in: then meshes differ by no more than float32 rounds.
 IN_FLOAT32 = "training.dtype=float32"
 

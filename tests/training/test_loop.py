@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,19 @@ def test_a_loop_by_hand_is_the_training_of_the_command(
     result = loop.result()
     assert (result.grad_norm, result.samples_seen) == (trained.grad_norm, 24)
     assert result.bytes_read_per_step == trained.bytes_read_per_step
+
+
+def test_a_training_finds_the_memory_of_those_before_it(waves: Path, tmp_path: Path) -> None:
+    gc.disable()
+    try:
+        with TrainingLoop.begin(config_of(waves), tmp_path / "first") as loop:
+            loop.step()
+            weight = weakref.ref(loop.state.model.get_parameter("encoder.weight"))
+        del loop
+        with TrainingLoop.begin(config_of(waves), tmp_path / "second"):
+            assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_a_loop_goes_on_where_another_saved(

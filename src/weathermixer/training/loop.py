@@ -6,6 +6,7 @@ progress, and when it validates and saves.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -146,6 +147,9 @@ class TrainingLoop:
         where the last states to learn from cannot be read, and where ``out`` holds another run, is
         in use or cannot be written; LayoutError where the mesh does not fit.
         """
+        # What an earlier training of this process left refers to itself in circles, and the
+        # collector, which counts objects and not their bytes, may leave it for long.
+        gc.collect()
         notices = notices or Notices(console.say)
         if not meshes.is_first_rank():
             notices = Notices(lambda _: None)
