@@ -152,6 +152,11 @@ def test_what_comes_of_a_preset_is_said_to_come_of_it(configuration: Path) -> No
             "exchanges nothing within it",
         ),
         (
+            ["--parallel.exchange_dtype=bfloat16", "--training.dtype=bfloat16"],
+            "parallel.exchange_dtype",
+            "all that a model instance exchanges",
+        ),
+        (
             ["--data.variables=2m_temperature", "--data.levels=500"],
             "data.levels",
             "changes nothing",

@@ -152,6 +152,20 @@ def _narrow_exchanges_are_made(config: Config, notes: Notes) -> None:
             "nothing",
             "remove it, or set parallel.domain or parallel.tensor above 1",
         )
+    elif parallel.exchange_dtype and not _exchanges_float32(config):
+        notes.warn(
+            "parallel.exchange_dtype",
+            "with training.dtype bfloat16 all that a model instance exchanges of activations and "
+            "weights is bfloat16, so it changes nothing",
+            "remove it",
+        )
+
+
+def _exchanges_float32(config: Config) -> bool:
+    """Whether anything that products or edges exchange is wider than bfloat16."""
+    if config.training.dtype != "bfloat16":
+        return True
+    return config.model.smoothing > 0 or config.model.prediction == "state"
 
 
 def _cycle_ends(config: Config, notes: Notes) -> None:
