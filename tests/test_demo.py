@@ -62,8 +62,11 @@ def test_the_demonstration_continues_where_it_was_interrupted(
     monkeypatch.setattr(demo, "GRID", (8, 16))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("weathermixer.forecast.forecast.forecast", interrupted)
+        patch.setattr(demo, "faster_arithmetic", lambda: "float32")
         demo.run_demo(tmp_path, days=60, steps=20, seed=0)
     assert (tmp_path / "run" / "checkpoints").exists()
+    # A measurement may come out otherwise the next time.
+    monkeypatch.setattr(demo, "faster_arithmetic", lambda: "bfloat16")
     demo.run_demo(tmp_path, days=60, steps=20, seed=0)
     assert len(written) == 1
     said = capfd.readouterr()  # training runs in processes of its own
@@ -73,6 +76,9 @@ def test_the_demonstration_continues_where_it_was_interrupted(
     assert list((tmp_path / "scores").glob("*.png"))
     assert (tmp_path / "report.html").exists()
     assert "made again on 2 ranks, differs by at most" in said.err
+    assert read_config(tmp_path / "run" / "config.yaml").training.dtype == "float32"
+    assert (tmp_path / "ensemble-scores" / "scores.json").exists()
+    assert (tmp_path / "ensemble.html").exists()
 
 
 def test_the_largest_difference_of_two_forecasts_is_found(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -20,6 +19,7 @@ from weathermixer.config import (
     Model,
     Parallel,
     Training,
+    read_config,
     write_config,
 )
 from weathermixer.console import progress, say
@@ -29,6 +29,7 @@ from weathermixer.errors import UserError
 from weathermixer.interpreter import program
 from weathermixer.launch.environment import num_cores
 from weathermixer.launch.start import start_ranks
+from weathermixer.planning.machine import ProductType
 from weathermixer.runs.folder_lock import FolderLock
 
 DAYS = 1460
@@ -44,11 +45,9 @@ FORECAST_MEMBERS, ENSEMBLE_EVERY = 8, 6
 # Whatever the network was trained in: then meshes differ by no more than float32 rounds.
 IN_FLOAT32 = "training.dtype=float32"
 
-Arithmetic = Literal["float32", "bfloat16"]
-
 
 def demo_config(
-    store: Path, *, steps: int, seed: int, replicas: int = 1, dtype: Arithmetic = "float32"
+    store: Path, *, steps: int, seed: int, replicas: int = 1, dtype: ProductType = "float32"
 ) -> Config:
     """The recipe of the demonstration, which ``examples/planet.yaml`` has too.
 
@@ -124,13 +123,12 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
         with progress("simulating") as update:
             write_planet(store_path, days=days, grid=GRID, seed=seed, progress=update)
 
-    ranks = min(most_ranks(), num_cores())
-    settings = demo_config(
-        store_path, steps=steps, seed=seed, replicas=ranks, dtype=faster_arithmetic()
-    )
+    config = out / "config.yaml"
+    ranks, dtype = _choices(config)
+    settings = demo_config(store_path, steps=steps, seed=seed, replicas=ranks, dtype=dtype)
     on_ranks = f"in {settings.training.dtype} on {ranks} {'ranks' if ranks > 1 else 'rank'}"
     say(f"2/6  Training for {steps} steps {on_ranks} into {run}")
-    _train(settings, out / "config.yaml", run, ranks)
+    _train(settings, config, run, ranks)
 
     of_members = ensemble_config(settings)
     say(
@@ -202,6 +200,14 @@ def _run_stages(out: Path, *, days: int, steps: int, seed: int) -> None:
     )
 
 
+def _choices(config: Path) -> tuple[int, ProductType]:
+    """Replicas and arithmetic: those of before an interruption, or what suits this machine."""
+    if config.exists():
+        before = read_config(config)
+        return before.parallel.data, before.training.dtype
+    return min(most_ranks(), num_cores()), faster_arithmetic()
+
+
 def _train(
     settings: Config, config: Path, run: Path, ranks: int, *, source: Path | None = None
 ) -> None:
@@ -224,7 +230,7 @@ def most_ranks() -> int:
     return min(MOST_RANKS, torch.cuda.device_count()) if torch.cuda.is_available() else MOST_RANKS
 
 
-def faster_arithmetic() -> Arithmetic:
+def faster_arithmetic() -> ProductType:
     """The type in which this machine multiplies faster, by a short measurement.
 
     A processor without instructions for bfloat16 is several times slower in it.

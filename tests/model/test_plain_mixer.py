@@ -16,7 +16,6 @@ from oracles.layers import Held, cut, join, part
 from support.architectures import SMALL
 from support.networks import gradient_of
 from support.ranks import Pool
-from support.selection import exhaustive
 from weathermixer.jigsaw.cutting import parallelize
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
@@ -59,7 +58,8 @@ def sample(batch: int = 2, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 # Without a compiler, and in seconds, torch runs the same graph of forward and backward pass.
-@pytest.mark.parametrize("backend", ["aot_eager", *exhaustive("inductor")])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_it_compiles_as_one_graph_to_the_same_function(backend: str) -> None:
     if backend == "inductor" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
         pytest.skip("torch.compile needs a C++ compiler, and none of c++, g++, clang++ is there")

@@ -174,6 +174,7 @@ def test_so_does_a_step_of_an_ensemble(
     check_counts(pool, layout, training)
 
 
+@pytest.mark.exhaustive
 def test_each_replica_of_a_pool_sends_its_members_to_each_other_at_every_application() -> None:
     layout = Layout(data=6, rank=4)
     settings = {"instance_batch": 2, "error": "crps", "members": 6, "rollout": 3}
