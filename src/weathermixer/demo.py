@@ -54,6 +54,7 @@ def demo_config(
     Two states are given, patches overlap and are smoothed, and rollouts grow while the learning
     rate is high still. The samples of a step are shared out among ``replicas`` of the model.
     """
+    quarter = -(-steps // 4)
     return Config(
         model=Model(overlap=1, smoothing=2),
         data=Data(store=store, input_times=2),
@@ -65,9 +66,9 @@ def demo_config(
             instance_batch=SAMPLES_PER_STEP // replicas,
             rollout={0: 1, steps * 11 // 20: 2, steps * 31 // 40: 4},
             warmup_steps=min(100, steps // 10),
-            validate_every=max(steps // 4, 1),
+            validate_every=quarter,
         ),
-        checkpoint=Checkpoint(every=max(steps // 4, 1)),
+        checkpoint=Checkpoint(every=quarter),
     )
 
 
