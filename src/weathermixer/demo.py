@@ -26,8 +26,7 @@ from weathermixer.console import progress, say
 from weathermixer.data.feeding.periods import periods
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
-from weathermixer.interpreter import program
-from weathermixer.launch.environment import num_cores
+from weathermixer.interpreter import num_cores, program
 from weathermixer.launch.start import start_ranks
 from weathermixer.planning.machine import ProductType
 from weathermixer.runs.folder_lock import FolderLock
@@ -85,7 +84,7 @@ def ensemble_config(deterministic: Config) -> Config:
         dtype=given.dtype,
         error="crps",
         members=MEMBERS,
-        instance_batch=max(1, given.instance_batch // MEMBERS),
+        instance_batch=given.instance_batch // MEMBERS,
         rollout={0: 2, steps * 3 // 10: 4, steps * 6 // 10: 8},
         learning_rate=2e-3,
         warmup_steps=steps // 5,

@@ -59,6 +59,13 @@ def reordered_path(path: list[str], pythonpath: str, *, runs_as_module: bool) ->
     ]
 
 
+def num_cores() -> int:
+    """The cores that this process may compute on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def program(*words: str) -> list[str]:
     """The command line that runs this very copy of the program on ``words``."""
     return [sys.executable, "-P", os.path.join(_PACKAGE, "__main__.py"), *words]

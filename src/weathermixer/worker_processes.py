@@ -19,7 +19,7 @@ import zarr
 
 from weathermixer.console import Progress
 from weathermixer.errors import UserError
-from weathermixer.interpreter import environment_of_children
+from weathermixer.interpreter import environment_of_children, num_cores
 
 Task = TypeVar("Task")
 Tick = Callable[[], None]
@@ -77,12 +77,8 @@ def for_each(
 
 def default_processes(bytes_per_process: int) -> int:
     """How many processes to start: as many as there are cores, and as fit into half the memory."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, memory // 2 // bytes_per_process))
+    return max(1, min(num_cores(), memory // 2 // bytes_per_process))
 
 
 def _for_each_here(

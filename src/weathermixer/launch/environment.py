@@ -6,7 +6,6 @@ all that the program knows of a rank: nobody else asks the environment.
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weathermixer.errors import UserError
+from weathermixer.interpreter import num_cores
 from weathermixer.launch.other_launchers import (
     RanksRefused,
     Variables,
@@ -112,13 +112,6 @@ def threads_per_rank(environment: Mapping[str, str], local_world_size: int) -> i
         if environment.get(name, "").isdecimal():
             return max(1, int(environment[name]))
     return max(1, num_cores() // local_world_size)
-
-
-def num_cores() -> int:
-    """The cores that this process may compute on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def first_host(hosts: str) -> str:
