@@ -14,18 +14,41 @@ from weathermixer.model.patches import from_patches, to_patches, to_rings
 small = st.integers(1, 4)
 
 
-@given(batch=small, channels=small, rows=small, columns=small, height=small, width=small)
+@given(
+    batch=small,
+    channels=small,
+    rows=small,
+    columns=small,
+    patch=st.tuples(small, st.integers(1, 9)),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
+    before=st.integers(0, 2),
+)
 def test_patches_stand_in_the_described_order_and_go_back_to_fields(
-    batch: int, channels: int, rows: int, columns: int, height: int, width: int
+    batch: int,
+    channels: int,
+    rows: int,
+    columns: int,
+    patch: tuple[int, int],
+    dtype: torch.dtype,
+    before: int,
 ) -> None:
-    grid = (rows * height, columns * width)
-    fields = torch.arange(batch * channels * grid[0] * grid[1], dtype=torch.float64)
-    fields = fields.view(batch, channels, *grid)
-    tokens = to_patches(fields, (height, width))
+    grid = (rows * patch[0], columns * patch[1])
+    generator = torch.Generator().manual_seed(0)
+    # A part of a larger tensor: neither its beginning nor its strides are those of a whole one.
+    whole = torch.randn((batch, channels, grid[0], before + grid[1]), generator=generator)
+    fields = whole.to(dtype)[..., before:].requires_grad_()
+    tokens = to_patches(fields, patch)
     for index in range(batch):
-        expected = patches(fields[index].numpy(), (height, width))
-        assert np.array_equal(tokens[:, index].numpy(), expected)
-    assert torch.equal(from_patches(tokens, (height, width), grid), fields)
+        expected = patches(fields[index].detach().double().numpy(), patch)
+        assert np.array_equal(tokens[:, index].detach().double().numpy(), expected)
+    assert torch.equal(from_patches(tokens, patch, grid), fields)
+
+    # No value is computed with: the gradient of each is the other.
+    weights = torch.randn(tokens.shape, generator=generator).to(dtype)
+    (gradient,) = torch.autograd.grad(tokens, fields, weights)
+    assert torch.equal(to_patches(gradient, patch), weights)
+    (of_tokens,) = torch.autograd.grad(from_patches(tokens, patch, grid), tokens, gradient)
+    assert torch.equal(of_tokens, weights)
 
 
 def test_a_block_of_longitudes_is_a_block_of_tokens_and_of_variables_one_of_features() -> None:

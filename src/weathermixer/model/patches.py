@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# As one of the largest of these a copy moves what lies together, several times as fast.
+_WIDE_ELEMENTS = (torch.complex128, torch.int64, torch.int32)
+
 
 def to_patches(fields: Tensor, patch: tuple[int, int]) -> Tensor:
     """``(batch, channel, latitude, longitude)`` → ``(tokens, batch, channel · points)``."""
-    batch, channels, latitudes, longitudes = fields.shape
-    rows, columns = latitudes // patch[0], longitudes // patch[1]
-    cut = fields.reshape(batch, channels, rows, patch[0], columns, patch[1])
-    return cut.permute(4, 2, 0, 1, 3, 5).reshape(rows * columns, batch, -1)
+    tokens: Tensor = _Rearrange.apply(fields, patch, None)
+    return tokens
 
 
 def from_patches(tokens: Tensor, patch: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -28,10 +29,56 @@ def from_patches(tokens: Tensor, patch: tuple[int, int], grid: tuple[int, int]) 
 
     The inverse of :func:`to_patches`; ``grid`` is latitude × longitude.
     """
-    rows, columns = grid[0] // patch[0], grid[1] // patch[1]
-    batch = tokens.shape[1]
-    cut = tokens.view(columns, rows, batch, -1, patch[0], patch[1])
-    return cut.permute(2, 3, 1, 4, 0, 5).reshape(batch, -1, grid[0], grid[1])
+    fields: Tensor = _Rearrange.apply(tokens, patch, grid)
+    return fields
+
+
+class _Rearrange(torch.autograd.Function):
+    """Patches of fields, or with a ``grid`` fields of patches: of each the gradient is the other.
+
+    No value is computed with, so a patch's row is moved as wide elements.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, patch: tuple[int, int], grid: tuple[int, int] | None) -> Tensor:
+        wide = _in_wide_elements(values, patch[1])
+        width = patch[1] * values.element_size() // wide.element_size()
+        shape: tuple[int, ...]
+        if grid is None:
+            batch, channels, latitudes, longitudes = wide.shape
+            rows, columns = latitudes // patch[0], longitudes // width
+            cut = wide.reshape(batch, channels, rows, patch[0], columns, width)
+            moved, shape = cut.permute(4, 2, 0, 1, 3, 5), (rows * columns, batch, -1)
+        else:
+            rows, columns = grid[0] // patch[0], grid[1] // patch[1]
+            batch = wide.shape[1]
+            cut = wide.reshape(columns, rows, batch, -1, patch[0], width)
+            moved, shape = cut.permute(2, 3, 1, 4, 0, 5), (batch, -1, grid[0], columns * width)
+        # A copy always, whose strides are those of its shape.
+        copied = moved.clone(memory_format=torch.contiguous_format)
+        return copied.view(shape).view(values.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        values, ctx.patch, grid = inputs
+        ctx.grid = tuple(values.shape[2:]) if grid is None else None
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _Rearrange.apply(gradient, ctx.patch, ctx.grid), None, None
+
+
+def _in_wide_elements(values: Tensor, run: int) -> Tensor:
+    """The same memory as elements of as many values as fit whole into a ``run``, if they lie so."""
+    *strides, last = values.stride()
+    for dtype in _WIDE_ELEMENTS:
+        count = dtype.itemsize // values.element_size()
+        places = (run, values.storage_offset(), *strides)
+        if count > 1 and last == 1 and all(place % count == 0 for place in places):
+            return values.view(dtype)
+    return values
 
 
 def to_rings(widened: Tensor, patch: tuple[int, int], overlap: int) -> Tensor:
