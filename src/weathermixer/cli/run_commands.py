@@ -1,4 +1,7 @@
-"""The commands that train, and what comes before and after: ``demo, check, train, forecast``."""
+"""The commands that train, and what comes before and after.
+
+``demo, check, train, forecast, export``.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,11 @@ def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
 @click.option("--out", type=PATH, required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Continue from the newest checkpoint.")
 @click.option(
-    "--from", "source", type=PATH, metavar="RUN", help="Begin with another run's weights."
+    "--from",
+    "source",
+    type=PATH,
+    metavar="RUN",
+    help="Begin with the weights of another run, or of an export.",
 )
 @nproc_option
 @as_json
@@ -203,6 +210,35 @@ def forecast(
             print_result(result.verification.render())
         for written in filter(None, (out, scores)):
             say(f"wrote {written}")
+
+
+@click.command()
+@click.argument("run", type=PATH)
+@click.argument("out", type=PATH)
+@click.option(
+    "--checkpoint",
+    default="newest",
+    show_default=True,
+    metavar="newest|best|STEP",
+    help="The checkpoint whose weights are written.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["average", "last"]),
+    help="The moving average of the weights, by default where the run keeps one, or the last ones.",
+)
+def export(
+    run: Path, out: Path, checkpoint: str, weights: Literal["average", "last"] | None
+) -> None:
+    """Write a run's network, configuration and normalisation to one file, OUT.safetensors.
+
+    forecast takes it in the place of a run, and so does train --from. A card in Markdown beside it
+    tells what it is, with fields to fill in.
+    """
+    from weathermixer.export import export_run
+
+    card = export_run(run, out, which=checkpoint, weights=weights)
+    say(f"wrote {out}, and {card}: fill in what it asks for before you publish it")
 
 
 def start_if_asked(nproc: int | None, *, remedy: str) -> bool:

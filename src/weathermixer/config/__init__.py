@@ -5,6 +5,7 @@ from weathermixer.config.kinds import Reader
 from weathermixer.config.lengths import Lengths
 from weathermixer.config.problems import Problem
 from weathermixer.config.reading import (
+    config_text,
     parse_config,
     read_config,
     version_that_wrote,
@@ -47,6 +48,7 @@ __all__ = [
     "Recompute",
     "Section",
     "Training",
+    "config_text",
     "parse_config",
     "parse_period",
     "period_of",

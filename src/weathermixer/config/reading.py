@@ -25,28 +25,38 @@ _WRITTEN_BY = "# written by WeatherMixer "
 
 
 def read_config(
-    path: Path, overrides: Sequence[str] = (), *, base_overrides: Sequence[str] = ()
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    base_overrides: Sequence[str] = (),
+    text: str | None = None,
 ) -> Config:
     """Read the configuration in a YAML file, with ``section.key=value`` overrides.
 
-    ``base_overrides`` replace what the file says, and give way to ``overrides``. Raises UserError
-    with every problem, in one sentence.
+    ``base_overrides`` replace what the file says, and give way to ``overrides``. With ``text``,
+    that is what it says, and it is not read. Raises UserError with every problem, in one sentence.
     """
-    result = parse_config(path, overrides, base_overrides=base_overrides)
+    result = parse_config(path, overrides, base_overrides=base_overrides, text=text)
     if isinstance(result, Config):
         return result
     raise UserError(sentences(result))
 
 
 def parse_config(
-    path: Path, overrides: Sequence[str] = (), *, base_overrides: Sequence[str] = ()
+    path: Path,
+    overrides: Sequence[str] = (),
+    *,
+    base_overrides: Sequence[str] = (),
+    text: str | None = None,
 ) -> Config | list[Problem]:
     """Read the configuration in a YAML file with overrides, or find everything wrong with it.
 
-    Raises UserError where the file cannot be opened.
+    The arguments are those of :func:`read_config`. Raises UserError where the file cannot be
+    opened.
     """
     try:
-        values, problems = parse_yaml(read_text(path), str(path), verbatim=_VERBATIM)
+        content = read_text(path) if text is None else text
+        values, problems = parse_yaml(content, str(path), verbatim=_VERBATIM)
     except Unreadable as error:
         return [error.problem]
     if values is None:
@@ -69,12 +79,14 @@ def parse_config(
 
 
 def write_config(config: Config, path: Path) -> None:
-    """Write a configuration as YAML that ``read_config`` reads back equal.
+    """Write a configuration as YAML that ``read_config`` reads back equal."""
+    path.write_text(config_text(config), encoding="utf-8")
 
-    Its first line is a comment that names the version of the program.
-    """
+
+def config_text(config: Config) -> str:
+    """A configuration as YAML, whose first line is a comment that names the program's version."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    path.write_text(f"{_WRITTEN_BY}{__version__}\n{text}", encoding="utf-8")
+    return f"{_WRITTEN_BY}{__version__}\n{text}"
 
 
 def version_that_wrote(path: Path) -> str | None:

@@ -265,7 +265,7 @@ def _look_up(
         is_written = out.exists() and scores is not None and ScoresInProgress(scores).is_of(out)
         if not is_written:
             refuse_existing(out)
-    opened = Run.open(run).read()
+    opened = Run.open_trained(run).read()
     config = opened.config_with(overrides, base_overrides=_UNBOUND)
     return opened, config, opened.require_checkpoint(checkpoint), is_written
 

@@ -33,6 +33,7 @@ from weathermixer.runs.checkpoint_index import (
     require_same_tensors,
     unreadable,
 )
+from weathermixer.runs.export_file import fill
 from weathermixer.runs.saving import PARTIAL
 from weathermixer.runs.shards import IncompleteTensor, Shard, ShardLoadPlanner, readers
 
@@ -54,6 +55,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def load(path: Path, tensors: Mapping[str, Tensor | Shard], *, leaves_others: bool = False) -> None:
     """Fill tensors in place with those of the same names in a checkpoint; all ranks call this.
 
+    An export, which is a file, counts as one.
     What replicas hold alike is read by one of them, and passed on to the others. With
     ``leaves_others``, the checkpoint may hold more of their kinds.
 
@@ -86,6 +88,9 @@ def load(path: Path, tensors: Mapping[str, Tensor | Shard], *, leaves_others: bo
 
 def _read(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor | Shard]) -> None:
     """Read what this rank needs, by itself: every rank has the index, and finds its parts in it."""
+    if path.is_file():
+        fill(path, tensors)
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         reader = _CheckedReader(path, metadata)

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from weathermixer import __version__
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank
+from weathermixer.runs.export_file import index_of
 from weathermixer.runs.shards import Shard
 
 INDEX = ".metadata"
@@ -55,9 +56,12 @@ class DamagedCheckpoint(UserError):
 def read_index(path: Path) -> Metadata:
     """Read the index of the checkpoint in ``path``; UserError where it is missing or damaged.
 
-    All ranks call this: the first reads it and tells the others. That of a thousand ranks has
-    megabytes, which a file system would have to hand out a thousand times.
+    An export, which is a file, counts as one. All ranks call this: the first reads it and tells the
+    others. That of a thousand ranks has megabytes, which a file system would have to hand out a
+    thousand times.
     """
+    if path.is_file():
+        return from_first_rank(lambda: index_of(path))
     content = from_first_rank(lambda: _whole_index(path))
     try:
         metadata = _IndexUnpickler(io.BytesIO(content)).load()

@@ -39,8 +39,8 @@ class Source:
 
     @classmethod
     def open(cls, path: Path) -> Source:
-        """The newest checkpoint of a run; UserError where there is none."""
-        run = Run.open(path).read()
+        """The newest checkpoint of a run, or an export; UserError where there is none."""
+        run = Run.open_trained(path).read()
         return cls(run, run.require_checkpoint())
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ from weathermixer.runs import checkpoint
 from weathermixer.runs.best import best_checkpoint, read_best
 from weathermixer.runs.building import build_network
 from weathermixer.runs.checkpoint_index import stored_kinds
+from weathermixer.runs.export_file import ExportFile
 from weathermixer.runs.shards import Shard
 
 _CONFIG = "config.yaml"
@@ -88,8 +90,8 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
-        """Open an existing run; UserError where the folder holds none."""
-        run = cls(Path(path))
+        """Open the folder of an existing run; UserError where it holds none."""
+        run = Run(Path(path))
         if not (run.path / _CONFIG).is_file():
             raise UserError(
                 f"{run.path} is not a run (it has no {_CONFIG}): give the folder that "
@@ -97,11 +99,20 @@ class Run:
             )
         return run
 
+    @staticmethod
+    def open_trained(path: Path | str) -> Run:
+        """Open what has a trained network: the folder of a run, or the file of an export.
+
+        Raises UserError where it is neither, and where the file is damaged.
+        """
+        path = Path(path)
+        return ExportedRun(path, ExportFile.open(path)) if path.is_file() else Run.open(path)
+
     @cached_property
     def config(self) -> Config:
         """The configuration as run; UserError where it is damaged, or of another version."""
         with self._naming_its_version():
-            return read_config(self.path / _CONFIG)
+            return self._read_config((), ())
 
     @cached_property
     def normalisation(self) -> Normalisation:
@@ -116,7 +127,7 @@ class Run:
 
     def without_static_fields(self) -> Run:
         """The run as ``read``, but for the static fields, of which a rank keeps its part alone."""
-        run = Run(self.path)
+        run = copy(self)
         # As the cached properties keep them.
         vars(run).update(config=self.config, normalisation=self.normalisation.without_static())
         return run
@@ -208,6 +219,9 @@ class Run:
         ``base_overrides`` give way to them. Raises UserError where one is impossible.
         """
         _ = self.config  # what is wrong with that is not for the overrides to answer for
+        return self._read_config(overrides, base_overrides)
+
+    def _read_config(self, overrides: Sequence[str], base_overrides: Sequence[str]) -> Config:
         return read_config(self.path / _CONFIG, overrides, base_overrides=base_overrides)
 
     def load_model(
@@ -240,6 +254,32 @@ class Run:
         kind = AVERAGE if weights_of(path, weights) == "average" else "model"
         checkpoint.load(path, model_tensors(model, mesh.data, kind=kind))
         return model.eval()
+
+
+@dataclass(frozen=True)
+class ExportedRun(Run):
+    """A run as one file: what it was trained to be, and nothing of how it went."""
+
+    file: ExportFile
+
+    @cached_property
+    def normalisation(self) -> Normalisation:
+        """Channels, their statistics and the grid."""
+        return self.file.normalisation
+
+    def require_checkpoint(self, which: str = "newest") -> Path:
+        """The path of the file itself; UserError where a certain checkpoint is asked for."""
+        if which != "newest":
+            raise UserError(
+                f"the export {self.path} has the weights of one checkpoint alone, "
+                f"{self.file.about['checkpoint']}: leave out --checkpoint, or export that one"
+            )
+        return self.path
+
+    def _read_config(self, overrides: Sequence[str], base_overrides: Sequence[str]) -> Config:
+        return read_config(
+            self.path, overrides, base_overrides=base_overrides, text=self.file.config
+        )
 
 
 def weights_of(checkpoint_path: Path, weights: Weights | None) -> Weights:
