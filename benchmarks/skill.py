@@ -43,7 +43,7 @@ from peers.networks.learning import (
 
 from weathermixer.verification.scores import CLIMATOLOGY, PERSISTENCE
 
-ROUNDS = 3  # of timings
+ROUNDS = 2  # of timings
 FACTORS = [2.0**power for power in range(-6, 7)]  # of learning rates, as far as they are tried
 
 T = TypeVar("T")
@@ -172,7 +172,7 @@ def main() -> None:
     record = Record(
         arguments.json,
         recipe=CONFIG.read_text(encoding="utf-8"),
-        store=str(arguments.store.absolute()),
+        store=str(arguments.store),
         forecasts=arguments.forecasts,
     )
     experiment = Experiment(arguments.store, record, arguments.forecasts)

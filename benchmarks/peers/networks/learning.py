@@ -41,7 +41,7 @@ CONFIG = Path(__file__).parents[3] / "examples" / "planet.yaml"
 WEATHERMIXER = "weathermixer"
 LEAD_HOURS = (6, 24, 72, 120, 240)
 TUNING_LEAD = 72  # hours, at which validations tell learning rates apart
-TIMINGS, TIMED_STEPS = 4, 5
+TIMINGS, TIMED_STEPS = 4, 2
 FIRST_APPLICATIONS = 4  # of a network, before it is timed
 
 Schedule = int | str | dict[int, int | str]
