@@ -7,6 +7,7 @@ three million weights are trained with the recipe of examples/planet.yaml, each 
 processor seconds of training on one thread, and forecast ten days from initial times all over the
 test period.
 
+* All compute in bfloat16 where the machine multiplies faster in it, as the demonstration does.
 * Steps of the networks are timed, in turns, and the recipe is stretched to as many as fit into the
   time. Other work on the machine makes steps slower, so the least of all timings counts.
 * The learning rate of each is doubled and halved until neither is better, in shorter trainings, by
@@ -41,6 +42,8 @@ from peers.networks.learning import (
     tune,
 )
 
+from weathermixer.demo import faster_arithmetic
+from weathermixer.planning.machine import ProductType
 from weathermixer.verification.scores import CLIMATOLOGY, PERSISTENCE
 
 ROUNDS = 2  # of timings
@@ -93,8 +96,9 @@ class Record:
 class Experiment:
     """Timings and trainings on one store, each made once, in a process of its own."""
 
-    def __init__(self, store: Path, record: Record, num_forecasts: int) -> None:
-        self._store, self._record, self._num_forecasts = store, record, num_forecasts
+    def __init__(self, store: Path, record: Record, dtype: ProductType, num_forecasts: int) -> None:
+        self._store, self._record = store, record
+        self._dtype, self._num_forecasts = dtype, num_forecasts
 
     def time_steps(self, networks: Sequence[str]) -> None:
         """Time steps of each network, in turns, where that was not done before."""
@@ -103,7 +107,7 @@ class Experiment:
                 timings = self._record.seconds_per_step.setdefault(network, [])
                 if len(timings) > number:
                     continue
-                timings.append(apart(seconds_per_step, Recipe(self._store, network)))
+                timings.append(apart(seconds_per_step, self._recipe(network)))
                 self._record.write()
                 print(f"{network}: {timings[-1]:.4f} s a step", file=sys.stderr, flush=True)
 
@@ -115,7 +119,7 @@ class Experiment:
         for row in self._record.trainings:
             if (row.network, row.seconds, row.factor, row.seed, row.is_tested) == wanted:
                 return row.learned
-        recipe = Recipe(self._store, network)
+        recipe = self._recipe(network)
         steps = max(2, round(seconds / min(self._record.seconds_per_step[network])))
         if is_tested:
             learned = apart(learn, recipe, steps, factor, seed, self._num_forecasts)
@@ -131,6 +135,9 @@ class Experiment:
             flush=True,
         )
         return learned
+
+    def _recipe(self, network: str) -> Recipe:
+        return Recipe(self._store, network, self._dtype)
 
     def tuned_factor(self, network: str, seconds: float, seed: int) -> float:
         """The best of factors of the rates two apart, of which neither neighbour is better."""
@@ -169,13 +176,15 @@ def main() -> None:
     if unknown:
         options.error(f"there is no network {', '.join(unknown)}: choose among {', '.join(names)}")
     seeds = [int(seed) for seed in arguments.seeds]
+    dtype = faster_arithmetic()
     record = Record(
         arguments.json,
         recipe=CONFIG.read_text(encoding="utf-8"),
         store=str(arguments.store),
+        dtype=dtype,
         forecasts=arguments.forecasts,
     )
-    experiment = Experiment(arguments.store, record, arguments.forecasts)
+    experiment = Experiment(arguments.store, record, dtype, arguments.forecasts)
     experiment.time_steps(arguments.networks)
     print_heading(arguments.seconds)
     for network in arguments.networks:

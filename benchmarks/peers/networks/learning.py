@@ -31,6 +31,7 @@ from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
 from weathermixer.forecast.rollout import rollout
 from weathermixer.jigsaw.weights import kept_weights
+from weathermixer.planning.machine import ProductType
 from weathermixer.runs.run import Run
 from weathermixer.training.divergence import Diverged
 from weathermixer.training.loop import TrainingLoop
@@ -68,15 +69,20 @@ class Learned:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The configuration of the comparison for a ``network``, on a store."""
+    """The configuration of the comparison for a ``network``, on a store.
+
+    ``dtype`` is that of products: the one in which the machine multiplies faster, for all networks.
+    """
 
     store: Path
     network: str
+    dtype: ProductType
 
     def config(self, *settings: str) -> Config:
         """The file's configuration with these settings, on one rank."""
         own = [
             f"--data.store={self.store}",
+            f"--training.dtype={self.dtype}",
             "--parallel.data=1",
             "--parallel.domain=1",
             "--parallel.tensor=1",
