@@ -40,8 +40,10 @@ class Smoothing(nn.Module):
 
         ``state (batch, prognostic, latitude, longitude)``.
         """
-        widened = self.halo(torch.cat([decoded, state], dim=1))()
-        smooth: Tensor = _Smooth.apply(widened, self.kernel, self.state_kernel)
+        # Apart, since a state that is data takes no gradient, and then none travels either.
+        waits = [self.halo(fields) for fields in (decoded, state)]
+        widened = [wait_for_edges() for wait_for_edges in waits]
+        smooth: Tensor = _Smooth.apply(*widened, self.kernel, self.state_kernel)
         return smooth
 
     def reset(self, seed: int = 0, name: str = "") -> None:
@@ -71,12 +73,12 @@ class _Smooth(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(widened: Tensor, kernel: Tensor, state_kernel: Tensor) -> Tensor:
+    def forward(decoded: Tensor, state: Tensor, kernel: Tensor, state_kernel: Tensor) -> Tensor:
         width = kernel.shape[-1] // 2
         middle = width, width
-        own = widened.narrow(-1, width, widened.shape[-1] - 2 * width)
-        smooth = own[:, : len(kernel)] * _weight(kernel, middle)
-        for weights, around in _parts(widened, kernel, state_kernel):
+        own = decoded.narrow(-1, width, decoded.shape[-1] - 2 * width)
+        smooth = own * _weight(kernel, middle)
+        for weights, around in ((kernel, decoded), (state_kernel, state)):
             for place, rows, beside in _terms(smooth[:, : len(weights)], around, width):
                 if weights is state_kernel or place != middle:
                     rows.addcmul_(beside, _weight(weights, place))
@@ -87,29 +89,27 @@ class _Smooth(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
-        widened, *kernels = ctx.saved_tensors
-        width = kernels[0].shape[-1] // 2
-        of_kernels = []
-        for weights, around in _parts(widened, *kernels):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *widened, kernel, state_kernel = ctx.saved_tensors
+        width = kernel.shape[-1] // 2
+        of_kernels, of_widened = [], []
+        for weights, around in zip((kernel, state_kernel), widened, strict=True):
             of_weights: dict[tuple[int, int], Tensor] = {}
             for place, rows, beside in _terms(gradient[:, : len(weights)], around, width):
                 total = (rows * beside).sum((0, 2, 3))
                 of_weights[place] = of_weights[place] + total if place in of_weights else total
             of_kernels.append(torch.stack(list(of_weights.values()), -1).view(weights.shape))
-        of_widened = gradient.new_zeros(widened.shape)
-        for weights, around in _parts(of_widened, *kernels):
-            for place, rows, beside in _terms(gradient[:, : len(weights)], around, width):
+        for weights, around, is_wanted in zip(
+            (kernel, state_kernel), widened, ctx.needs_input_grad[:2], strict=True
+        ):
+            of_fields = gradient.new_zeros(around.shape) if is_wanted else None
+            of_widened.append(of_fields)
+            if of_fields is None:
+                continue
+            for place, rows, beside in _terms(gradient[:, : len(weights)], of_fields, width):
                 given = rows if beside.shape == rows.shape else rows.sum(-2, keepdim=True)
                 beside.addcmul_(given, _weight(weights, place))
-        return of_widened, *of_kernels
-
-
-def _parts(
-    widened: Tensor, kernel: Tensor, state_kernel: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Each kernel with its channels: what was decoded, and the state, whose are the first again."""
-    return (kernel, widened[:, : len(kernel)]), (state_kernel, widened[:, len(kernel) :])
+        return *of_widened, *of_kernels
 
 
 def _weight(kernel: Tensor, place: tuple[int, int]) -> Tensor:

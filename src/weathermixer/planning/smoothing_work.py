@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from weathermixer.jigsaw.cost import Cost, halo_cost
 from weathermixer.jigsaw.mesh import Axis
@@ -20,15 +21,15 @@ from weathermixer.planning.ledger import Held
 class SmoothingWork:
     """The values that a rank holds of one sample where fields are smoothed.
 
-    ``edge`` counts those that go to either neighbour along ``axis``, ``decoded`` and ``state``
-    those that are smoothed, ``joined`` both, and ``widened`` these with both edges; ``weights`` are
-    those of one kernel.
+    ``decoded`` and ``state`` count those that are smoothed, ``decoded_edge`` and ``state_edge``
+    those of them that go to either neighbour along ``axis``; ``weights`` are those of one kernel.
     """
 
     axis: Axis
-    edge: int
     decoded: int
+    decoded_edge: int
     state: int
+    state_edge: int
     weights: int
 
     @classmethod
@@ -40,45 +41,53 @@ class SmoothingWork:
         assert halo.axis is not None, "the network is cut"
         a, tokens = model.architecture, linear(model.encoder).product.source.own_rows
         points, of_state = tokens * a.points_per_patch, len(model.smoothing.state_kernel)
+        line = a.grid[0] * halo.width
         return cls(
             halo.axis,
-            edge=(len(kernel) + of_state) * a.grid[0] * halo.width,
             decoded=len(kernel) * points,
+            decoded_edge=len(kernel) * line,
             state=of_state * points,
+            state_edge=of_state * line,
             weights=kernel[0].numel(),
         )
 
-    @property
-    def joined(self) -> int:
-        """Values that are smoothed."""
-        return self.decoded + self.state
+    def exchanges(
+        self, samples: int, element_bytes: int, *, decoded: int = 1, state: int = 1
+    ) -> Cost:
+        """The cost of exchanging edges of each, or their gradients, so often with both neighbours.
 
-    @property
-    def widened(self) -> int:
-        """Values of fields between the edges of both neighbours."""
-        return self.joined + 2 * self.edge
+        Of a state that is data, none go back.
+        """
+        of_decoded, of_state = (
+            halo_cost(self.axis, elements=edge * samples, element_bytes=element_bytes)
+            for edge in (self.decoded_edge, self.state_edge)
+        )
+        return of_decoded * decoded + of_state * state
 
-    def exchange(self, samples: int, element_bytes: int) -> Cost:
-        """The cost of exchanging edges, or their gradients, with both neighbours."""
-        return halo_cost(self.axis, elements=self.edge * samples, element_bytes=element_bytes)
-
-    def add_to(self, work: LayerWork) -> None:
+    def add_to(self, work: LayerWork, *, has_input_gradient: bool) -> None:
         """Add one application, in which edges are waited for at once."""
-        edges = self.exchange(work.samples, work.element_bytes)
-        for direction in (work.forward, work.backward):
-            direction.add_exchange(edges, self.axis)
-        work.copies(self.joined * work.samples, forward=1, backward=0)
-        work.copies(self.widened * work.samples, forward=1, backward=1)
-        # Each weight multiplies and adds; back, for the gradient of the fields, and multiplies and
-        # sums up for its own.
-        for direction, tensors, kernels in ((work.forward, 3, 2), (work.backward, 3 + 4, 6)):
-            direction.add_elements(
-                "copy",
-                self.joined * work.samples,
-                tensors=tensors * self.weights,
-                element_bytes=work.element_bytes,
-                kernels=kernels * self.weights,
-            )
+        back = int(has_input_gradient)
+        exchanges = partial(self.exchanges, work.samples, work.element_bytes)
+        work.forward.add_exchange(exchanges(), self.axis)
+        work.backward.add_exchange(exchanges(state=back), self.axis)
+        for fields, edge, times in (
+            (self.decoded, self.decoded_edge, 1),
+            (self.state, self.state_edge, back),
+        ):
+            work.copies((fields + 2 * edge) * work.samples, forward=1, backward=times)
+            # Each weight multiplies and adds; back, for the gradient of the fields, and multiplies
+            # and sums up for its own.
+            for direction, tensors, kernels in (
+                (work.forward, 3, 1),
+                (work.backward, 3 * times + 4, times + 2),
+            ):
+                direction.add_elements(
+                    "copy",
+                    fields * work.samples,
+                    tensors=tensors * self.weights,
+                    element_bytes=work.element_bytes,
+                    kernels=kernels * self.weights,
+                )
 
 
 @dataclass(frozen=True)
@@ -92,34 +101,53 @@ class SmoothingTensors:
     new: Callable[..., Held]
     value_bytes: int
 
-    def forward(self) -> tuple[Held, Held]:
-        """What is made of fields, and what is kept for the backward pass."""
-        joined = self._new(self.work.joined)
-        came = self._edges(2)
-        widened = self._new(self.work.widened)
-        del joined, came
-        return self._new(self.work.decoded), widened
+    def forward(self) -> tuple[Held, Held, Held]:
+        """What is made of fields, and what is kept of each for the backward pass."""
+        came = [self._edges(2 * edge) for edge in (self.work.decoded_edge, self.work.state_edge)]
+        decoded = self._widened(self.work.decoded, self.work.decoded_edge)
+        came.pop(0)
+        state = self._widened(self.work.state, self.work.state_edge)
+        came.clear()
+        return self._new(self.work.decoded), decoded, state
 
-    def backward(self, gradient: list[Held], kept: list[Held]) -> Held:
-        """The gradient of what was decoded and, with it, of the state.
+    def backward(
+        self, gradient: list[Held], kept: list[Held], *, is_first: bool
+    ) -> tuple[Held, list[Held]]:
+        """The gradient of what was decoded, and that of the state, where it is wanted.
 
         That of what was made of them is taken out of its list.
         """
         products = self._new(self.work.decoded)
         del products
-        widened = self._new(self.work.widened)
+        widened = [self._widened(self.work.decoded, self.work.decoded_edge)]
+        if not is_first:
+            widened.append(self._widened(self.work.state, self.work.state_edge))
         gradient.clear()
         kept.clear()
-        # A rank alone adds up what each edge is of the whole.
-        beside = self._edges(4) or self._new(self.work.joined)
-        joined = self._new(self.work.joined)
-        del widened, beside
-        return joined
+        # The last first, as they were made.
+        of_state: list[Held] = []
+        if not is_first:
+            of_state.append(self._narrowed(self.work.state, self.work.state_edge))
+            widened.pop()
+        decoded = self._narrowed(self.work.decoded, self.work.decoded_edge)
+        return decoded, of_state
 
-    def _edges(self, count: int) -> Held | None:
+    def _widened(self, fields: int, edge: int) -> Held:
+        """Fields between the edges of both neighbours."""
+        return self._new(fields + 2 * edge)
+
+    def _narrowed(self, fields: int, edge: int) -> Held:
+        """The gradient of fields, of that of what lay between edges."""
+        # A rank alone adds up what each edge is of the whole.
+        beside = self._edges(4 * edge) or self._new(fields)
+        made = self._new(fields)
+        del beside
+        return made
+
+    def _edges(self, values: int) -> Held | None:
         if self.work.axis.size == 1:
             return None
-        return self.new(count * self.work.edge * self.value_bytes, "exchange")
+        return self.new(values * self.value_bytes, "exchange")
 
     def _new(self, values: int) -> Held:
         return self.new(values * self.value_bytes)

@@ -57,7 +57,9 @@ def _passes_cost(
     decoder = of_edges(model.decoder, element_bytes=narrow_bytes)
     if (smoothing := SmoothingWork.of(model)) is not None:
         exchanges = 2 * kind.rollout + kind.forwards_again
-        decoder += smoothing.exchange(samples, weight_bytes) * exchanges
+        decoder += smoothing.exchanges(
+            samples, weight_bytes, decoded=exchanges, state=exchanges - 1
+        )
     return encoder + blocks + decoder + of_edges(model.head, element_bytes=weight_bytes)
 
 

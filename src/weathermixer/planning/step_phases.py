@@ -219,7 +219,7 @@ def _add_edges(
     narrow.linear(decoder.linear, fetches=fetches)
     wide.copies(predicted, forward=1, backward=1, kind="transpose")
     if (smoothing := SmoothingWork.of(model)) is not None:
-        smoothing.add_to(wide)
+        smoothing.add_to(wide, has_input_gradient=has_input_gradient)
     if isinstance(model.head, Blend):
         wide.norm(model.head.decoded_norm)
         wide.copies((prognostic + predicted) // 2, forward=4, backward=4)

@@ -315,9 +315,10 @@ class StepTensors:
         if (smooth := self._smooth) is not None:
             made = [decoded]
             del decoded
-            decoded = smooth.backward(made, saved.smoothing)
-            if not is_first:  # the sum with what goes past the kernels
+            decoded, of_state = smooth.backward(made, saved.smoothing, is_first=is_first)
+            if of_state:  # the sum with what goes past the kernels
                 state_gradients = [new(self._prognostic)]
+            del of_state
         values = new(self._state)
         del decoded
         if self._narrow != self._wide:

@@ -261,9 +261,12 @@ def test_smoothing_is_weighed_and_exchanged_by_all_schemes_but_the_published() -
         a, replace(a, smoothing=0)
     ))  # fmt: skip
     assert smoothed.head_weights() - without.head_weights() == (5 + 5) * 25
-    for phase in smoothed.head():
-        (edges,) = phase.exchanges
-        assert edges.num_bytes == 2 * 2 * a.grid[0] * (5 + 5) * 2 * 4
+    # Of a state that is data, no gradient goes back.
+    for of_state, channels_back in ((False, 5), (True, 5 + 5)):
+        head = smoothed.head(of_state=of_state)
+        for phase, channels in zip(head, (5 + 5, channels_back), strict=True):
+            (edges,) = phase.exchanges
+            assert edges.num_bytes == 2 * 2 * a.grid[0] * channels * 2 * 4
     kind = StepKind(samples=2)
     more, less = (
         find_scheme("ddp").describe(each, Layout(), kind, NODES).memory_bytes

@@ -100,9 +100,9 @@ class PlainNetwork:
         num_blocks, rollout = self.architecture.blocks, self.kind.rollout
         encoder, block, head = self.encoder(), self.block(), self.head()
         forward = (encoder[0], *[block[0]] * num_blocks, head[0])
-        backward = (head[1], *[block[1]] * num_blocks)
-        later = (*backward, self.encoder(of_state=True)[1])
-        return forward * rollout, later * (rollout - 1), (*backward, encoder[1])
+        of_blocks = [block[1]] * num_blocks
+        later = (self.head(of_state=True)[1], *of_blocks, self.encoder(of_state=True)[1])
+        return forward * rollout, later * (rollout - 1), (head[1], *of_blocks, encoder[1])
 
     def encoder(self, *, of_state: bool = False) -> tuple[Phase, Phase]:
         """Patches become tokens; ``of_state``, a forecast, the gradient is needed too."""
@@ -156,8 +156,11 @@ class PlainNetwork:
             backward, backward_exchanges = forward + backward, [*exchanges[:-1], *exchanges]
         return whole, self._phase("block, backward", products, backward, backward_exchanges)
 
-    def head(self) -> tuple[Phase, Phase]:
-        """Tokens become patches, and are added to the state or blended with it; the loss."""
+    def head(self, *, of_state: bool = False) -> tuple[Phase, Phase]:
+        """Tokens become patches, and are added to the state or blended with it; the loss.
+
+        Where fields are smoothed, of a state that is a forecast the gradient is needed too.
+        """
         a, own = self.architecture, self.architecture.tokens // self.ranks
         latent, out = own * a.channels, a.predicted_features.size
         rows, state = own * a.points_per_patch, a.predicted
@@ -173,15 +176,19 @@ class PlainNetwork:
                 backward += self.make.norm_backward(rows, columns)
         forward.append(self.make.work(fields, 12.0, kernels=8))
         backward.append(self.make.work(fields, 9.0, kernels=6))
-        both = state + a.prognostic
         if a.smoothing:
-            values, kernels = rows * both, 2 * a.kernel_size
-            forward.append(self.make.work(values, 3.0 * a.kernel_size, kernels=kernels))
-            backward.append(self.make.work(values, 7.0 * a.kernel_size, kernels=3 * kernels))
-        edges = self._edges(a.smoothing, both, self.weight_bytes)
+            size = a.kernel_size
+            for channels, times in ((state, 1), (a.prognostic, int(of_state))):
+                passes, kernels = 3.0 * times + 4.0, (times + 2) * size
+                forward.append(self.make.work(rows * channels, 3.0 * size, kernels=size))
+                backward.append(self.make.work(rows * channels, passes * size, kernels=kernels))
+        edges, edges_back = (
+            self._edges(a.smoothing, channels, self.weight_bytes)
+            for channels in (state + a.prognostic, state + a.prognostic * of_state)
+        )
         return (
             self._phase("head and loss", products, forward, edges),
-            self._phase("head and loss, backward", [*products, *products], backward, edges),
+            self._phase("head and loss, backward", [*products, *products], backward, edges_back),
         )
 
     def update(self, weights: float) -> Phase:
