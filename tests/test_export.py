@@ -137,6 +137,12 @@ def test_the_card_says_what_it_is_and_what_to_fill_in(exported: Path) -> None:
     assert "license: FILL IN" in card
 
 
+def test_folders_of_the_machine_stay_at_home(exported: Path, waves: Path) -> None:
+    text = exported.read_bytes() + exported.with_suffix(".md").read_bytes()
+    assert waves.name.encode() in text
+    assert str(waves.parent).encode() not in text
+
+
 def _texts(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
         return dict(file.metadata())

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 import weathermixer
-from weathermixer.config import config_text
+from weathermixer.config import Config, Logging, config_text
 from weathermixer.errors import UserError
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.arithmetic import Arithmetic
@@ -50,13 +50,20 @@ def export_run(
     dtype = Arithmetic.of(config.training.dtype).states
     tensors = _weights(architecture, dtype, path, weights)
     about = {"checkpoint": path.name, "weights": weights}
-    write_export(out, about, asdict(architecture), config_text(config), normalisation, tensors)
+    text = config_text(_without_places(config))
+    write_export(out, about, asdict(architecture), text, normalisation, tensors)
     number = sum(tensor.numel() for tensor in tensors.values())
     try:
         card.write_text(_card(run, out, path, number), encoding="utf-8")
     except OSError as error:
         raise UserError(f"the card {card} cannot be written ({error.strerror})") from error
     return card
+
+
+def _without_places(config: Config) -> Config:
+    """The configuration without what tells of a machine: folders, and services that kept logs."""
+    data = config.data.model_copy(update={"store": Path(config.data.store).name})
+    return config.model_copy(update={"data": data, "logging": Logging()})
 
 
 def _weights(

@@ -39,6 +39,7 @@ from weathermixer.jigsaw.weights import kept_weights
 from weathermixer.job import join
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.other_network import NetworkBuilder
+from weathermixer.runs.exported_run import open_trained
 from weathermixer.runs.run import Run, Weights, weights_of
 from weathermixer.verification.verification_record import Verification
 
@@ -265,7 +266,7 @@ def _look_up(
         is_written = out.exists() and scores is not None and ScoresInProgress(scores).is_of(out)
         if not is_written:
             refuse_existing(out)
-    opened = Run.open_trained(run).read()
+    opened = open_trained(run).read()
     config = opened.config_with(overrides, base_overrides=_UNBOUND)
     return opened, config, opened.require_checkpoint(checkpoint), is_written
 

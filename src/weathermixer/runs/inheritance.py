@@ -26,6 +26,7 @@ from weathermixer.jigsaw.pieces import LocalParameter, local_parameters
 from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
+from weathermixer.runs.exported_run import open_trained
 from weathermixer.runs.run import AVERAGE, Run, weights_of
 from weathermixer.runs.shards import Shard
 
@@ -40,7 +41,7 @@ class Source:
     @classmethod
     def open(cls, path: Path) -> Source:
         """The newest checkpoint of a run, or an export; UserError where there is none."""
-        run = Run.open_trained(path).read()
+        run = open_trained(path).read()
         return cls(run, run.require_checkpoint())
 
 

@@ -41,7 +41,6 @@ from weathermixer.runs import checkpoint
 from weathermixer.runs.best import best_checkpoint, read_best
 from weathermixer.runs.building import build_network
 from weathermixer.runs.checkpoint_index import stored_kinds
-from weathermixer.runs.export_file import ExportFile
 from weathermixer.runs.shards import Shard
 
 _CONFIG = "config.yaml"
@@ -98,15 +97,6 @@ class Run:
                 "'weathermixer train --out' wrote"
             )
         return run
-
-    @staticmethod
-    def open_trained(path: Path | str) -> Run:
-        """Open what has a trained network: the folder of a run, or the file of an export.
-
-        Raises UserError where it is neither, and where the file is damaged.
-        """
-        path = Path(path)
-        return ExportedRun(path, ExportFile.open(path)) if path.is_file() else Run.open(path)
 
     @cached_property
     def config(self) -> Config:
@@ -254,32 +244,6 @@ class Run:
         kind = AVERAGE if weights_of(path, weights) == "average" else "model"
         checkpoint.load(path, model_tensors(model, mesh.data, kind=kind))
         return model.eval()
-
-
-@dataclass(frozen=True)
-class ExportedRun(Run):
-    """A run as one file: what it was trained to be, and nothing of how it went."""
-
-    file: ExportFile
-
-    @cached_property
-    def normalisation(self) -> Normalisation:
-        """Channels, their statistics and the grid."""
-        return self.file.normalisation
-
-    def require_checkpoint(self, which: str = "newest") -> Path:
-        """The path of the file itself; UserError where a certain checkpoint is asked for."""
-        if which != "newest":
-            raise UserError(
-                f"the export {self.path} has the weights of one checkpoint alone, "
-                f"{self.file.about['checkpoint']}: leave out --checkpoint, or export that one"
-            )
-        return self.path
-
-    def _read_config(self, overrides: Sequence[str], base_overrides: Sequence[str]) -> Config:
-        return read_config(
-            self.path, overrides, base_overrides=base_overrides, text=self.file.config
-        )
 
 
 def weights_of(checkpoint_path: Path, weights: Weights | None) -> Weights:
