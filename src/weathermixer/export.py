@@ -17,7 +17,7 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.report.inputs import ReportInputs
 from weathermixer.runs import checkpoint
-from weathermixer.runs.export_file import write_export
+from weathermixer.runs.export_file import SUFFIX, write_export
 from weathermixer.runs.run import AVERAGE, Run, Weights, weights_of
 from weathermixer.training.origin import Origin
 
@@ -36,8 +36,8 @@ def export_run(
     Raises UserError where the run is none or damaged, where its network is not WeatherMixer, and
     where a file exists already or cannot be written.
     """
-    if out.suffix != ".safetensors":
-        raise UserError(f"an export is in safetensors, so name it {out.name}.safetensors")
+    if out.suffix != SUFFIX:
+        raise UserError(f"an export is in safetensors, so name it {out.name}{SUFFIX}")
     card = out.with_suffix(".md")
     for path in (out, card):
         if path.exists():

@@ -33,7 +33,7 @@ from weathermixer.runs.checkpoint_index import (
     require_same_tensors,
     unreadable,
 )
-from weathermixer.runs.export_file import fill
+from weathermixer.runs.export_file import SUFFIX, fill
 from weathermixer.runs.saving import PARTIAL
 from weathermixer.runs.shards import IncompleteTensor, Shard, ShardLoadPlanner, readers
 
@@ -88,7 +88,7 @@ def load(path: Path, tensors: Mapping[str, Tensor | Shard], *, leaves_others: bo
 
 def _read(path: Path, metadata: Metadata, tensors: Mapping[str, Tensor | Shard]) -> None:
     """Read what this rank needs, by itself: every rank has the index, and finds its parts in it."""
-    if path.is_file():
+    if path.suffix == SUFFIX:
         fill(path, tensors)
         return
     with warnings.catch_warnings():

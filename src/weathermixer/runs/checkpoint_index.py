@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from weathermixer import __version__
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.mesh import from_first_rank
-from weathermixer.runs.export_file import index_of
+from weathermixer.runs.export_file import SUFFIX, index_of
 from weathermixer.runs.shards import Shard
 
 INDEX = ".metadata"
@@ -60,7 +60,7 @@ def read_index(path: Path) -> Metadata:
     others. That of a thousand ranks has megabytes, which a file system would have to hand out a
     thousand times.
     """
-    if path.is_file():
+    if path.suffix == SUFFIX:
         return from_first_rank(lambda: index_of(path))
     content = from_first_rank(lambda: _whole_index(path))
     try:

@@ -36,6 +36,9 @@ from weathermixer.runs.shards import Shard
 FORMAT = 1
 """The number of the format that is written, and read."""
 
+SUFFIX = ".safetensors"
+"""What the name of an export ends with, so that ranks need not ask the disk whether it is one."""
+
 WEIGHTS = "model."
 """What the names of weights begin with."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from weathermixer.config import Config, read_config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
-from weathermixer.runs.export_file import ExportFile
+from weathermixer.runs.export_file import SUFFIX, ExportFile
 from weathermixer.runs.run import Run
 
 
@@ -20,7 +20,7 @@ def open_trained(path: Path | str) -> Run:
     Raises UserError where it is neither, and where the file is damaged.
     """
     path = Path(path)
-    return ExportedRun(path, ExportFile.open(path)) if path.is_file() else Run.open(path)
+    return ExportedRun(path, ExportFile.open(path)) if path.suffix == SUFFIX else Run.open(path)
 
 
 @dataclass(frozen=True)
