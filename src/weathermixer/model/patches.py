@@ -72,6 +72,8 @@ class _Rearrange(torch.autograd.Function):
 
 def _in_wide_elements(values: Tensor, run: int) -> Tensor:
     """The same memory as elements of as many values as fit whole into a ``run``, if they lie so."""
+    if torch.compiler.is_compiling():
+        return values  # a kernel of its own needs none, and strides are not the compiler's to see
     *strides, last = values.stride()
     for dtype in _WIDE_ELEMENTS:
         count = dtype.itemsize // values.element_size()
