@@ -82,20 +82,42 @@ def begun(config: Config, out: Path, source: Path) -> dict[str, Held]:
         return held_parameters(loop.state.model)
 
 
-def test_a_training_begins_with_an_export_as_with_its_run(
-    run: Path, exported: Path, waves: Path, tmp_path: Path
-) -> None:
-    config = wave_config(
+def small_config(waves: Path) -> Config:
+    return wave_config(
         waves,
         training={"steps": 3, "warmup_steps": 1},
         model={"patch": (4, 4), **MODEL},
         data={"input_times": 2},
     )
+
+
+def test_a_training_begins_with_an_export_as_with_its_run(
+    run: Path, exported: Path, waves: Path, tmp_path: Path
+) -> None:
+    config = small_config(waves)
     theirs = begun(config, tmp_path / "a", run)
     ours = begun(config, tmp_path / "b", exported)
     assert theirs.keys() == ours.keys()
     for name, held in theirs.items():
         assert torch.equal(ours[name].tensor, held.tensor), name
+
+
+def test_a_training_from_an_export_goes_on_with_the_same_words(
+    run: Path, exported: Path, waves: Path, tmp_path: Path
+) -> None:
+    config, out = small_config(waves), tmp_path / "run"
+    notices = Notices(lambda _: None)
+    with TrainingLoop.begin(config, out, source=exported, notices=notices) as loop:
+        loop.step()
+        loop.save()
+    with TrainingLoop.begin(config, out, source=exported, resume=True, notices=notices) as loop:
+        assert loop.state.step == 1
+    refused = rf"was begun from {exported}, not from {run}"
+    with (
+        pytest.raises(UserError, match=refused),
+        TrainingLoop.begin(config, out, source=run, resume=True, notices=notices),
+    ):
+        pass
 
 
 def plain_model(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Any:

@@ -30,6 +30,19 @@ from weathermixer.training.interrupt import held_back_warnings
 _TRAIN_AGAIN = "continue with --resume"
 _FORECAST_AGAIN = "continue with the same command"
 
+checkpoint_option = click.option(
+    "--checkpoint",
+    default="newest",
+    show_default=True,
+    metavar="newest|best|STEP",
+    help="The checkpoint whose weights are taken.",
+)
+weights_option = click.option(
+    "--weights",
+    type=click.Choice(["average", "last"]),
+    help="The moving average of the weights, by default where the run keeps one, or the last ones.",
+)
+
 
 @click.command()
 @click.option("--out", type=PATH, default=Path("demo-run"), show_default=True)
@@ -139,18 +152,8 @@ def train(
 @click.option("--truth", help="What happened, for scores: a store, or Zarr as WeatherBench 2's.")
 @click.option("--scores", type=PATH, help="Folder for tables and pictures, as of verify.")
 @click.option("--climatology", metavar="ZARR", help="Climatology.  [default: the truth's own]")
-@click.option(
-    "--checkpoint",
-    default="newest",
-    show_default=True,
-    metavar="newest|best|STEP",
-    help="The checkpoint to forecast with.",
-)
-@click.option(
-    "--weights",
-    type=click.Choice(["average", "last"]),
-    help="The moving average of the weights, by default where the run keeps one, or the last ones.",
-)
+@checkpoint_option
+@weights_option
 @click.option(
     "--members",
     type=click.IntRange(2),
@@ -215,18 +218,8 @@ def forecast(
 @click.command()
 @click.argument("run", type=PATH)
 @click.argument("out", type=PATH)
-@click.option(
-    "--checkpoint",
-    default="newest",
-    show_default=True,
-    metavar="newest|best|STEP",
-    help="The checkpoint whose weights are written.",
-)
-@click.option(
-    "--weights",
-    type=click.Choice(["average", "last"]),
-    help="The moving average of the weights, by default where the run keeps one, or the last ones.",
-)
+@checkpoint_option
+@weights_option
 def export(
     run: Path, out: Path, checkpoint: str, weights: Literal["average", "last"] | None
 ) -> None:

@@ -191,7 +191,11 @@ def _about(path: Path, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _checksum(texts: Mapping[str, str], tensors: Iterator[tuple[str, Tensor]]) -> str:
-    """Of all texts but the checksum, and of all tensors in the order of their names."""
+    """The SHA-256 by which an export is known to be whole, in hexadecimal digits.
+
+    It is that of all ``texts`` of the header but itself, and of names, types, shapes and values of
+    ``tensors``, which come in the order of their names.
+    """
     digest = hashlib.sha256()
     kept = {name: text for name, text in texts.items() if name != _CHECKSUM}
     digest.update(json.dumps(kept, sort_keys=True).encode())

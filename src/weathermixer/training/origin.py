@@ -18,6 +18,7 @@ from weathermixer.data.feeding.samples import Windows, training_period, windows
 from weathermixer.data.states import States
 from weathermixer.errors import UserError
 from weathermixer.launch.consistency import versions
+from weathermixer.runs.export_file import SUFFIX
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Origin:
     ``pairs`` of states one step apart are what there is to learn from, between the times ``first``
     and ``last``; ``times`` is a digest of when each begins. ``samples`` are as long as the longest
     rollout. ``store`` is a digest of what the store says of itself, its statistics too. ``source``
-    is the checkpoint of another run whose weights it began with, if it did.
+    is the checkpoint of another run, or the export, whose weights it began with, if it did.
     """
 
     seed: int
@@ -104,7 +105,9 @@ class Origin:
 
     def require_source(self, source: Path | None, run: Path) -> None:
         """Raise UserError where a run that goes on is to have begun from one that it did not."""
-        begun = None if self.source is None else Path(self.source).parents[1]
+        begun = None if self.source is None else Path(self.source)
+        if begun is not None and begun.suffix != SUFFIX:
+            begun = begun.parents[1]  # the run of a checkpoint
         if source is not None and source.absolute() != begun:
             raise UserError(
                 f"the run {run} was begun from {begun or 'initial weights'}, not from {source}: "
