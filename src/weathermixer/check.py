@@ -29,6 +29,7 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import check_cuts, describe
 from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
+from weathermixer.planning.small_scales_work import require_room
 from weathermixer.planning.step_tensors import SampleSizes
 from weathermixer.training.beginning import check_step
 from weathermixer.training.best_score import require_score
@@ -294,7 +295,9 @@ def _mesh_fits(config: Config, store: States, notes: Notes) -> None:
         return  # which is a problem of its own
     remedy = "use fewer ranks along that axis, or a larger network"
     with notes.noting_errors("parallel", remedy):
-        check_cuts(architecture, Mesh.describe(_layout(config)))
+        layout = _layout(config)
+        check_cuts(architecture, Mesh.describe(layout))
+        require_room(config.training, layout, architecture)
 
 
 def _step_is_that_of_the_store(config: Config, store: States, notes: Notes) -> None:

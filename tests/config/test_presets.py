@@ -160,6 +160,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "training.members": st.just(1),
         "training.instance_members": st.none() | st.just(1),
         "training.huber_threshold": rates,
+        "training.small_scales": st.just(0.0) | rates,
         "training.channel_weights": st.dictionaries(
             st.sampled_from([*VARIABLE_NAMES, "temperature_850"]), st.floats(0.0, 100.0)
         ),

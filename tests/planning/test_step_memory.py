@@ -99,12 +99,18 @@ MESHES = [
     "options",
     [
         {},
-        {"dtype": "bfloat16", "recompute": True, "error": "huber", "average_decay": 0.9},
+        {
+            "dtype": "bfloat16",
+            "recompute": True,
+            "error": "huber",
+            "average_decay": 0.9,
+            "small_scales": 0.1,
+        },
         *exhaustive(
             {"dtype": "float64"},
-            {"rollout": 3, "error": "absolute"},
+            {"rollout": 3, "error": "absolute", "small_scales": 0.1},
             {"instance_batch": 2, "recompute": True},
-            {"instance_batch": 2, "error": "crps", "members": 3},
+            {"instance_batch": 2, "error": "crps", "members": 3, "small_scales": 0.1},
         ),
     ],
     ids=str,

@@ -115,6 +115,7 @@ def test_products_have_the_shapes_that_the_network_multiplies(
     narrows=st.booleans(),
     overlap=st.integers(0, 2),
     smoothing=st.integers(0, 2),
+    small_scales=st.booleans(),
     pools=st.booleans(),
 )
 def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
@@ -131,6 +132,7 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
     narrows: bool,
     overlap: int,
     smoothing: int,
+    small_scales: bool,
     pools: bool,
 ) -> None:
     layout = Layout(data=data, domain=domain, tensor=tensor)
@@ -146,6 +148,7 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
         micro_batch=micro_batch,
         error="crps" if pools else "squared",
         pool=data if pools else 1,
+        small_scales=small_scales,
     )
     architecture = replace(SMALL, overlap=overlap, smoothing=smoothing)
     model = describe_rank(architecture, layout, kind, NODES)

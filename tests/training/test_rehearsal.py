@@ -35,6 +35,7 @@ from weathermixer.planning.step_phases import sent
 from weathermixer.training.ensemble import Ensemble
 from weathermixer.training.passes import Objective
 from weathermixer.training.rehearsal import Rehearsal, rehearse
+from weathermixer.training.small_scales import SmallScales
 from weathermixer.training.state import TrainingState
 from weathermixer.training.step import take_step
 
@@ -64,7 +65,7 @@ MESHES = [
     ),
 ]
 TRAININGS = [
-    {"rollout": 2, "recompute": True},
+    {"rollout": 2, "recompute": True, "small_scales": 0.1},
     *exhaustive({}, {"dtype": "float64", "instance_batch": 2}, {"rollout": 3}),
     *exhaustive(
         {"rollout": 2, "latent_rollout": 3, "recompute": True},
@@ -73,7 +74,10 @@ TRAININGS = [
 ]  # fmt: skip
 # Members of which each replica makes some, so that it tells the others of them.
 POOLED = [
-    (Layout(data=2, domain=2), {"members": 4, "instance_members": 2, "rollout": 2}),
+    (
+        Layout(data=2, domain=2),
+        {"members": 4, "instance_members": 2, "rollout": 2, "small_scales": 0.1},
+    ),
     *exhaustive(
         (Layout(data=2, tensor=2), {"members": 2, "instance_members": 1}),
         (Layout(data=3), {"members": 6, "instance_members": 2, "dtype": "float64"}),
@@ -88,7 +92,7 @@ POOLED = [
                 "recompute": "stages",
             },
         ),
-        (Layout(domain=2), {"members": 3}),
+        (Layout(domain=2), {"members": 3, "small_scales": 0.1}),
     ),
 ]
 
@@ -120,9 +124,13 @@ def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
         torch.ones(static, NETWORK.grid[0], longitudes, dtype=arithmetic.states),
         torch.ones(channels, NETWORK.grid[0], 1, dtype=arithmetic.states),
     )
+    ensemble = Ensemble.of(training, network.noise, mesh)
     if training.members > 1:
-        ensemble = Ensemble.of(training, network.noise, mesh)
         objective = replace(objective, ensemble=ensemble, error=ensemble.crps)
+    if training.small_scales:
+        weights, rows = objective.weights, torch.ones(NETWORK.grid[0], 1, dtype=arithmetic.states)
+        small_scales = SmallScales.on(mesh, training, weights, rows, NETWORK.grid[1], ensemble)
+        objective = replace(objective, small_scales=small_scales)
     # A fake rank stands for one with NCCL.
     with patch.object(lines, "COLLECTIVE_BACKENDS", {"gloo", "fake"}):
         take_step(state, mesh, training, states, objective)

@@ -60,6 +60,7 @@ RECIPES: dict[str, dict[str, Any]] = {
             "loss": "published",
             "error": "huber",
             "huber_threshold": 0.1,
+            "small_scales": 0.3,
             "channel_weights": {"2m_temperature": 0.5, "temperature": 2.0, "temperature_850": 3.0},
             "optimizer": "adam",
             **AVERAGED,

@@ -126,6 +126,12 @@ class Training(Section):
         "training.loss weighs: a channel's step standard deviation with increment, its standard "
         "deviation with area, and that over the published multiplier with published",
     )
+    small_scales: NonNegativeFloat = Field(
+        0.0,
+        description="weight of the smallest scales along longitude in the loss, such as 0.1, so "
+        "that long forecasts keep to the energy there: the loss of fourth differences is added, in "
+        "units of those of the truth; 0: none is",
+    )
     channel_weights: dict[str, NonNegativeFloat] = Field(
         {},
         description="by what to multiply a channel's share of the loss, as a table of variables or "

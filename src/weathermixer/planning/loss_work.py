@@ -14,16 +14,20 @@ from weathermixer.planning.step_kind import StepKind
 def members_cost(
     architecture: Architecture, mesh: Mesh, kind: StepKind, samples: int
 ) -> tuple[Axis, Cost]:
-    """The replicas of a pool, and the cost of telling each other so many forecasts of one time."""
+    """The replicas of a pool, and the cost of telling each other so many forecasts of one time.
+
+    Where small scales are compared too, it is of these once more.
+    """
     pool = describe_neighbours(mesh, kind.pool)
     itemsize = Arithmetic.of(kind.dtype).states.itemsize
     elements = _values(architecture, mesh) * samples
-    return pool, gather_cost(pool, elements=elements, element_bytes=itemsize)
+    told = gather_cost(pool, elements=elements, element_bytes=itemsize)
+    return pool, told * kind.comparisons
 
 
 def add_loss(work: LayerWork, architecture: Architecture, mesh: Mesh, kind: StepKind) -> None:
     """Add the loss of one application of the network, forward and back."""
-    elements = _values(architecture, mesh) * work.samples
+    elements = _values(architecture, mesh) * work.samples * kind.comparisons
     # Difference, square, weight, mean; and the gradients of these.
     work.copies(elements, forward=4, backward=4)
     if kind.error == "crps":

@@ -21,6 +21,7 @@ from weathermixer.planning.jigsaw_step import describe_jigsaw
 from weathermixer.planning.machine import Machine
 from weathermixer.planning.reading_share import reading_costs
 from weathermixer.planning.schemes import OTHER_SCHEMES
+from weathermixer.planning.small_scales_work import require_room
 from weathermixer.planning.step_kind import StepKind, require_whole_pools
 from weathermixer.planning.step_memory import SAFE_SHARE, fits
 from weathermixer.planning.step_phases import describe_rank, step_phases
@@ -241,6 +242,7 @@ class Planner:
     def _candidate(self, layout: Layout, *, recompute: Recompute) -> Candidate:
         training, ranks = self.config.training, layout.world_size
         require_whole_pools(training, layout)
+        require_room(training, layout, self.architecture)
         kind = self.kind(recompute=recompute)
         step = SCHEMES[self.scheme](self.architecture, layout, kind, self.machine)
         amplification = self._amplification(layout)

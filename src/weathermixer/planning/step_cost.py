@@ -12,6 +12,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import check_cuts
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ring_work import Ring
+from weathermixer.planning.small_scales_work import SmallScalesWork
 from weathermixer.planning.smoothing_work import SmoothingWork
 from weathermixer.planning.step_kind import StepKind
 
@@ -60,7 +61,10 @@ def _passes_cost(
         decoder += smoothing.exchanges(
             samples, weight_bytes, decoded=exchanges, state=exchanges - 1
         )
-    return encoder + blocks + decoder + of_edges(model.head, element_bytes=weight_bytes)
+    head = of_edges(model.head, element_bytes=weight_bytes)
+    if (small_scales := SmallScalesWork.of(model, kind)) is not None:
+        head += small_scales.exchanges(samples, weight_bytes) * kind.rollout
+    return encoder + blocks + decoder + head
 
 
 def possible_layouts(

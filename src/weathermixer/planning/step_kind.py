@@ -24,7 +24,7 @@ class StepKind:
     a ``parallel.exchange_dtype``. Memory is for the most that any of the ``farthest`` lengths
     takes, by default those of the step, and with a loss of such an ``error``; ``keeps_average``
     tells of an average of the weights. ``pool`` counts the instances that make the members of a
-    sample together.
+    sample together. ``small_scales`` tells of a ``training.small_scales`` in the loss.
     """
 
     samples: int
@@ -41,6 +41,7 @@ class StepKind:
     keeps_average: bool = False
     members: int = 1
     pool: int = 1
+    small_scales: bool = False
 
     @classmethod
     def of(
@@ -71,6 +72,7 @@ class StepKind:
             keeps_average=training.average_decay is not None,
             members=training.members_of_instance,
             pool=training.pool,
+            small_scales=training.small_scales > 0.0,
         )
 
     @property
@@ -84,6 +86,11 @@ class StepKind:
     def samples_read(self) -> int:
         """Samples of which a model instance reads the states."""
         return self.samples // self.members
+
+    @property
+    def comparisons(self) -> int:
+        """Times that a forecast is compared with what it should be: once more in small scales."""
+        return 1 + self.small_scales
 
     @property
     def longest_rollout(self) -> int:

@@ -24,6 +24,7 @@ from weathermixer.planning.layer_work import (
 from weathermixer.planning.loss_work import add_loss, members_cost
 from weathermixer.planning.machine import Machine, ProductType
 from weathermixer.planning.ring_work import Ring
+from weathermixer.planning.small_scales_work import SmallScalesWork
 from weathermixer.planning.smoothing_work import SmoothingWork
 from weathermixer.planning.step_kind import StepKind
 from weathermixer.planning.step_time import Phase, PlannedExchange
@@ -133,6 +134,8 @@ def _network_passes(
                         )
         if not is_again:
             add_loss(wide, model.architecture, mesh, kind)
+            if (small_scales := SmallScalesWork.of(model, kind)) is not None:
+                small_scales.add_to(wide)
     # Of what is computed again, the forward pass alone.
     wide.backward.products += again.forward.products
     wide.backward.elementwise += again.forward.elementwise

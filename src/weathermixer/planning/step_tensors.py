@@ -27,6 +27,7 @@ from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.product_tensors import Products, SavedMaps
 from weathermixer.planning.ring_work import Ring
+from weathermixer.planning.small_scales_work import SmallScalesTensors, SmallScalesWork
 from weathermixer.planning.smoothing_work import SmoothingTensors, SmoothingWork
 from weathermixer.planning.step_kind import StepKind
 
@@ -90,7 +91,7 @@ class _SavedApplication:
     decoder: SavedMaps
     smoothing: list[Held]
     head: tuple[SavedNorm, SavedNorm, SavedMaps] | None
-    error: list[Held]
+    errors: list[Held]
 
 
 class StepTensors:
@@ -118,6 +119,7 @@ class StepTensors:
         )
         self._ring = Ring.of(model)
         self._smoothing = SmoothingWork.of(model)
+        self._compared = SmallScalesWork.of(model, kind)
         is_wide = {*model.head.children()}
         self._products = Products(
             ledger,
@@ -222,6 +224,13 @@ class StepTensors:
             return None
         return SmoothingTensors(self._smoothing, self._new, self._samples * self._wide)
 
+    @property
+    def _small_scales(self) -> SmallScalesTensors | None:
+        """The loss of small scales of the states in hand."""
+        if self._compared is None:
+            return None
+        return SmallScalesTensors(self._compared, self._new, self._samples * self._wide)
+
     # -- forward -----------------------------------------------------------------------------------
 
     def _forward(self) -> tuple[Held, _SavedApplication]:
@@ -269,14 +278,25 @@ class StepTensors:
             fields, *smoothing = smooth.forward()
         forecast, head = self._head(fields)
         del fields
-        error = new(self._state)
+        small = self._small_scales
+        begun = [] if small is None else small.begin()
+        errors = [self._compare()]
+        if small is not None:
+            differences = small.differences(begun)
+            errors.append(self._compare())
+            del differences, begun
+        return forecast, _SavedApplication(
+            encoder, ring, blocks, norm, decoder, smoothing, head, errors
+        )
+
+    def _compare(self) -> Held:
+        """What is kept of errors that were compared."""
+        error = self._new(self._state)
         # Beside what is made of errors, the members that others of a pool have made.
         num_costs = _COST_TENSORS[self._kind.error] + self._kind.pool - 1
-        costs = [new(self._state) for _ in range(num_costs)]
+        costs = [self._new(self._state) for _ in range(num_costs)]
         del costs
-        return forecast, _SavedApplication(
-            encoder, ring, blocks, norm, decoder, smoothing, head, [error]
-        )
+        return error
 
     def _head(self, fields: Held) -> tuple[Held, tuple[SavedNorm, SavedNorm, SavedMaps] | None]:
         head = self._model.head
@@ -301,7 +321,7 @@ class StepTensors:
     ) -> list[Held]:
         """From the gradient that a later application has of the forecast to that of its state."""
         new, model = self._new, self._model
-        gradient = self._loss_back(saved.error, later)
+        gradient = self._loss_back(saved.errors, later)
         state_gradients: list[Held] = []
         if saved.head is None:
             if not is_first:
@@ -370,7 +390,18 @@ class StepTensors:
         del widened, edges
         return [gradient]
 
-    def _loss_back(self, error: list[Held], later: list[Held]) -> Held:
+    def _loss_back(self, errors: list[Held], later: list[Held]) -> Held:
+        beside: list[Held] = []
+        if (small := self._small_scales) is not None:
+            beside.append(small.backward([self._compare_back(errors)]))
+        gradient = self._compare_back(errors)
+        while later or beside:
+            (later or beside).pop()
+            gradient = self._new(self._state)
+        return gradient
+
+    def _compare_back(self, errors: list[Held]) -> Held:
+        """The gradient of what was compared last, of which nothing is kept then."""
         new, state = self._new, self._state
         mean = new(state)
         weighted = new(state)
@@ -378,10 +409,7 @@ class StepTensors:
         made = [new(state) for _ in range(_SLOPE_TENSORS[self._kind.error])]
         gradient = new(state)
         del made, weighted
-        error.clear()
-        while later:
-            later.pop()
-            gradient = new(state)
+        errors.pop()
         return gradient
 
     def _head_back(

@@ -6,7 +6,7 @@ Building and stepping are collective over the ranks of a case; the others do som
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -141,7 +141,11 @@ class PeerTraining:
         self._parameters = list(parameters.values())
         normalisation, input_times = samples.normalisation, case.config.data.input_times
         self._objective = Objective.of(
-            self._training, normalisation, share=1.0, input_times=input_times, device=device
+            self._training,
+            normalisation,
+            _architecture(case, samples),
+            replace(Mesh.describe(), device=device),
+            share=1.0,
         )
         reader = StateReader(
             samples.states,
@@ -183,7 +187,7 @@ class PeerTraining:
                 self._objective.static,
                 self._objective.weights,
                 forcings=forcings,
-                error=self._objective.error,
+                error=self._objective.compare,
             )
         with self._arithmetic.in_force():
             loss.backward()

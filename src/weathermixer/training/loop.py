@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -103,15 +102,15 @@ class TrainingLoop:
         self._objective = Objective.of(
             self._training,
             self.normalisation,
+            job.architecture,
+            job.mesh,
             share=job.part.share(run.normalisation) * self._training.pool / job.mesh.layout.data,
-            input_times=job.architecture.input_times,
-            device=job.mesh.device,
             ensemble=Ensemble.of(self._training, noise),
         )
         self._step_objective = self._objective
         if self._training.pool > 1:
             pooled = Ensemble.of(self._training, noise, job.mesh)
-            self._step_objective = replace(self._objective, ensemble=pooled, error=pooled.crps)
+            self._step_objective = self._objective.pooled(pooled)
         elif self._training.compile:
             self._step_objective = self._objective.compiled()
         self._feed = Feed(job, self.run.normalisation, self.windows, self.validation_samples)

@@ -13,6 +13,8 @@ from torch import Tensor
 from weathermixer.config import Training
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.jigsaw.activity import ACTIVITY
+from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.architecture import Architecture
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.compiling import compiled
 from weathermixer.training.ensemble import Ensemble
@@ -25,6 +27,7 @@ from weathermixer.training.loss import (
     rollout_loss,
     weighted_mse,
 )
+from weathermixer.training.small_scales import SmallScales
 
 _SINGLE = Ensemble()
 
@@ -47,7 +50,7 @@ class Objective:
     ``static (static_channel, latitude, longitude)`` and ``weights`` are this rank's parts, the
     latter as ``error``, the loss of one step, takes them; ``share`` is the fraction that its part
     is of the values of all ranks. The network is given the states at ``input_times``. ``ensemble``
-    tells the members that are made of each sample.
+    tells the members that are made of each sample. ``small_scales`` are added to the loss.
     """
 
     static: Tensor
@@ -56,28 +59,43 @@ class Objective:
     error: ErrorFunction = weighted_mse
     input_times: int = 1
     ensemble: Ensemble = _SINGLE
+    small_scales: SmallScales | None = None
 
     @classmethod
     def of(
         cls,
         training: Training,
         normalisation: Normalisation,
+        architecture: Architecture,
+        mesh: Mesh,
         *,
         share: float,
-        input_times: int,
-        device: torch.device,
         ensemble: Ensemble = _SINGLE,
     ) -> Self:
-        """The objective of a training, with its tensors on ``device``.
+        """The objective of a training on a rank of a mesh, with its tensors on the rank's device.
 
-        ``normalisation`` describes this rank's part of the states.
+        ``normalisation`` describes this rank's part of the states. Raises LayoutError, alike on all
+        ranks, where the mesh leaves one too few longitudes for what the loss looks at.
         """
-        dtype = Arithmetic.of(training.dtype).states
+        dtype, device = Arithmetic.of(training.dtype).states, mesh.device
         weights = torch.from_numpy(loss_weights(training, normalisation)).to(device, dtype)
         thresholds = torch.from_numpy(huber_thresholds(training, normalisation)).to(weights)
         static = torch.from_numpy(normalisation.static).to(device, dtype)
         error = error_function(training, thresholds, ensemble)
-        return cls(static, weights, share, error, input_times, ensemble)
+        small_scales = SmallScales.of(training, normalisation, architecture, mesh, ensemble, dtype)
+        return cls(static, weights, share, error, architecture.input_times, ensemble, small_scales)
+
+    def compare(self, prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+        """The loss of one step, an :data:`~weathermixer.training.loss.ErrorFunction`."""
+        if self.small_scales is None:
+            return self.error(prediction, target, weights)
+        finish = self.small_scales.begin(prediction, target)
+        return self.error(prediction, target, weights) + finish()
+
+    def pooled(self, ensemble: Ensemble) -> Self:
+        """The same, of an ensemble whose members several replicas make."""
+        small_scales = self.small_scales and self.small_scales.pooled(ensemble)
+        return replace(self, ensemble=ensemble, error=ensemble.crps, small_scales=small_scales)
 
     def compiled(self) -> Self:
         """The same, with an error that the compiler has made one kernel of."""
@@ -138,7 +156,7 @@ class RolloutPasses:
                     if self.forcings is None
                     else self._of_members(self.forcings[:, first : first + length]),
                     share=self.objective.share * (length / rollout),
-                    error=self.objective.error,
+                    error=self.objective.compare,
                     noise=None if self.noise is None else self.noise[:, first : first + length],
                 )
             losses.append(loss.detach())

@@ -26,6 +26,7 @@ from weathermixer.training.ensemble import Ensemble
 from weathermixer.training.loss import error_function
 from weathermixer.training.optimizer import optimizer_tensors
 from weathermixer.training.passes import Objective
+from weathermixer.training.small_scales import SmallScales
 from weathermixer.training.state import TrainingState
 from weathermixer.training.step import take_step
 
@@ -95,12 +96,19 @@ def rehearse(
         forcings = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
         ensemble = Ensemble.of(training, architecture.noise, mesh, fake_neighbours)
+        small_scales = None
+        if training.small_scales:
+            rows = torch.empty(latitudes, 1, dtype=arithmetic.states)
+            small_scales = SmallScales.on(
+                mesh, training, torch.empty_like(weights), rows, architecture.grid[1], ensemble
+            )
         objective = Objective(
             torch.empty(static, latitudes, longitudes, dtype=arithmetic.states),
             weights,
             error=error_function(training, torch.empty_like(weights), ensemble),
             input_times=architecture.input_times,
             ensemble=ensemble,
+            small_scales=small_scales,
         )
         recorder.label("samples", (states, forcings, objective.static, objective.weights))
         for _ in range(2):  # after the first, weights of a sharded optimizer are on their way

@@ -150,7 +150,7 @@ def validate(
                     objective.weights,
                     forcings=ensemble.expanded(forcings),
                     share=share,
-                    error=objective.error,
+                    error=objective.compare,
                     noise=ensemble.draw(times, rollout=targets.shape[1]).to(states)
                     if ensemble.noise
                     else None,

@@ -285,6 +285,13 @@ def test_what_jigsaw_alone_exchanges_narrower_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron", "published"])
+def test_small_scales_in_the_loss_are_refused(name: str) -> None:
+    kind = StepKind(samples=1, small_scales=True)
+    with pytest.raises(UserError, match=r"only the scheme jigsaw .* training\.small_scales"):
+        find_scheme(name).describe(architecture(48, 16, 24, 3), Layout(), kind, NODES)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "megatron", "published"])
 def test_pools_of_replicas_that_make_members_together_are_refused(name: str) -> None:
     kind = StepKind(samples=1, error="crps", pool=2)
     with pytest.raises(UserError, match=r"only the scheme jigsaw .* training\.instance_members"):

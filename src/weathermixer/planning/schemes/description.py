@@ -121,15 +121,17 @@ def require_mesh(condition: bool, what: str) -> None:
 def require_whole_passes(kind: StepKind) -> None:
     """Raise UserError where samples pass otherwise than all at once, as computed, step by step.
 
-    And where a pool of replicas makes the members of a sample together.
+    And where a pool of replicas makes the members of a sample together, or where small scales are
+    compared apart.
     """
     has_latent = any(each.latent > 1 for each in (Lengths(1, kind.latent), *kind.farthest))
     is_parted = len(kind.passing) > 1 or kind.recompute == "stages"
-    if has_latent or is_parted or kind.narrows_exchange or kind.pool > 1:
+    is_own = kind.narrows_exchange or kind.pool > 1 or kind.small_scales
+    if has_latent or is_parted or is_own:
         raise UserError(
             "only the scheme jigsaw is planned with training.latent_rollout, training.micro_batch, "
-            "training.recompute=stages, training.instance_members or parallel.exchange_dtype: "
-            "leave these out to plan with another --scheme"
+            "training.recompute=stages, training.instance_members, training.small_scales or "
+            "parallel.exchange_dtype: leave these out to plan with another --scheme"
         )
 
 
