@@ -242,7 +242,9 @@ def test_what_does_not_fit_into_memory_is_found_on_the_machine_that_is_named(
 def test_what_only_a_late_rollout_has_no_memory_for_is_found_before_the_training(
     configuration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = make_planner(configuration, ["--training.recompute=none"]).candidate(Layout())
+    now = make_planner(read_config(configuration, ["--training.recompute=none"])).candidate(
+        Layout()
+    )
     machine = find_machine("h100").model_copy(
         update={"memory_bytes": 1.1 * now.step.memory_bytes / SAFE_SHARE}
     )

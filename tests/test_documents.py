@@ -173,6 +173,20 @@ def test_a_plain_network_takes_the_weights_of_a_run(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_python_programs_run_as_shown(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scratch)
+    run("weathermixer data synthetic python.zarr --times 64 --grid 8x16")
+    run("weathermixer train examples/planet.yaml --data.store=python.zarr --out python-run")
+    _, forecast, training, on_ranks = blocks(ROOT / "docs/python.md", "python")
+    names: dict[str, Any] = {}
+    for program, own_run in ((forecast, "python-run"), (training, ""), (on_ranks, "ranks-run")):
+        here = program.replace("planet.zarr", "python.zarr").replace('"run"', f'"{own_run}"')
+        exec(compile(here, "shown", "exec"), names)
+    assert names["forecast"].sizes["prediction_timedelta"] == 40
+    assert {"model", "persistence"} <= set(names["scores"].source.values)
+    assert all((scratch / made / "checkpoints").is_dir() for made in ("small-run", "ranks-run"))
+
+
 def test_bytes_and_bounds_are_those_of_the_table() -> None:
     document = ROOT / "docs/jigsaw.md"
     program = next(block for block in blocks(document, "python") if ">>>" not in block)

@@ -23,6 +23,10 @@ class UserError(ValueError):
     def __init__(self, sentence: str) -> None:
         super().__init__(without_credentials(sentence))
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows, and so a notebook: the sentence, as on the command line."""
+        return [f"Error: {self}"]
+
 
 def reason(error: BaseException) -> str:
     """What an error says, in a form that fits into a sentence: with its type where it is no user's.

@@ -67,7 +67,7 @@ def check_as_planned(row: dict[str, Any], config: Path) -> None:
         f"--training.dtype={row['dtype']}",
         f"--training.instance_batch={row['samples_per_step'] // row['mesh']['data']}",
     ]
-    planner = make_planner(config, settings, grid=(8, 16))
+    planner = make_planner(read_config(config, settings), grid=(8, 16))
     planned = planner.candidate(Layout(**row["mesh"])).to_json()
     assert row["operations_per_rank"] == planned["flops_per_rank"]
     assert row["bytes_sent"] == planned["bytes_sent_per_rank"]

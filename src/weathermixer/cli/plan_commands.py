@@ -52,11 +52,16 @@ def plan(
 ) -> None:
     """Tell what CONFIG takes on every mesh of so many GPUs, before anything runs."""
     with waiting_for("the plan"):
+        from weathermixer.config import read_config
         from weathermixer.planning.choosing import layout_of, make_planner
         from weathermixer.planning.plan_text import render_plan
 
         planner = make_planner(
-            config, overrides, machine=machine, grid=grid, scheme=scheme, loads=not no_loading
+            read_config(config, overrides),
+            machine=machine,
+            grid=grid,
+            scheme=scheme,
+            loads=not no_loading,
         )
         planned = planner.plan(gpus, only=layout_of(layout))
         result: dict[str, Any] = planned.to_json()

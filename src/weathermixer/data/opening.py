@@ -10,6 +10,7 @@ from weathermixer.data.addresses import is_address, local_path
 from weathermixer.data.archives.analyses import is_store
 from weathermixer.data.archives.arranging import ArrangedStates
 from weathermixer.data.archives.direct import DirectStates
+from weathermixer.data.archives.lent import is_lent
 from weathermixer.data.archives.overview import ArchiveOverview, inspect_archive
 from weathermixer.data.grid import Grid
 from weathermixer.data.states import States
@@ -56,7 +57,7 @@ def inspect(
 
 def _is_there(name: str) -> bool:
     """Whether there is, or may be, anything at a path or an address."""
-    return Path(name).exists() or is_address(name)
+    return is_lent(name) or Path(name).exists() or is_address(name)
 
 
 def _open(source: Path | str, data: Data) -> Store | DirectStates:

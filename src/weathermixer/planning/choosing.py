@@ -12,11 +12,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 
-from weathermixer.config import Config, Recompute, read_config
+from weathermixer.config import Config, Recompute
 from weathermixer.console import size_text
 from weathermixer.data.opening import open_states
 from weathermixer.data.states import States
@@ -64,20 +63,18 @@ def this_machine(environment: Mapping[str, str] = os.environ) -> Machine:
 
 
 def make_planner(
-    path: Path,
-    overrides: Sequence[str] = (),
+    config: Config,
     *,
     machine: str | None = None,
     grid: tuple[int, int] | None = None,
     scheme: str = "jigsaw",
     loads: bool = True,
 ) -> Planner:
-    """A planner for a configuration file on a machine, by default this one.
+    """A planner for a configuration on a machine, by default this one.
 
     Without a ``grid`` it is that of the store, whose chunks are planned for too. Raises UserError
-    for a configuration, a machine or a scheme that cannot be, and where no grid is known.
+    for a machine or a scheme that cannot be, and where no grid is known.
     """
-    config = read_config(path, overrides)
     if scheme not in SCHEMES:
         raise UserError(f"there is no scheme {scheme}: choose among {', '.join(SCHEMES)}")
     found = this_machine() if machine is None else find_machine(machine)

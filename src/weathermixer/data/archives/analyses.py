@@ -21,6 +21,7 @@ from weathermixer.data.archives.contents import ANALYSIS, read_contents
 from weathermixer.data.archives.fields import ArchivedVariable, FieldGroup, slice_if_consecutive
 from weathermixer.data.archives.formats import naming_errors
 from weathermixer.data.archives.left_out import LeftOut
+from weathermixer.data.archives.lent import is_lent
 from weathermixer.data.archives.names import LATITUDE, LEVEL, LONGITUDE, TIME
 from weathermixer.data.channels import Channel, names, parse_channel
 from weathermixer.data.grid import Grid, Placement
@@ -232,6 +233,8 @@ def is_store(source: str) -> bool:
 
     Raises UserError where an address cannot be reached.
     """
+    if is_lent(source):
+        return False
     if is_address(source):
         return _is_remote_store(source)
     try:

@@ -1,4 +1,4 @@
-"""From a path or an address to lazy xarray data sets: Zarr, NetCDF and GRIB, near and far.
+"""From a path or an address to lazy xarray data sets: Zarr, NetCDF and GRIB, near, far or lent.
 
 What the data sets mean is not known here; see ``contents.py``.
 """
@@ -22,6 +22,7 @@ from weathermixer.data.addresses import (
     local_path,
     read_errors,
 )
+from weathermixer.data.archives.lent import is_lent, lent_dataset
 from weathermixer.data.archives.storage import (
     Hdf5Storage,
     OpaqueStorage,
@@ -47,11 +48,13 @@ class OpenedDataset:
 
 
 def open_datasets(source: str) -> list[OpenedDataset]:
-    """Open a path or address: one data set, or several where GRIB mixes kinds of level.
+    """Open a path, an address or what is lent: one data set, or several where GRIB mixes levels.
 
     Raises UserError where nothing is there, something unfinished, or what is in no format that can
     be read.
     """
+    if is_lent(source):
+        return [OpenedDataset(lent_dataset(source), OpaqueStorage(), is_partial=True)]
     source = local_path(source)
     path = Path(source)
     if is_address(source):

@@ -1,0 +1,44 @@
+"""A store as xarray shows data to people: a variable each, with levels, instead of channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from weathermixer.data.channels import VARIABLES, parse_channel
+from weathermixer.data.store.store import Store
+
+
+def store_dataset(path: Path | str) -> xr.Dataset:
+    """The states of a store as WeatherBench 2 arranges them, read when they are looked at.
+
+    Variables on levels are ``(time, level, latitude, longitude)``, others ``(time, latitude,
+    longitude)``, static fields ``(latitude, longitude)``, all float32 in SI units; levels are in
+    hPa. Levels that a variable lacks are not invented: where variables have unequal ones, each
+    level that any has is there, and NaN where it has none. Raises UserError where there is no store
+    that is whole.
+    """
+    store = Store.open(path)
+    raw = xr.open_zarr(store.group.store, consolidated=False)
+    by_variable: dict[str, dict[int | None, int]] = {}
+    for place, name in enumerate(store.channels):
+        channel = parse_channel(name)
+        by_variable.setdefault(channel.variable, {})[channel.level_hpa] = place
+    fields = {}
+    for name, places in by_variable.items():
+        if None in places:
+            field = raw["state"].isel(channel=places[None], drop=True)
+        else:
+            levels = np.array([level for level in places if level is not None], np.int64)
+            field = raw["state"].isel(channel=list(places.values())).rename(channel="level")
+            field = field.assign_coords(level=("level", levels, {"units": "hPa"}))
+        fields[name] = field
+    for place, name in enumerate(store.static_channels):
+        fields[name] = raw["static"].isel(static_channel=place, drop=True)
+    for name, field in fields.items():
+        field.attrs = {"units": VARIABLES[name].units, "long_name": name.replace("_", " ")}
+    dataset = xr.Dataset(fields, attrs={"Conventions": "CF-1.11"})
+    kept = {*dataset.dims, *dataset.data_vars}
+    return dataset.drop_vars([name for name in dataset.variables if name not in kept])
