@@ -104,8 +104,9 @@ def test_several_initial_times_are_forecast_together(run: Path, waves: Path) -> 
     for time in times:
         one = model.forecast(store, STEPS, init=time)
         xr.testing.assert_equal(one, both.sel(time=[time.values]))
-    last = model.forecast(store, STEPS)
-    assert last.time.item() == store.time[-1].item()
+    for source in (store, waves, store.rename(time="valid_time")):
+        last = model.forecast(source, STEPS)
+        assert last.time.item() == store.time[-1].item()
 
 
 def test_scores_of_data_sets_are_those_of_the_command(
@@ -166,11 +167,6 @@ def test_an_analysis_that_does_not_fit_is_refused_in_a_sentence(
         wm.open_model(run).forecast(change(analysis), STEPS)
     assert "\n" not in str(refused.value)
     assert not is_lent("the analysis")
-
-
-def test_a_path_with_many_times_is_asked_which(run: Path, waves: Path) -> None:
-    with pytest.raises(wm.UserError, match="has many times: say in init"):
-        wm.open_model(run).forecast(waves, STEPS)
 
 
 def _forecast_without_out(mesh: Mesh, run: Path, waves: Path) -> str:

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from weathermixer.config import Config
 from weathermixer.console import progress
+from weathermixer.data.archives.analyses import open_analyses
 from weathermixer.data.archives.lent import lent
 from weathermixer.data.store.dataset import store_dataset
 from weathermixer.errors import UserError
@@ -137,7 +138,7 @@ class Model:
             forecast(
                 self.run.path,
                 name,
-                _times_in_words(_last_time(analysis) if init is None else init),
+                _times_in_words(_last_time(name) if init is None else init),
                 steps,
                 path,
                 checkpoint=self.checkpoint,
@@ -230,13 +231,11 @@ def plan(
     return make_planner(config, machine=machine, grid=grid).plan(gpus)
 
 
-def _last_time(analysis: Source) -> ArrayLike:
-    if not isinstance(analysis, xr.Dataset):
-        raise UserError(f"{analysis} has many times: say in init which of them to forecast from")
-    if "time" not in analysis.coords:
-        raise UserError("the analysis has no times: give it a coordinate 'time', or set init")
-    last: np.datetime64 = analysis["time"].values.max()
-    return last
+def _last_time(name: str) -> np.datetime64:
+    times = [each.times[-1] for each in open_analyses(name, None) if len(each.times)]
+    if not times:
+        raise UserError(f"{name} has no times: give it a coordinate 'time'")
+    return max(times)
 
 
 def _times_in_words(times: ArrayLike) -> str:

@@ -101,6 +101,28 @@ def prepare(
 
 @data.command()
 @click.argument("store")
+@click.argument("out", type=PATH)
+@click.option("--period", metavar="START/STOP", help="Copy these times alone, both inclusive.")
+def export(store: str, out: Path, period: str | None) -> None:
+    """Copy a store into a Zarr as WeatherBench 2 keeps analyses: a variable each, with levels.
+
+    A command that was interrupted continues when it is run again.
+    """
+    from weathermixer.config import period_of
+    from weathermixer.data.making.weatherbench import export_store
+
+    with progress("copying") as update:
+        export_store(
+            store,
+            out,
+            period=None if period is None else period_of(period, "--period"),
+            progress=update,
+        )
+    say(f"wrote {out}")
+
+
+@data.command()
+@click.argument("store")
 @click.option(
     "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from weathermixer.data.channels import VARIABLES, parse_channel
+from weathermixer.data.channels import VARIABLES
 from weathermixer.data.time_steps import to_timedelta
+from weathermixer.data.variables import variables_of
 from weathermixer.verification.verification_record import Verification
 
 
@@ -32,12 +33,8 @@ def scores_dataset(verification: Verification) -> xr.Dataset:
         ]
     )
     dims = ("source", "metric", "region", "prediction_timedelta")
-    by_variable: dict[str, dict[int | None, int]] = {}
-    for place, name in enumerate(scores.channels):
-        channel = parse_channel(name)
-        by_variable.setdefault(channel.variable, {})[channel.level_hpa] = place
     fields = {}
-    for name, places in by_variable.items():
+    for name, places in variables_of(scores.channels).items():
         attributes = {"units": VARIABLES[name].units, "long_name": name.replace("_", " ")}
         if None in places:
             fields[name] = xr.DataArray(values[..., places[None]], dims=dims, attrs=attributes)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from weathermixer.data.channels import VARIABLES, parse_channel
+from weathermixer.data.channels import VARIABLES
 from weathermixer.data.store.store import Store
+from weathermixer.data.variables import variables_of
 
 
 def store_dataset(path: Path | str) -> xr.Dataset:
@@ -22,12 +23,8 @@ def store_dataset(path: Path | str) -> xr.Dataset:
     """
     store = Store.open(path)
     raw = xr.open_zarr(store.group.store, consolidated=False)
-    by_variable: dict[str, dict[int | None, int]] = {}
-    for place, name in enumerate(store.channels):
-        channel = parse_channel(name)
-        by_variable.setdefault(channel.variable, {})[channel.level_hpa] = place
     fields = {}
-    for name, places in by_variable.items():
+    for name, places in variables_of(store.channels).items():
         if None in places:
             field = raw["state"].isel(channel=places[None], drop=True)
         else:
