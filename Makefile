@@ -6,6 +6,7 @@
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
 # make docs      the site, with a reference of the code, in build/docs
+# make notebooks run the tutorials again, and keep what they show
 # make package   wheels and sdist, and each wheel tried in an empty environment
 # make hooks     check what a commit touches before each commit
 #
@@ -23,7 +24,9 @@ CHECKS := check-format check-lint check-types check-imports check-spelling check
 # Three at once on two cores: many tests wait for processes that they started.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope
 
-.PHONY: demo test test-all test-exhaustive coverage check format docs package hooks setup-demo setup-work $(CHECKS)
+NOTEBOOKS := $(addprefix docs/notebooks/,$(addsuffix .ipynb,first-forecast your-own-era5 several-ranks another-network))
+
+.PHONY: demo test test-all test-exhaustive test-notebooks coverage check format docs notebooks package hooks setup-demo setup-work $(CHECKS)
 .DEFAULT_GOAL := test
 
 demo: setup-demo
@@ -36,6 +39,10 @@ test-all: test test-exhaustive
 
 test-exhaustive: setup-work
 	$(PYTEST) -m exhaustive $(if $(SHARE),--share $(SHARE))
+
+# One after the other: they share a planet.
+test-notebooks: setup-work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/test_notebooks.py
 
 coverage: setup-work
 	$(PYTEST) --cov
@@ -65,6 +72,9 @@ docs: setup-work
 	rm -rf build/docs docs/api
 	$(BIN)/python -m sphinx --jobs auto --fail-on-warning --keep-going --quiet -b html docs build/docs
 	@echo "the site is build/docs/index.html"
+
+notebooks: setup-work
+	$(BIN)/python tools/run_notebooks.py $(NOTEBOOKS)
 
 # Build's own environment takes its versions from here.
 package: setup-work

@@ -36,7 +36,7 @@ release = __version__
 version = __version__
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.apidoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",
@@ -44,6 +44,8 @@ extensions = [
 exclude_patterns = ["images", "api/modules.rst"]
 templates_path = ["_templates"]
 
+# What notebooks show is kept in them: `make notebooks` runs them.
+nb_execution_mode = "off"
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 4
 

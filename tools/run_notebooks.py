@@ -1,0 +1,58 @@
+"""Run the tutorials, and keep what they print and draw in them: ``make notebooks``.
+
+A notebook is run in an empty folder, beside the planet that the one before it has simulated. Of
+progress on a terminal the last line is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def main(paths: list[str]) -> None:
+    """Run some notebooks, by their paths."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Commands are those of this environment.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        for path in paths:
+            notebook = nbformat.read(path, as_version=4)
+            NotebookClient(
+                notebook, timeout=1800, resources={"metadata": {"path": folder}}
+            ).execute()
+            for cell in notebook.cells:
+                _tidy(cell)
+            nbformat.write(notebook, path)
+            print(f"ran {Path(path).name}")
+
+
+def _tidy(cell: nbformat.NotebookNode) -> None:
+    """Join what a cell printed, without its progress, and leave out when it ran."""
+    cell.metadata.pop("execution", None)
+    kept: list[nbformat.NotebookNode] = []
+    for output in cell.get("outputs", []):
+        if output.output_type != "stream":
+            kept.append(output)
+        elif kept and kept[-1].get("name") == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            lines = _ESCAPES.sub("", output.text.replace("\r\n", "\n")).split("\n")
+            said = [line.rpartition("\r")[2] for line in lines if "━" not in line]
+            output.text = "\n".join(line.rstrip() for line in said if line.strip()) + "\n"
+    if "outputs" in cell:
+        cell.outputs = [each for each in kept if each.get("text", "kept").strip()]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
