@@ -148,7 +148,7 @@ def train(
     required=True,
     help="Steps to forecast, of data.step_hours each.",
 )
-@click.option("--out", type=PATH, help="Zarr store to write.")
+@click.option("--out", type=PATH, help="Zarr store to write, or a NetCDF file: F.zarr, F.nc.")
 @click.option("--truth", help="What happened, for scores: a store, or Zarr as WeatherBench 2's.")
 @click.option("--scores", type=PATH, help="Folder for tables and pictures, as of verify.")
 @click.option("--climatology", metavar="ZARR", help="Climatology.  [default: the truth's own]")

@@ -105,7 +105,9 @@ def prepare(
     "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
 )
 @click.option("--steps", type=int, required=True, help="Steps to forecast, of six hours each.")
-@click.option("--out", type=PATH, required=True, help="Zarr store to write.")
+@click.option(
+    "--out", type=PATH, required=True, help="Zarr store to write, or a NetCDF file: F.zarr, F.nc."
+)
 @click.option(
     "--analysis-error",
     type=float,
