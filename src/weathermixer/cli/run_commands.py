@@ -1,6 +1,6 @@
 """The commands that train, and what comes before and after.
 
-``demo, check, train, forecast, export``.
+``demo, train, forecast, export``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from weathermixer.cli.arguments import (
     overrides_argument,
     print_result,
 )
-from weathermixer.console import progress, say, size_text, waiting_for
+from weathermixer.console import progress, say, waiting_for
 from weathermixer.errors import STOPPED_EARLY
 from weathermixer.interpreter import program
 from weathermixer.launch.ranks import run_as_rank
@@ -54,31 +54,6 @@ def demo(out: Path, days: int | None, steps: int | None, seed: int) -> None:
     from weathermixer.demo import run_demo
 
     run_demo(out, days=days, steps=steps, seed=seed)
-
-
-@click.command(context_settings=OVERRIDES)
-@config_argument
-@overrides_argument
-@as_json
-def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
-    """Name every problem of a configuration and its store, with a remedy; run nothing."""
-    from weathermixer.check import check as check_config
-
-    findings = check_config(config, overrides)
-    if json:
-        print_result(findings.to_json())
-    else:
-        for problem in findings.problems:
-            print_result(f"{problem.severity}: {problem.sentence()}")
-        if not findings.problems:
-            print_result(f"{config}: no problems found")
-        if findings.buffer_bytes is not None and findings.kept_bytes is not None:
-            print_result(
-                f"reading ahead holds at most {size_text(findings.buffer_bytes)} on a rank; the "
-                f"ranks of a machine keep states in at most {size_text(findings.kept_bytes)}"
-            )
-    if findings.has_errors:
-        raise SystemExit(2)
 
 
 @click.command(cls=WithSettings, context_settings=OVERRIDES)
