@@ -8,20 +8,25 @@ from pathlib import Path
 import click
 
 from weathermixer.cli.arguments import (
+    ARCHIVE,
     OVERRIDES,
     PATH,
     as_json,
     config_argument,
+    machine_option,
     overrides_argument,
     print_result,
 )
+from weathermixer.cli.completion import TakesSettings
 from weathermixer.console import say, size_text, waiting_for
 
 _THIS_MACHINE = "this one"
 
 
 @click.command()
-@click.option("--store", help="What to learn from: a store, or WeatherBench 2's Zarr.")
+@click.option(
+    "--store", type=ARCHIVE, help="What to learn from: a store, or WeatherBench 2's Zarr."
+)
 @click.option(
     "--out",
     type=PATH,
@@ -35,11 +40,7 @@ _THIS_MACHINE = "this one"
     type=click.IntRange(1),
     help="Ranks, in all.  [default: the GPUs of this machine, or one rank; all of a node]",
 )
-@click.option(
-    "--machine",
-    metavar="NAME|FILE",
-    help="A machine that is known, or a file that 'bench machine' wrote.  [default: this machine]",
-)
+@machine_option
 def init(store: str | None, out: Path, gpus: int | None, machine: str | None) -> None:
     """Write a commented configuration for a store and a machine, and say what to run next.
 
@@ -68,7 +69,7 @@ def init(store: str | None, out: Path, gpus: int | None, machine: str | None) ->
     print_result(command)
 
 
-@click.command(context_settings=OVERRIDES)
+@click.command(cls=TakesSettings, context_settings=OVERRIDES)
 @config_argument
 @overrides_argument
 @as_json

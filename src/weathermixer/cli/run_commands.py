@@ -11,6 +11,7 @@ from typing import Literal
 import click
 
 from weathermixer.cli.arguments import (
+    ARCHIVE,
     OVERRIDES,
     PATH,
     WithSettings,
@@ -20,6 +21,7 @@ from weathermixer.cli.arguments import (
     overrides_argument,
     print_result,
 )
+from weathermixer.cli.completion import TakesSettingsOfForecasts
 from weathermixer.console import progress, say, waiting_for
 from weathermixer.errors import STOPPED_EARLY
 from weathermixer.interpreter import program
@@ -110,10 +112,15 @@ def train(
         raise SystemExit(STOPPED_EARLY)
 
 
-@click.command(context_settings=OVERRIDES)
+@click.command(cls=TakesSettingsOfForecasts, context_settings=OVERRIDES)
 @click.argument("run", type=PATH)
 @overrides_argument
-@click.option("--store", required=True, help="Initial states: a store, or WeatherBench 2's Zarr.")
+@click.option(
+    "--store",
+    type=ARCHIVE,
+    required=True,
+    help="Initial states: a store, or WeatherBench 2's Zarr.",
+)
 @click.option(
     "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
 )
@@ -124,9 +131,13 @@ def train(
     help="Steps to forecast, of data.step_hours each.",
 )
 @click.option("--out", type=PATH, help="Zarr store to write, or a NetCDF file: F.zarr, F.nc.")
-@click.option("--truth", help="What happened, for scores: a store, or Zarr as WeatherBench 2's.")
+@click.option(
+    "--truth", type=ARCHIVE, help="What happened, for scores: a store, or Zarr as WeatherBench 2's."
+)
 @click.option("--scores", type=PATH, help="Folder for tables and pictures, as of verify.")
-@click.option("--climatology", metavar="ZARR", help="Climatology.  [default: the truth's own]")
+@click.option(
+    "--climatology", type=ARCHIVE, metavar="ZARR", help="Climatology.  [default: the truth's own]"
+)
 @checkpoint_option
 @weights_option
 @click.option(
