@@ -169,6 +169,12 @@ def test_it_asks_for_what_was_not_given(
     assert parallel.data * (parallel.domain or 0) * (parallel.tensor or 0) == 2
 
 
+def test_a_schema_beside_it_is_named_for_editors(stores: Path) -> None:
+    Path("weathermixer.schema.json").write_text("{}")
+    assert init("--store", stores / "all.zarr") == 0
+    assert OUT.read_text().startswith("# yaml-language-server: $schema=weathermixer.schema.json\n")
+
+
 def test_with_a_store_it_asks_for_nothing(stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Answers(""))
     assert init("--store", stores / "all.zarr", "--out", "mine.yaml") == 0

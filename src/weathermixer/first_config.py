@@ -28,6 +28,7 @@ from weathermixer.config import (
 )
 from weathermixer.config.commented import commented_config
 from weathermixer.config.problems import sentences
+from weathermixer.config.schema import SCHEMA_FILE
 from weathermixer.console import size_text
 from weathermixer.data.channels import PRESSURE_VARIABLES, parse_channel
 from weathermixer.data.opening import open_states
@@ -68,7 +69,10 @@ def write_first_config(
     architecture = architecture_of(config.data, config.model, states.grid)
     best = Planner(config, architecture, found, states=states).plan(gpus).require_fit()
     chosen["parallel"] = {axis: getattr(best.layout, axis) for axis in ("data", "domain", "tensor")}
-    text = commented_config(chosen, _heading(states, best, found.name))
+    heading = _heading(states, best, found.name)
+    if out.with_name(SCHEMA_FILE).exists():
+        heading.insert(0, f"yaml-language-server: $schema={SCHEMA_FILE}")
+    text = commented_config(chosen, heading)
     findings = check(out, text=text)
     if findings.has_errors:
         errors = [problem for problem in findings.problems if problem.severity == "error"]

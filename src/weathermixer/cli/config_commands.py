@@ -1,7 +1,8 @@
-"""The commands that make and judge a configuration: ``init`` and ``check``."""
+"""The commands about a configuration: ``init``, ``check`` and ``schema``."""
 
 from __future__ import annotations
 
+import json as json_module
 import sys
 from pathlib import Path
 
@@ -92,3 +93,11 @@ def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
             )
     if findings.has_errors:
         raise SystemExit(2)
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON Schema of a configuration, for editors that complete and check YAML."""
+    from weathermixer.config.schema import config_schema
+
+    print_result(json_module.dumps(config_schema(), indent=2, ensure_ascii=False))

@@ -10,7 +10,7 @@ import click
 
 from weathermixer import __version__
 from weathermixer.cli.bench_commands import bench
-from weathermixer.cli.config_commands import check, init
+from weathermixer.cli.config_commands import check, init, schema
 from weathermixer.cli.plan_commands import plan
 from weathermixer.cli.run_commands import demo, export, forecast, train
 from weathermixer.cli.score_commands import report, verify
@@ -33,7 +33,7 @@ def commands() -> None:
 
 
 for _command in (
-    demo, data, init, check, train, submit, forecast, export, verify, report, plan, bench,
+    demo, data, init, schema, check, train, submit, forecast, export, verify, report, plan, bench,
 ):  # fmt: skip
     commands.add_command(_command)
 
