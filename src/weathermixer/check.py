@@ -91,12 +91,13 @@ class Notes:
             self.error(where, str(error), remedy)
 
 
-def check(path: Path, overrides: Sequence[str] = ()) -> Findings:
+def check(path: Path, overrides: Sequence[str] = (), *, text: str | None = None) -> Findings:
     """Find every problem of a configuration file with its overrides; none if it can be trained.
 
-    Raises UserError only where the file itself cannot be opened.
+    With ``text``, that is what the file says, and it is not read. Raises UserError only where the
+    file itself cannot be opened.
     """
-    config = parse_config(path, overrides)
+    config = parse_config(path, overrides, text=text)
     if not isinstance(config, Config):
         return Findings(config)
     notes = Notes()

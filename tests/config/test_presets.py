@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as limited
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from weathermixer.config import (
     DIAGNOSTIC_NAMES,
@@ -23,7 +25,9 @@ from weathermixer.config import (
     settings,
     write_config,
 )
+from weathermixer.config.schema import config_schema
 
+SCHEMA = Draft202012Validator(config_schema())
 PRESETS = ("increment", "published")
 STEPS = {"increment": 2000, "published": 5_607_520}
 WARM_UP = {"increment": 100, "published": 55_520}
@@ -248,6 +252,17 @@ def test_a_saved_configuration_reads_back_equal(preset: str, chosen: st.DataObje
         path = Path(folder) / "saved.yaml"
         write_config(config, path)
         assert read_config(path) == config
+
+
+@limited(max_examples=30)
+@given(chosen=st.data())
+def test_the_schema_takes_every_value_that_the_program_takes(chosen: st.DataObject) -> None:
+    for key, values in _values(most_steps=100).items():
+        value = chosen.draw(values, label=key)
+        section, _, name = key.rpartition(".")
+        sections: dict[str, Any] = {"data": {"store": "s"}}
+        (sections.setdefault(section, {}) if section else sections)[name] = value
+        assert list(SCHEMA.iter_errors(json.loads(json.dumps(sections)))) == []
 
 
 def _plain(value: Any) -> Any:

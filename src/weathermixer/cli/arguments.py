@@ -8,7 +8,10 @@ from typing import Any
 
 import click
 
+from weathermixer.cli.completion import ArchiveName, MachineName, TakesSettings, complete_value
+
 PATH = click.Path(path_type=Path)
+ARCHIVE = ArchiveName()
 OVERRIDES = {"ignore_unknown_options": True}
 
 
@@ -58,7 +61,7 @@ class RankCounts(click.ParamType):
         return tuple(sorted({int(count) for count in counts}))
 
 
-class WithSettings(click.Command):
+class WithSettings(TakesSettings):
     """A command whose help ends with every setting of the configuration."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -77,7 +80,17 @@ nproc_option = click.option(
     "--nproc", type=click.IntRange(1), help="Ranks to start on this machine."
 )
 overrides_argument = click.argument(
-    "overrides", nargs=-1, type=click.UNPROCESSED, metavar="[--section.key=value]..."
+    "overrides",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[--section.key=value]...",
+    shell_complete=complete_value,
+)
+machine_option = click.option(
+    "--machine",
+    type=MachineName(),
+    metavar="NAME|FILE",
+    help="A machine that is known, or a file that 'bench machine' wrote.  [default: this machine]",
 )
 
 

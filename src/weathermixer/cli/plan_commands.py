@@ -15,6 +15,7 @@ from weathermixer.cli.arguments import (
     WithSettings,
     as_json,
     config_argument,
+    machine_option,
     overrides_argument,
     print_result,
 )
@@ -25,11 +26,7 @@ from weathermixer.console import say, waiting_for
 @config_argument
 @overrides_argument
 @click.option("--gpus", type=click.IntRange(1), required=True, help="Ranks, in all.")
-@click.option(
-    "--machine",
-    metavar="NAME|FILE",
-    help="A machine that is known, or a file that 'bench machine' wrote.  [default: this machine]",
-)
+@machine_option
 @click.option("--grid", type=GridShape(), help="Grid to plan for.  [default: that of the store]")
 @click.option("--layout", type=MeshShape(), help="Plan this mesh alone.")
 @click.option("--scheme", default="jigsaw", show_default=True, help="Parallel scheme.")

@@ -10,8 +10,9 @@ import click
 
 from weathermixer import __version__
 from weathermixer.cli.bench_commands import bench
+from weathermixer.cli.config_commands import check, init, schema
 from weathermixer.cli.plan_commands import plan
-from weathermixer.cli.run_commands import check, demo, export, forecast, train
+from weathermixer.cli.run_commands import demo, export, forecast, train
 from weathermixer.cli.score_commands import report, verify
 from weathermixer.cli.store_commands import data
 from weathermixer.cli.submit_command import submit
@@ -31,7 +32,9 @@ def commands() -> None:
     """
 
 
-for _command in (demo, data, check, train, submit, forecast, export, verify, report, plan, bench):
+for _command in (
+    demo, data, init, schema, check, train, submit, forecast, export, verify, report, plan, bench,
+):  # fmt: skip
     commands.add_command(_command)
 
 

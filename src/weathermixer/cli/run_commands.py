@@ -1,6 +1,6 @@
 """The commands that train, and what comes before and after.
 
-``demo, check, train, forecast, export``.
+``demo, train, forecast, export``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Literal
 import click
 
 from weathermixer.cli.arguments import (
+    ARCHIVE,
     OVERRIDES,
     PATH,
     WithSettings,
@@ -20,7 +21,8 @@ from weathermixer.cli.arguments import (
     overrides_argument,
     print_result,
 )
-from weathermixer.console import progress, say, size_text, waiting_for
+from weathermixer.cli.completion import TakesSettingsOfForecasts
+from weathermixer.console import progress, say, waiting_for
 from weathermixer.errors import STOPPED_EARLY
 from weathermixer.interpreter import program
 from weathermixer.launch.ranks import run_as_rank
@@ -54,31 +56,6 @@ def demo(out: Path, days: int | None, steps: int | None, seed: int) -> None:
     from weathermixer.demo import run_demo
 
     run_demo(out, days=days, steps=steps, seed=seed)
-
-
-@click.command(context_settings=OVERRIDES)
-@config_argument
-@overrides_argument
-@as_json
-def check(config: Path, overrides: tuple[str, ...], json: bool) -> None:
-    """Name every problem of a configuration and its store, with a remedy; run nothing."""
-    from weathermixer.check import check as check_config
-
-    findings = check_config(config, overrides)
-    if json:
-        print_result(findings.to_json())
-    else:
-        for problem in findings.problems:
-            print_result(f"{problem.severity}: {problem.sentence()}")
-        if not findings.problems:
-            print_result(f"{config}: no problems found")
-        if findings.buffer_bytes is not None and findings.kept_bytes is not None:
-            print_result(
-                f"reading ahead holds at most {size_text(findings.buffer_bytes)} on a rank; the "
-                f"ranks of a machine keep states in at most {size_text(findings.kept_bytes)}"
-            )
-    if findings.has_errors:
-        raise SystemExit(2)
 
 
 @click.command(cls=WithSettings, context_settings=OVERRIDES)
@@ -135,10 +112,15 @@ def train(
         raise SystemExit(STOPPED_EARLY)
 
 
-@click.command(context_settings=OVERRIDES)
+@click.command(cls=TakesSettingsOfForecasts, context_settings=OVERRIDES)
 @click.argument("run", type=PATH)
 @overrides_argument
-@click.option("--store", required=True, help="Initial states: a store, or WeatherBench 2's Zarr.")
+@click.option(
+    "--store",
+    type=ARCHIVE,
+    required=True,
+    help="Initial states: a store, or WeatherBench 2's Zarr.",
+)
 @click.option(
     "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
 )
@@ -148,10 +130,14 @@ def train(
     required=True,
     help="Steps to forecast, of data.step_hours each.",
 )
-@click.option("--out", type=PATH, help="Zarr store to write.")
-@click.option("--truth", help="What happened, for scores: a store, or Zarr as WeatherBench 2's.")
+@click.option("--out", type=PATH, help="Zarr store to write, or a NetCDF file: F.zarr, F.nc.")
+@click.option(
+    "--truth", type=ARCHIVE, help="What happened, for scores: a store, or Zarr as WeatherBench 2's."
+)
 @click.option("--scores", type=PATH, help="Folder for tables and pictures, as of verify.")
-@click.option("--climatology", metavar="ZARR", help="Climatology.  [default: the truth's own]")
+@click.option(
+    "--climatology", type=ARCHIVE, metavar="ZARR", help="Climatology.  [default: the truth's own]"
+)
 @checkpoint_option
 @weights_option
 @click.option(

@@ -6,16 +6,25 @@ from pathlib import Path
 
 import click
 
-from weathermixer.cli.arguments import PATH, as_json, print_result
+from weathermixer.cli.arguments import ARCHIVE, PATH, as_json, print_result
 from weathermixer.console import progress, say
 
 
 @click.command()
-@click.argument("forecast")
-@click.option("--truth", required=True, help="What happened: a store, or Zarr as WeatherBench 2's.")
+@click.argument("forecast", type=ARCHIVE)
+@click.option(
+    "--truth",
+    type=ARCHIVE,
+    required=True,
+    help="What happened: a store, or Zarr as WeatherBench 2's.",
+)
 @click.option("--out", type=PATH, help="Folder for tables and pictures.")
-@click.option("--beside", multiple=True, metavar="ZARR[,ZARR...]", help="Other forecasts.")
-@click.option("--climatology", metavar="ZARR", help="Climatology.  [default: the truth's own]")
+@click.option(
+    "--beside", type=ARCHIVE, multiple=True, metavar="ZARR[,ZARR...]", help="Other forecasts."
+)
+@click.option(
+    "--climatology", type=ARCHIVE, metavar="ZARR", help="Climatology.  [default: the truth's own]"
+)
 @click.option("--processes", type=click.IntRange(1), help="Worker processes.  [default: cores]")
 @as_json
 def verify(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from weathermixer.cli.arguments import PATH, GridShape, as_json, print_result
+from weathermixer.cli.arguments import ARCHIVE, PATH, GridShape, as_json, print_result
 from weathermixer.console import progress, say
 from weathermixer.data.making.planet_numerics import (
     ANALYSIS_ERROR,
@@ -51,7 +51,7 @@ def synthetic(out: Path, times: int, grid: tuple[int, int], seed: int) -> None:
 
 @data.command()
 @click.argument("out", type=PATH)
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", type=ARCHIVE, nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--config", "config_path", type=PATH, help="Take the section 'data' from this file.")
 @click.option("--period", metavar="START/STOP", help="Take these times alone, both inclusive.")
 @click.option("--member", type=int, help="Ensemble member, where a source has several.")
@@ -100,7 +100,7 @@ def prepare(
 
 
 @data.command()
-@click.argument("store")
+@click.argument("store", type=ARCHIVE)
 @click.argument("out", type=PATH)
 @click.option("--period", metavar="START/STOP", help="Copy these times alone, both inclusive.")
 def export(store: str, out: Path, period: str | None) -> None:
@@ -122,12 +122,14 @@ def export(store: str, out: Path, period: str | None) -> None:
 
 
 @data.command()
-@click.argument("store")
+@click.argument("store", type=ARCHIVE)
 @click.option(
     "--init", required=True, metavar="TIME[,TIME...]|START/STOP/STEP", help="Initial times."
 )
 @click.option("--steps", type=int, required=True, help="Steps to forecast, of six hours each.")
-@click.option("--out", type=PATH, required=True, help="Zarr store to write.")
+@click.option(
+    "--out", type=PATH, required=True, help="Zarr store to write, or a NetCDF file: F.zarr, F.nc."
+)
 @click.option(
     "--analysis-error",
     type=float,
@@ -198,7 +200,7 @@ def nwp(
 
 
 @data.command("inspect")
-@click.argument("store")
+@click.argument("store", type=ARCHIVE)
 @click.option("--full", is_flag=True, help="Read every state, and name those that are damaged.")
 @as_json
 def inspect_command(store: str, full: bool, json: bool) -> None:

@@ -19,7 +19,7 @@ from weathermixer.config.sections import (
     Parallel,
     Section,
 )
-from weathermixer.config.settings import Config, settings
+from weathermixer.config.settings import Config, choices, settings
 from weathermixer.config.training_settings import Recompute, Training
 from weathermixer.config.variables import (
     DIAGNOSTIC_NAMES,
@@ -48,6 +48,7 @@ __all__ = [
     "Recompute",
     "Section",
     "Training",
+    "choices",
     "config_text",
     "parse_config",
     "parse_period",

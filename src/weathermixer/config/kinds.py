@@ -29,17 +29,22 @@ Hours = Annotated[float, Field(ge=1.0 / 3600.0, le=8784.0)]
 Reader = Literal["zarr", "tensorstore"]
 # One step, or several in a row, counted from 1.
 Steps = Annotated[
-    str, BeforeValidator(lambda value: str(value) if isinstance(value, int) else value)
+    str,
+    BeforeValidator(
+        lambda value: str(value) if isinstance(value, int) else value,
+        json_schema_input_type=str | int,
+    ),
 ]
 # Apart from a path, in which "//" would become "/".
 Address = Annotated[str, Field(pattern="://")]
 
-_LISTS = {
+NAMES_OF_LISTS = {
     "static": STATIC_NAMES,
     "variables": VARIABLE_NAMES,
     "diagnostic": DIAGNOSTIC_NAMES,
     "forcings": FORCING_NAMES,
 }
+"""What the lists of the section ``data`` may name, by key."""
 
 
 def refusal(what: str, remedy: str) -> PydanticCustomError:
@@ -47,14 +52,14 @@ def refusal(what: str, remedy: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{what}; {remedy}", {"what": what, "remedy": remedy})
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """``500``, ``500, 850`` and ``[500, 850]`` are lists; values of another kind stay as is."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return [value] if isinstance(value, int | float) else value
 
 
-AsList = BeforeValidator(_as_list)
+AsList = BeforeValidator(as_list)
 
 
 def refuse_truth_values(value: Any) -> None:
@@ -90,7 +95,7 @@ def require_known(value: tuple[str, ...], known: Sequence[str], kind: str) -> tu
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
-    for key, names in _LISTS.items():
+    for key, names in NAMES_OF_LISTS.items():
         if name in names:
             return f"list {name} in data.{key}."
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

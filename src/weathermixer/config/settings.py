@@ -6,8 +6,9 @@ What a section holds is in ``sections.py`` and ``training_settings.py``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Iterable, Iterator, Mapping
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, model_validator
 
@@ -83,6 +84,29 @@ def settings() -> Iterable[tuple[str, str, str]]:
         for key, member in members.items():
             default = "required" if member.is_required() else text_of(member.default)
             yield f"{name}.{key}" if key else name, default, member.description or ""
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The values of a setting such as ``training.dtype``, as text, where it has but a few.
+
+    >>> choices("data.reader"), choices("training.steps")
+    (('zarr', 'tensorstore'), ())
+    """
+    section, _, name = key.partition(".")
+    kind = Config.model_fields[section].annotation if section in Config.model_fields else None
+    if is_section(kind):
+        kind = kind.model_fields[name].annotation if name in kind.model_fields else None
+    return tuple(_choices(kind))
+
+
+def _choices(kind: Any) -> Iterator[str]:
+    if kind is bool:
+        yield from ("true", "false")
+    elif get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    elif get_origin(kind) in (UnionType, Union):
+        for each in get_args(kind):
+            yield from _choices(each)
 
 
 def _is_empty(key: str, value: Any) -> bool:

@@ -237,7 +237,7 @@ class Training(Section):
         schedule: LengthSchedule = validated_schedule(value, validate)
         return schedule
 
-    @field_validator("recompute", mode="before")
+    @field_validator("recompute", mode="before", json_schema_input_type=Recompute | bool | None)
     @classmethod
     def _a_switch_is_one_of_blocks(cls, value: Any) -> Any:
         # A whole number is none, as elsewhere; words are what they are for other switches.

@@ -69,7 +69,9 @@ def forecast(
     progress: Progress | None = None,
     network: NetworkBuilder | None = None,
 ) -> ForecastResult:
-    """Forecast ``steps`` steps from each initial time, into the Zarr ``out``, ``scores``, or both.
+    """Forecast ``steps`` steps from each initial time, into ``out``, ``scores``, or both.
+
+    ``out`` is a NetCDF file where its name ends in ``.nc``, else Zarr.
 
     ``init`` is as :func:`parse_initial_times` reads it; ``store``, anything that ``data.store`` may
     name, holds the states at these times, and at least the run's channels on the run's grid.
@@ -210,7 +212,7 @@ def forecast(
     with waiting_for("the other ranks to finish their forecasts"):
         meshes.wait_for_all()
     if writer is not None:
-        meshes.from_first_rank(writer.finish)
+        _finish(writer)
     verifications: list[Verification] = []  # too large to send them to every rank
     if campaign is not None:
         finish = partial(campaign.finish, description, out)
@@ -269,6 +271,18 @@ def _look_up(
     opened = open_trained(run).read()
     config = opened.config_with(overrides, base_overrides=_UNBOUND)
     return opened, config, opened.require_checkpoint(checkpoint), is_written
+
+
+def _finish(writer: ForecastWriter) -> None:
+    """Give the forecast its name; the first rank alone does, and is heard of by the others.
+
+    A file of many forecasts takes longer than ranks wait for one another.
+    """
+    steps, copied = writer.finish_in_steps(), 0
+    total = writer.description.num_forecasts
+    with waiting_for(lambda: f"{writer.path} to be written ({copied} of {total} forecasts)"):
+        while (done := meshes.from_first_rank(lambda: next(steps, None))) is not None:
+            copied = done
 
 
 def _begin(out: Path, description: ForecastDescription) -> list[bool]:

@@ -85,6 +85,16 @@ class ForecastDescription:
         """Number of lead times in a chunk."""
         return max(1, min(_LARGEST_CHUNK_BYTES // self._lead_bytes, len(self.lead_times)))
 
+    def chunk_shape(self, variable: str) -> tuple[int, ...]:
+        """The shape of a chunk of a variable, in the dimensions that it has."""
+        return (
+            1,
+            *(() if self.members is None else (1,)),
+            self.leads_per_chunk,
+            *((self.levels_per_chunk,) if variable in PRESSURE_VARIABLES else ()),
+            *self.chunk_grid,
+        )
+
     @property
     def concurrent_chunks(self) -> int:
         """How many chunks may be compressed at once, within the memory that is set aside for it."""

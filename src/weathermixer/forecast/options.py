@@ -15,6 +15,8 @@ _ADJUSTABLE = (
     "parallel.domain",
     "parallel.tensor",
 )
+ADJUSTABLE_OF_ENSEMBLES = (*_ADJUSTABLE, "training.seed")
+"""The settings that may change a forecast, an ensemble at the most."""
 
 
 def check_wanted(
@@ -48,7 +50,7 @@ def check_wanted(
 
 def check_overrides(overrides: Sequence[str], members: int | None) -> None:
     """Refuse what a forecast would silently ignore: all that training has settled."""
-    adjustable = _ADJUSTABLE if members is None else (*_ADJUSTABLE, "training.seed")
+    adjustable = _ADJUSTABLE if members is None else ADJUSTABLE_OF_ENSEMBLES
     for override in overrides:
         if key_of(override) not in adjustable:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Writing a forecast as Zarr, so that it is whole or absent.
+"""Writing a forecast as Zarr, or as NetCDF where its name ends so, so that it is whole or absent.
 
 Layout (Zarr v3, after the conventions of WeatherBench 2; plain xarray decodes it)::
 
@@ -8,7 +8,8 @@ Layout (Zarr v3, after the conventions of WeatherBench 2; plain xarray decodes i
 
 An ensemble has the dimension ``realization`` after ``time``, whose values are its members' numbers.
 The analysis itself, lead time zero, is not repeated. A forecast is written as ``NAME.partial`` and
-renamed when it is whole; a mark for each that is finished lets an interrupted one go on.
+renamed when it is whole; a mark for each that is finished lets an interrupted one go on. That is
+Zarr, into which many ranks write at once, for NetCDF too: its file is made of it in the end.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from weathermixer.data.store.arrays import consolidate, write_array, write_grid
 from weathermixer.data.time_steps import to_seconds
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast_description import ForecastDescription
+from weathermixer.forecast.netcdf import is_netcdf, write_netcdf
 
 # Names of the CF standard name table, version 90.
 _STANDARD_NAMES = {
@@ -170,12 +172,33 @@ class ForecastWriter:
         Whoever calls this knows that they are: what other ranks have marked on a shared file system
         may be seen later. Raises UserError where that cannot be written.
         """
+        for _ in self.finish_in_steps():
+            pass
+
+    def finish_in_steps(self) -> Iterator[int]:
+        """Do as ``finish``, yielding the number of forecasts that are in the NetCDF file so far.
+
+        Of Zarr there are no steps. Others can be told between steps that the work goes on.
+        """
         try:
-            consolidate(self.partial, ignoring=_PROGRESS)
-            self.partial.rename(self.path)
-            shutil.rmtree(self.path / _PROGRESS)
+            if is_netcdf(self.path):
+                yield from self._finish_netcdf()
+            else:
+                consolidate(self.partial, ignoring=_PROGRESS)
+                self.partial.rename(self.path)
+                shutil.rmtree(self.path / _PROGRESS)
         except OSError as error:
             raise write_error(self.partial, error) from error
+
+    def _finish_netcdf(self) -> Iterator[int]:
+        file = self._marks / "forecast.nc"
+        try:
+            yield from write_netcdf(self._group, file, self.description)
+        except OSError:
+            file.unlink(missing_ok=True)  # useless, and the disk may be full
+            raise
+        file.rename(self.path)
+        shutil.rmtree(self.partial)
 
 
 def refuse_existing(path: Path) -> None:
@@ -227,13 +250,7 @@ def _create_arrays(partial: Path, description: ForecastDescription) -> None:
                 *levels,
                 *description.grid,
             ),
-            chunks=(
-                1,
-                *(1 for _ in members),
-                description.leads_per_chunk,
-                *((description.levels_per_chunk,) if on_levels else ()),
-                *description.chunk_grid,
-            ),
+            chunks=description.chunk_shape(name),
             dtype="float32",
             compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
             fill_value=np.nan,

@@ -12,8 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import zarr
-
+from weathermixer.data.archives.formats import open_datasets
 from weathermixer.errors import UserError
 from weathermixer.runs.run import Run
 from weathermixer.verification.comparison import Comparison
@@ -133,8 +132,8 @@ def _attributes(forecast: str | None) -> Mapping[str, Any]:
     if forecast is None or _is_remote(forecast):
         return {}
     try:
-        return dict(zarr.open_group(forecast, mode="r").attrs)
-    except (OSError, ValueError, KeyError):
+        return open_datasets(forecast)[0].dataset.attrs
+    except UserError:
         return {}
 
 
@@ -142,7 +141,7 @@ def _archive(name: str | None, named_in: Path) -> str | None:
     """The archive that a verification calls ``name``, where it can be found."""
     if name is not None and _is_remote(name):
         return name
-    place = _locate(name, named_in, _is_zarr)
+    place = _locate(name, named_in, _is_archive)
     return None if place is None else str(place)
 
 
@@ -168,5 +167,6 @@ def _is_run(path: Path) -> bool:
     return (path / _CONFIG).is_file()
 
 
-def _is_zarr(path: Path) -> bool:
-    return any((path / mark).is_file() for mark in ("zarr.json", ".zgroup", ".zmetadata"))
+def _is_archive(path: Path) -> bool:
+    marks = ("zarr.json", ".zgroup", ".zmetadata")
+    return path.is_file() or any((path / mark).is_file() for mark in marks)
