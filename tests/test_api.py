@@ -71,6 +71,8 @@ def test_a_forecast_from_a_data_set_is_that_of_the_command(
     lazy = wm.open_model(run).forecast(waves, STEPS, init=INIT, out=tmp_path / "ours.zarr")
     xr.testing.assert_equal(lazy, theirs)
     assert lazy["temperature"].chunks is not None
+    in_one_file = wm.open_model(run).forecast(waves, STEPS, init=INIT, out=tmp_path / "ours.nc")
+    xr.testing.assert_equal(in_one_file, theirs)
     assert not is_lent("the analysis")
 
 

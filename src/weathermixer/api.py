@@ -28,6 +28,7 @@ from weathermixer.data.archives.lent import lent
 from weathermixer.data.store.dataset import store_dataset
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
+from weathermixer.forecast.netcdf import is_netcdf
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import world_size
 from weathermixer.launch.ranks import run_as_rank
@@ -119,8 +120,8 @@ class Model:
         such as ``--training.dtype=float32``.
 
         Returns variables ``(time, [realization,] prediction_timedelta, [level,] latitude,
-        longitude)``, float32 in SI units. They are in memory, or, where ``out`` names a Zarr to
-        write, read from there when they are looked at: choose it for what is large. Interrupted,
+        longitude)``, float32 in SI units. They are in memory, or, where ``out`` names a Zarr or
+        a NetCDF file to write, read from there when they are looked at: choose it for what is large. Interrupted,
         the same call goes on with what is missing of it.
 
         Raises UserError, in one sentence, for an analysis that lacks a variable, a level or a time,
@@ -147,7 +148,8 @@ class Model:
                 overrides=overrides,
                 progress=update,
             )
-            made = xr.open_dataset(path, engine="zarr", chunks={}, decode_timedelta=True)
+            engine = "h5netcdf" if is_netcdf(path) else "zarr"
+            made = xr.open_dataset(path, engine=engine, chunks={}, decode_timedelta=True)
             return made.load() if out is None else made
 
 

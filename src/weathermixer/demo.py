@@ -64,6 +64,7 @@ def demo_config(
             dtype=dtype,
             instance_batch=SAMPLES_PER_STEP // replicas,
             rollout={0: 1, steps * 11 // 20: 2, steps * 31 // 40: 4},
+            small_scales=0.3,
             warmup_steps=min(100, steps // 10),
             validate_every=quarter,
         ),
