@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -207,3 +210,15 @@ def test_what_is_said_to_be_there_is_there() -> None:
 
     assert wm.__all__ == api.__all__
     assert all(getattr(wm, name) is getattr(api, name) for name in wm.__all__)
+
+
+def test_a_notebook_shows_a_mistake_as_a_sentence() -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        shell.run_cell("import weathermixer as wm\nwm.open_model('nowhere')")
+    InteractiveShell.clear_instance()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.getvalue())
+    assert text.strip().startswith("Error: nowhere is not a run")
+    assert "Traceback" not in text

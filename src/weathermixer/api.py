@@ -120,9 +120,9 @@ class Model:
         such as ``--training.dtype=float32``.
 
         Returns variables ``(time, [realization,] prediction_timedelta, [level,] latitude,
-        longitude)``, float32 in SI units. They are in memory, or, where ``out`` names a Zarr or
-        a NetCDF file to write, read from there when they are looked at: choose it for what is large. Interrupted,
-        the same call goes on with what is missing of it.
+        longitude)``, float32 in SI units. They are in memory, or, where ``out`` names a Zarr or a
+        NetCDF file to write, read from there when they are looked at: choose it for what is large.
+        Interrupted, the same call goes on with what is missing of it.
 
         Raises UserError, in one sentence, for an analysis that lacks a variable, a level or a time,
         is on another grid, or has values that are missing or cannot be SI units; for an ``out``
