@@ -40,6 +40,7 @@ NETWORK = (
     "--model.token_hidden=1",
     "--model.overlap=0",
     "--model.smoothing=0",
+    "--training.small_scales=0",
     "--data.input_times=1",
 )
 CONFIG = Path(__file__).parent.parent / "examples" / "planet.yaml"

@@ -27,6 +27,7 @@ NETWORK = {
     "model.channel_hidden": 1.0,
     "model.overlap": 0,
     "model.smoothing": 0,
+    "training.small_scales": 0.0,
     "data.input_times": 1,
 }
 RUNS = [(dtype, ranks) for ranks in (1, 2) for dtype in ("float32", "bfloat16")]
