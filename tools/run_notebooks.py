@@ -48,8 +48,8 @@ def _tidy(cell: nbformat.NotebookNode) -> None:
     for output in kept:
         if output.output_type == "stream":
             lines = _ESCAPES.sub("", output.text.replace("\r\n", "\n")).split("\n")
-            said = [line.rpartition("\r")[2] for line in lines if "━" not in line]
-            output.text = "\n".join(line.rstrip() for line in said if line.strip()) + "\n"
+            said = [line.rpartition("\r")[2].rstrip() for line in lines]
+            output.text = "\n".join(line for line in said if line and "━" not in line) + "\n"
     if "outputs" in cell:
         cell.outputs = [each for each in kept if each.get("text", "kept").strip()]
 
