@@ -6,10 +6,11 @@ asked for.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+# Nothing is imported here, not even typing, in whose place a module of the user may stand until
+# `interpreter` has seen to it. Type checkers take a name such as this for true.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from weathermixer.api import (
         Config,
@@ -42,13 +43,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Commands and the scheme alone do without what these take seconds to load.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from weathermixer import api
 
-    return getattr(api, name)
+    found: object = getattr(api, name)
+    return found
 
 
 def __dir__() -> list[str]:
