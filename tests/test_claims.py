@@ -1,4 +1,4 @@
-"""The page of predictions is what its command makes of the machine files of the package."""
+"""Pages of predictions are what their commands make of the machine files of the package."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.exhaustive
-def test_the_page_of_predictions_is_made_anew_the_same(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks/claims.py"
-    page = tmp_path / "claims.md"
+@pytest.mark.parametrize("name", ["claims", "cards"])
+def test_a_page_of_predictions_is_made_anew_the_same(name: str, tmp_path: Path) -> None:
+    script = ROOT / f"benchmarks/{name}.py"
+    page = tmp_path / f"{name}.md"
     run = subprocess.run(
         [sys.executable, str(script), "--out", str(page)],
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
     assert run.returncode == 0, run.stderr
-    expected = (ROOT / "docs/claims.md").read_text(encoding="utf-8")
+    expected = (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
     assert page.read_text(encoding="utf-8") == expected

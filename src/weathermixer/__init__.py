@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from weathermixer.api import (
         Config,
         Layout,
-        Model,
         Plan,
+        TrainedModel,
         TrainResult,
         UserError,
         open_model,
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Config",
     "Layout",
-    "Model",
     "Plan",
     "TrainResult",
+    "TrainedModel",
     "UserError",
     "open_model",
     "open_store",

@@ -44,9 +44,9 @@ from weathermixer.verification.verify import verify
 __all__ = [
     "Config",
     "Layout",
-    "Model",
     "Plan",
     "TrainResult",
+    "TrainedModel",
     "UserError",
     "open_model",
     "open_store",
@@ -61,7 +61,7 @@ Source: TypeAlias = xr.Dataset | Path | str
 
 
 @dataclass(frozen=True)
-class Model:
+class TrainedModel:
     """A trained network: a run at one of its checkpoints, or an export. :func:`open_model` has it.
 
     ``checkpoint`` is ``newest``, ``best`` or a number of steps, and ``weights`` the ``average`` of
@@ -155,14 +155,14 @@ class Model:
 
 def open_model(
     path: Path | str, *, checkpoint: str = "newest", weights: Weights | None = None
-) -> Model:
+) -> TrainedModel:
     """Open a run, or an export of one (``.safetensors``), to forecast with.
 
     Raises UserError where it is neither, is damaged, or lacks such a checkpoint.
     """
     run = open_trained(path)
     run.require_checkpoint(checkpoint)
-    return Model(run, checkpoint, weights)
+    return TrainedModel(run, checkpoint, weights)
 
 
 def open_store(path: Path | str) -> xr.Dataset:

@@ -1,0 +1,105 @@
+"""What `plan` says of the configurations for clusters: docs/cards.md.
+
+    python benchmarks/cards.py            # plan, and write the page anew; minutes
+
+Everything is predicted from the machine file of the package. The text is in ``cards_page.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import parser
+
+from weathermixer.config import read_config
+from weathermixer.model.architecture import architecture_of
+from weathermixer.model.mixer import count_parameters
+from weathermixer.planning.choosing import make_planner
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/cards.md"
+EXAMPLES = ROOT / "examples/cluster"
+MACHINE, RANKS_PER_NODE = "h100", 4
+
+
+@dataclass(frozen=True)
+class Card:
+    """A configuration for so many GPUs on a grid."""
+
+    gpus: int
+    grid: tuple[int, int]
+    resolution: str
+
+    @property
+    def path(self) -> Path:
+        return EXAMPLES / f"{self.gpus}-gpus.yaml"
+
+
+CARDS = [
+    Card(4, (720, 1440), "0.25°"),
+    Card(32, (720, 1440), "0.25°"),
+    Card(256, (720, 1440), "0.25°"),
+    Card(1024, (1440, 2880), "0.125°"),
+]
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help="default: the page")
+    out: Path = options.parse_args().out
+    out.write_text(page(), encoding="utf-8")
+    print(f"wrote {out}")
+
+
+def page() -> str:
+    text = (Path(__file__).parent / "cards_page.md").read_text(encoding="utf-8")
+    head = (
+        "GPUs", "grid", "weights", "mesh", "memory a rank", "a step", "samples/s", "of peak",
+        "read", "sent",
+    )  # fmt: skip
+    lines = [head, ["---"] * len(head), *map(row, CARDS)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return text.replace("{table}", table).replace("{cards}", "\n\n".join(map(described, CARDS)))
+
+
+def row(card: Card) -> list[str]:
+    """The line of a card: the mesh that plan takes, and a step on it."""
+    config = read_config(card.path)
+    planner = make_planner(config, machine=MACHINE, grid=card.grid)
+    best = planner.plan(card.gpus).best
+    assert best is not None, "some mesh fits"
+    layout = best.layout
+    assert layout.data == config.parallel.data, f"{card.path.name} has another parallel.data"
+    weights = count_parameters(architecture_of(config.data, config.model, card.grid))
+    return [
+        f"[{card.gpus:,}](../examples/cluster/{card.path.name})",
+        f"{card.resolution}, {card.grid[0]} × {card.grid[1]}",
+        f"{weights / 1e9:.1f} billion",
+        f"{layout.data} × {layout.domain} × {layout.tensor}",
+        f"{best.step.memory_bytes / 1e9:.0f} GB",
+        f"{best.time.total:.2f} s",
+        f"{best.samples / best.time.total:.0f}",
+        f"{best.peak_fraction:.0%}",
+        f"{best.step.bytes_read / 1e6:.0f} MB",
+        f"{best.step.bytes_sent / 1e9:.1f} GB",
+    ]
+
+
+def described(card: Card) -> str:
+    """The section of a card: its configuration, and how a job is made of it."""
+    where = f"examples/cluster/{card.path.name}"
+    nodes = card.gpus // RANKS_PER_NODE
+    return f"""## {card.gpus:,} GPUs, {card.resolution}
+
+```yaml
+{card.path.read_text(encoding="utf-8").rstrip()}
+```
+
+```
+weathermixer submit {where} --out RUN --nodes {nodes} --ranks-per-node {RANKS_PER_NODE} [--go]
+```"""
+
+
+if __name__ == "__main__":
+    main()
