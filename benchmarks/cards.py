@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import parser
+from pages import table, write_page
 
 from weathermixer.config import read_config
 from weathermixer.model.architecture import architecture_of
@@ -45,11 +45,7 @@ CARDS = [
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help="default: the page")
-    out: Path = options.parse_args().out
-    out.write_text(page(), encoding="utf-8")
-    print(f"wrote {out}")
+    write_page(__doc__, PAGE, page)
 
 
 def page() -> str:
@@ -58,9 +54,8 @@ def page() -> str:
         "GPUs", "grid", "weights", "mesh", "memory a rank", "a step", "samples/s", "of peak",
         "read", "sent",
     )  # fmt: skip
-    lines = [head, ["---"] * len(head), *map(row, CARDS)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text.replace("{table}", table).replace("{cards}", "\n\n".join(map(described, CARDS)))
+    found = table(head, map(row, CARDS)).rstrip()
+    return text.replace("{table}", found).replace("{cards}", "\n\n".join(map(described, CARDS)))
 
 
 def row(card: Card) -> list[str]:

@@ -8,10 +8,10 @@ The text of the page is in ``claims_page.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness import parser
+from pages import table, write_page
 from predicting import AUTHORS, CASES, Case, jigsaw, machine_of, network, other
 
 from weathermixer.jigsaw.layout import Layout
@@ -24,11 +24,7 @@ MACHINES = {AUTHORS: "A100", "h100": "H100", "gh200": "GH200"}
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help="default: the page")
-    out: Path = options.parse_args().out
-    out.write_text(page(), encoding="utf-8")
-    print(f"wrote {out}")
+    write_page(__doc__, PAGE, page)
 
 
 def ranged(values: Sequence[float], form: str) -> str:
@@ -38,12 +34,6 @@ def ranged(values: Sequence[float], form: str) -> str:
 
 def mesh(layout: Layout) -> str:
     return f"{layout.domain} × {layout.tensor}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 TYPES: tuple[ProductType, ...] = ("float32", "tf32")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
 import re
 import subprocess
@@ -203,6 +204,75 @@ def test_importing_the_package_loads_nothing_that_takes_time() -> None:
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         wm.nothing  # noqa: B018
+
+
+def _truth(waves: Path) -> xr.Dataset:
+    return wm.open_store(waves).sel(time=slice("2001-01-05", "2001-01-07")).load()
+
+
+MISFITS: dict[str, tuple[Any, str]] = {
+    "a level": (lambda t: t.sel(level=[850]), "the truth lacks temperature_500: it holds"),
+    "another grid": (lambda t: t.isel(longitude=slice(None, None, 2)), "the truth"),
+    "other times": (lambda t: t.assign_coords(time=t.time + np.timedelta64(900, "D")), "the truth"),
+    "other units": (lambda t: t - 273.15, "the truth.*are they in K"),
+    "missing values": (lambda t: t.where(t.longitude > 30.0), "the truth.*NaN"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_a_truth_that_does_not_fit_is_refused_in_a_sentence(
+    run: Path, waves: Path, analysis: xr.Dataset, misfit: str
+) -> None:
+    change, message = MISFITS[misfit]
+    made = wm.open_model(run).forecast(analysis, STEPS)
+    with pytest.raises(wm.UserError, match=message) as refused:
+        wm.score(made, change(_truth(waves)))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_climatology_may_be_a_data_set(run: Path, waves: Path, analysis: xr.Dataset) -> None:
+    made, truth = wm.open_model(run).forecast(analysis, STEPS), _truth(waves)
+    mean = truth.drop_vars("land_sea_mask").mean("time")
+    expected = mean.expand_dims(hour=[0, 6, 12, 18], dayofyear=np.arange(1, 367))
+    for name in ("temperature", "2m_temperature"):
+        expected[name].attrs["units"] = "K"
+    scores = wm.score(made, truth, climatology=expected)
+    rmse = scores["2m_temperature"].sel(source="climatology", metric="rmse", region="global")
+    valid = truth["2m_temperature"].sel(time="2001-01-05T12")
+    edges = np.deg2rad(np.concatenate([[90.0], np.arange(67.5, -68, -22.5), [-90.0]]))
+    area = -np.diff(np.sin(edges))
+    square = ((mean["2m_temperature"] - valid) ** 2).mean("longitude").values
+    assert rmse[0].item() == pytest.approx(np.sqrt((square * area).sum() / area.sum()), rel=1e-5)
+
+
+def _forecast_on_ranks(mesh: Mesh, run: Path, waves: Path, out: Path) -> None:
+    store = wm.open_store(waves)
+    wm.open_model(run).forecast(store, STEPS, init=INIT, out=out)
+
+
+def test_ranks_forecast_from_a_data_set_together(
+    pool: Pool, run: Path, waves: Path, tmp_path: Path
+) -> None:
+    pool.run(_forecast_on_ranks, wm.Layout(domain=2), run, waves, tmp_path / "f.zarr")
+    alone = wm.open_model(run).forecast(waves, STEPS, init=INIT)
+    together = xr.open_zarr(tmp_path / "f.zarr", decode_timedelta=True)
+    xr.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["yesterday", ["2001-01-05", "soon"], 5])
+def test_what_is_no_time_is_refused_in_a_sentence(
+    run: Path, analysis: xr.Dataset, init: Any
+) -> None:
+    with pytest.raises(wm.UserError, match="is not a time: write it as 2020-01-31T12"):
+        wm.open_model(run).forecast(analysis, STEPS, init=init)
+
+
+def test_times_of_other_kinds_are_taken(run: Path, analysis: xr.Dataset) -> None:
+    model = wm.open_model(run)
+    expected = model.forecast(analysis, STEPS, init=INIT)
+    moment = datetime.datetime(2001, 1, 5, 6)
+    for init in (moment, [moment], np.datetime64(moment)):
+        xr.testing.assert_equal(model.forecast(analysis, STEPS, init=init), expected)
 
 
 def test_what_is_said_to_be_there_is_there() -> None:

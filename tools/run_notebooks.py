@@ -6,6 +6,8 @@ progress on a terminal the last line is kept.
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -35,11 +38,20 @@ def main(paths: list[str]) -> None:
 
 
 def _tidy(cell: nbformat.NotebookNode) -> None:
-    """Join what a cell printed, without its progress, and leave out when it ran."""
+    """Join what a cell printed, without its progress, and leave out when it ran.
+
+    What is shown as text as well is kept as text, and pictures in few colours, since all of it is
+    kept with the code.
+    """
     cell.metadata.pop("execution", None)
     kept: list[nbformat.NotebookNode] = []
     for output in cell.get("outputs", []):
         if output.output_type != "stream":
+            data = output.get("data", {})
+            if "text/plain" in data:
+                data.pop("text/html", None)
+            if "image/png" in data:
+                data["image/png"] = _in_few_colours(data["image/png"])
             kept.append(output)
         elif kept and kept[-1].get("name") == output.name:
             kept[-1].text += output.text
@@ -52,6 +64,13 @@ def _tidy(cell: nbformat.NotebookNode) -> None:
             output.text = "\n".join(line for line in said if line and "━" not in line) + "\n"
     if "outputs" in cell:
         cell.outputs = [each for each in kept if each.get("text", "kept").strip()]
+
+
+def _in_few_colours(png: str) -> str:
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    written = io.BytesIO()
+    picture.quantize(64, dither=Image.Dither.NONE).save(written, "png", optimize=True)
+    return base64.b64encode(written.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -58,6 +60,9 @@ __all__ = [
 
 Source: TypeAlias = xr.Dataset | Path | str
 """A data set, or the path or address of one."""
+
+Times: TypeAlias = ArrayLike | xr.DataArray | datetime | Sequence[datetime]
+"""One time in UTC, or several; or words as ``--init`` of the command takes them."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class TrainedModel:
         analysis: Source,
         steps: int,
         *,
-        init: ArrayLike | None = None,
+        init: Times | None = None,
         members: int | None = None,
         out: Path | str | None = None,
         overrides: Sequence[str] = (),
@@ -201,7 +206,7 @@ def score(forecast: Source, truth: Source, *, climatology: Source | None = None)
     with (
         lent("the forecast", forecast) as forecast_name,
         lent("the truth", truth) as truth_name,
-        lent("the climatology", "" if climatology is None else climatology) as climatology_name,
+        nullcontext() if climatology is None else lent("the climatology", climatology) as expected,
         progress("verifying") as update,
     ):
         # What is lent is in the memory of this process alone.
@@ -209,7 +214,7 @@ def score(forecast: Source, truth: Source, *, climatology: Source | None = None)
         verification = verify(
             forecast_name,
             truth_name,
-            climatology=climatology_name or None,
+            climatology=expected,
             processes=1 if is_lent else None,
             progress=update,
         )
@@ -240,9 +245,9 @@ def _last_time(name: str) -> np.datetime64:
     return max(times)
 
 
-def _times_in_words(times: ArrayLike) -> str:
+def _times_in_words(times: Times) -> str:
     """Times as ``--init`` of the command takes them."""
-    if isinstance(times, str):
-        return times
-    moments = np.unique(np.asarray(times, dtype="datetime64[s]"))
-    return ",".join(map(str, moments))
+    moments = np.atleast_1d(np.asarray(times))
+    if moments.dtype.kind == "M":
+        moments = np.unique(moments.astype("datetime64[s]"))
+    return ",".join(map(str, moments.tolist() if moments.dtype.kind == "O" else moments))

@@ -47,7 +47,9 @@ def training_job(
     else:
         architecture = architecture_of(settings.data, settings.model, states.grid)
         world_size = job.nodes * job.ranks_per_node
-        possible_layouts(settings.parallel, architecture, world_size=world_size)
+        possible_layouts(
+            settings.parallel, architecture, world_size=world_size, training=settings.training
+        )
     return job
 
 

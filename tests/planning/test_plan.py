@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from weathermixer.planning.machine_files import find_machine, write_machine
 from weathermixer.planning.plan import Planner, all_layouts
 from weathermixer.planning.plan_text import render_plan
 from weathermixer.planning.scaling_chart import draw_scaling
+from weathermixer.planning.step_cost import possible_layouts
 from weathermixer.planning.step_kind import usual_lengths
 from weathermixer.planning.step_memory import SAFE_SHARE
 
@@ -236,6 +238,29 @@ def test_the_fastest_mesh_that_fits_is_chosen(
         each.layout: each.step.calls for each in planned.plan(4).candidates if each.layout.data == 1
     }
     assert calls[slow_choice.layout] == min(calls.values())
+
+
+def test_meshes_that_leave_small_scales_no_room_are_not_chosen() -> None:
+    base = planner()
+    network = replace(base.architecture, grid=(base.architecture.grid[0], 5), patch=(8, 1))
+    parallel = base.config.parallel.model_copy(update={"data": 1, "domain": None, "tensor": None})
+    config = base.config.model_copy(update={"parallel": parallel})
+    small = config.training.model_copy(update={"small_scales": 0.1})
+    with_them = config.model_copy(update={"training": small})
+
+    def domains(training: Training | None) -> set[int]:
+        return {
+            each.domain
+            for each in possible_layouts(parallel, network, world_size=4, training=training)
+        }
+
+    assert domains(config.training) == domains(None) == {1, 2, 4}
+    assert domains(small) == {1, 2}
+    assert choose_mesh(with_them, network, world_size=4).layout.domain <= 2
+    assert choose_mesh(with_them, network, world_size=4, trains=False).layout.world_size == 4
+    alone = parallel.model_copy(update={"domain": 4, "tensor": 1})
+    with pytest.raises(LayoutError, match=r"training\.small_scales .* leaves a rank 1"):
+        possible_layouts(alone, network, world_size=4, training=small)
 
 
 def test_a_training_that_needs_more_memory_than_there_is_does_not_begin(

@@ -1,10 +1,10 @@
-"""Channels as people look at them: a variable each, with its levels."""
+"""Channels as people look at them: a variable each, with its levels and attributes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weathermixer.data.channels import parse_channel
+from weathermixer.data.channels import VARIABLES, parse_channel
 
 
 def variables_of(channels: Sequence[str]) -> dict[str, dict[int | None, int]]:
@@ -18,3 +18,8 @@ def variables_of(channels: Sequence[str]) -> dict[str, dict[int | None, int]]:
         channel = parse_channel(name)
         places.setdefault(channel.variable, {})[channel.level_hpa] = place
     return places
+
+
+def attributes_of(variable: str) -> dict[str, str]:
+    """The attributes by which xarray shows a variable: its units and its name in words."""
+    return {"units": VARIABLES[variable].units, "long_name": variable.replace("_", " ")}

@@ -152,7 +152,10 @@ def choose_mesh(
     """
     machine = this_machine()
     numbers = _numbers_of_threads(machine, world_size, threads or given_threads())
-    possible = possible_layouts(config.parallel, architecture, world_size=world_size)
+    training = config.training if trains else None
+    possible = possible_layouts(
+        config.parallel, architecture, world_size=world_size, training=training
+    )
     planners = [
         Planner(config, architecture, machine, threads=number, states=states) for number in numbers
     ]

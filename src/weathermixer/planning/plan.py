@@ -287,6 +287,7 @@ class Planner:
             latent=advance,
             members=1,
             pool=1,
+            small_scales=False,
         )
         model = describe_rank(self.architecture, layout, kind, self.machine)
         timer = StepTimer(self.machine, layout.world_size, self.threads)

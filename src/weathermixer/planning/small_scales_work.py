@@ -49,7 +49,7 @@ class SmallScalesWork:
 
     @classmethod
     def of(cls, model: WeatherMixer, kind: StepKind) -> SmallScalesWork | None:
-        """That of the loss of a model's steps, where they have it."""
+        """What small scales add to a model's step of a kind, or None where its loss has none."""
         if not kind.small_scales:
             return None
         a, product = model.architecture, linear(model.encoder).product

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from weathermixer.config import Parallel
+from weathermixer.config import Parallel, Training
 from weathermixer.jigsaw.cost import Cost, layers_cost, shared_cost
 from weathermixer.jigsaw.layout import Layout, LayoutError, layouts
 from weathermixer.jigsaw.mesh import Mesh
@@ -12,7 +12,7 @@ from weathermixer.model.architecture import Architecture
 from weathermixer.model.cuts import check_cuts
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ring_work import Ring
-from weathermixer.planning.small_scales_work import SmallScalesWork
+from weathermixer.planning.small_scales_work import SmallScalesWork, require_room
 from weathermixer.planning.smoothing_work import SmoothingWork
 from weathermixer.planning.step_kind import StepKind
 
@@ -68,17 +68,28 @@ def _passes_cost(
 
 
 def possible_layouts(
-    parallel: Parallel, architecture: Architecture, *, world_size: int
+    parallel: Parallel,
+    architecture: Architecture,
+    *,
+    world_size: int,
+    training: Training | None = None,
 ) -> list[Layout]:
     """The meshes of ``world_size`` ranks among which a configuration leaves the choice.
 
-    Raises LayoutError where the settings do not multiply to ``world_size``, or where no mesh of
-    so many ranks leaves each of them something to do.
+    With a ``training``, those on which its loss can be computed. Raises LayoutError where the
+    settings do not multiply to ``world_size``, or where no mesh of so many ranks leaves each of
+    them something to do.
     """
+
+    def require_possible(layout: Layout) -> None:
+        check_cuts(architecture, Mesh.describe(layout))
+        if training is not None:
+            require_room(training, layout, architecture)
+
     if parallel.domain and parallel.tensor:
         layout = Layout(data=parallel.data, domain=parallel.domain, tensor=parallel.tensor)
         layout.require_ranks(world_size)
-        check_cuts(architecture, Mesh.describe(layout))
+        require_possible(layout)
         return [layout]
     if world_size % parallel.data:
         raise LayoutError(
@@ -98,7 +109,7 @@ def possible_layouts(
     refused: LayoutError | None = None
     for layout in candidates:
         try:
-            check_cuts(architecture, Mesh.describe(layout))
+            require_possible(layout)
         except LayoutError as error:
             refused = refused or error
         else:

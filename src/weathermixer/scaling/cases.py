@@ -179,7 +179,12 @@ class Experiment:
         if parallel.domain is None and parallel.tensor is None:
             return
         try:
-            layouts = possible_layouts(parallel, self._architecture(self.config), world_size=ranks)
+            layouts = possible_layouts(
+                parallel,
+                self._architecture(self.config),
+                world_size=ranks,
+                training=self.config.training,
+            )
         except LayoutError:
             return  # those of other numbers of ranks
         candidates = [self._planned(chosen.config, layout) for layout in layouts]
@@ -222,7 +227,12 @@ class Experiment:
 
     def _layouts(self, config: Config, ranks: int, parallel: Parallel) -> Sequence[Layout]:
         try:
-            return possible_layouts(parallel, self._architecture(config), world_size=ranks)
+            return possible_layouts(
+                parallel,
+                self._architecture(config),
+                world_size=ranks,
+                training=config.training,
+            )
         except LayoutError as error:
             raise UserError(
                 f"{ranks} ranks have no mesh for this network ({error}), or leave {ranks} out of "

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from weathermixer.data.channels import VARIABLES
 from weathermixer.data.time_steps import to_timedelta
-from weathermixer.data.variables import variables_of
+from weathermixer.data.variables import attributes_of, variables_of
 from weathermixer.verification.verification_record import Verification
 
 
@@ -35,7 +34,7 @@ def scores_dataset(verification: Verification) -> xr.Dataset:
     dims = ("source", "metric", "region", "prediction_timedelta")
     fields = {}
     for name, places in variables_of(scores.channels).items():
-        attributes = {"units": VARIABLES[name].units, "long_name": name.replace("_", " ")}
+        attributes = attributes_of(name)
         if None in places:
             fields[name] = xr.DataArray(values[..., places[None]], dims=dims, attrs=attributes)
             continue

@@ -95,6 +95,7 @@ def test_a_variable_without_a_level_that_another_has_holds_nan_there(tmp_path: P
     assert np.isnan(made["geopotential"].sel(level=850)).all()
     assert (made["geopotential"].sel(level=500) == 5e4).all()
     assert (made["temperature"] == 250.0).all()
+    xr.testing.assert_equal(made, store_dataset(path))
 
 
 def test_interrupted_it_goes_on(store: Path, tmp_path: Path) -> None:

@@ -13,22 +13,23 @@ on.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
 from weathermixer.config import Period
 from weathermixer.console import Progress
 from weathermixer.credentials import without_credentials
-from weathermixer.data.channels import VARIABLES
 from weathermixer.data.partial_files import partial_path, write_error
 from weathermixer.data.store.arrays import consolidate, write_array, write_grid
 from weathermixer.data.store.store import Store
 from weathermixer.data.time_steps import to_seconds
-from weathermixer.data.variables import variables_of
+from weathermixer.data.variables import attributes_of, variables_of
 from weathermixer.errors import UserError
 
 _DONE = ".progress"
@@ -58,10 +59,14 @@ def export_store(
             f"{store.path} has no state from {first} to {last}: it spans {store.times[0]} to "
             f"{store.times[-1]}"
         )
-    partial = partial_path(out)
+    partial, which = partial_path(out), f"{store.fingerprint()} {kept[0]} {kept[-1]}"
     try:
-        done = _begin(partial, store, kept)
-        _copy(partial, store, kept, done, progress)
+        done = _begin(partial, store, kept, which)
+        for number in _copied(partial, store, kept, done):
+            if number % _TOGETHER == 0:
+                _note(partial, which, number)
+            if progress is not None:
+                progress(number, len(kept))
         consolidate(partial, ignoring=_DONE)
         partial.rename(out)
         (out / _DONE).unlink()
@@ -69,9 +74,8 @@ def export_store(
         raise write_error(partial, error) from error
 
 
-def _begin(partial: Path, store: Store, kept: np.ndarray[Any, Any]) -> int:
+def _begin(partial: Path, store: Store, kept: NDArray[np.intp], which: str) -> int:
     """Make the arrays, or find those that were begun; how many times have been copied."""
-    which = f"{store.fingerprint()} {kept[0]} {kept[-1]}"
     note = partial / _DONE
     if note.exists():
         begun, _, done = note.read_text(encoding="utf-8").rpartition(" ")
@@ -106,26 +110,27 @@ def _begin(partial: Path, store: Store, kept: np.ndarray[Any, Any]) -> int:
             compressors=BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle"),
             fill_value=np.nan,
             dimension_names=("time", *(("level",) if on_levels else ()), "latitude", "longitude"),
-            attributes=_attributes(name),
+            attributes=dict(attributes_of(name)),
             config={"write_empty_chunks": True},
         )
     for name, field in zip(
         store.static_channels, store.read_static(store.static_channels), strict=True
     ):
-        write_array(group, name, field, ("latitude", "longitude"), **_attributes(name))
-    note.write_text(f"{which} 0", encoding="utf-8")
+        write_array(group, name, field, ("latitude", "longitude"), **attributes_of(name))
+    _note(partial, which, 0)
     return 0
 
 
-def _copy(
-    partial: Path,
-    store: Store,
-    kept: np.ndarray[Any, Any],
-    done: int,
-    progress: Progress | None,
-) -> None:
+def _note(partial: Path, which: str, done: int) -> None:
+    """Record how many of which times have been copied, whole or not at all."""
+    note = partial_path(partial / _DONE)
+    note.write_text(f"{which} {done}", encoding="utf-8")
+    note.replace(partial / _DONE)
+
+
+def _copied(partial: Path, store: Store, kept: NDArray[np.intp], done: int) -> Iterator[int]:
+    """Copy the times that are not ``done``, yielding how many are after each."""
     group = zarr.open_group(partial, mode="r+", use_consolidated=False)
-    which = f"{store.fingerprint()} {kept[0]} {kept[-1]}"
     arrays: dict[str, Any] = {name: group[name] for name in variables_of(store.channels)}
     levels = _levels(store)
     for number in range(done, len(kept)):
@@ -138,17 +143,10 @@ def _copy(
             rows = [levels.index(level) for level in places if level is not None]
             field[rows] = state[list(places.values())]
             arrays[name][number] = field
-        if (number + 1) % _TOGETHER == 0:
-            (partial / _DONE).write_text(f"{which} {number + 1}", encoding="utf-8")
-        if progress is not None:
-            progress(number + 1, len(kept))
+        yield number + 1
 
 
 def _levels(store: Store) -> list[int]:
     """The levels that any variable has, hPa, increasing."""
     by_variable = variables_of(store.channels).values()
     return sorted({level for places in by_variable for level in places if level is not None})
-
-
-def _attributes(name: str) -> dict[str, Any]:
-    return {"units": VARIABLES[name].units, "long_name": name.replace("_", " ")}

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from weathermixer.data.channels import VARIABLES
 from weathermixer.data.store.store import Store
-from weathermixer.data.variables import variables_of
+from weathermixer.data.variables import attributes_of, variables_of
 
 
 def store_dataset(path: Path | str) -> xr.Dataset:
@@ -35,7 +34,7 @@ def store_dataset(path: Path | str) -> xr.Dataset:
     for place, name in enumerate(store.static_channels):
         fields[name] = raw["static"].isel(static_channel=place, drop=True)
     for name, field in fields.items():
-        field.attrs = {"units": VARIABLES[name].units, "long_name": name.replace("_", " ")}
+        field.attrs = dict(attributes_of(name))
     dataset = xr.Dataset(fields, attrs={"Conventions": "CF-1.11"})
     kept = {*dataset.dims, *dataset.data_vars}
     return dataset.drop_vars([name for name in dataset.variables if name not in kept])
