@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from support.waves import wave_config
-from weathermixer.data.channels import channels_of, names
+from weathermixer.data.channels import names, predicted_channels
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
@@ -40,9 +40,12 @@ def write_run(
         data=data,
     )
     store = Store.open(waves)
-    channels = names(channels_of(config.data.variables, config.data.levels))
     normalisation = Normalisation.from_store(
-        store, channels, config.data.static, store.training_period
+        store,
+        names(predicted_channels(config.data)),
+        config.data.static,
+        store.training_period,
+        diagnostic=config.data.diagnostic,
     )
     run = Run.create(path, config, normalisation, Path.touch)
     architecture = architecture_of(config.data, config.model, normalisation.grid)

@@ -30,7 +30,7 @@ from weathermixer.forecast.initial_times import parse_initial_times
 from weathermixer.forecast.inputs import input_windows
 from weathermixer.forecast.members import networks_of, remark_on_equal_members
 from weathermixer.forecast.memory import share_one_arena
-from weathermixer.forecast.options import check_overrides, check_wanted, key_of
+from weathermixer.forecast.options import UNBOUND, check_overrides, check_wanted, key_of
 from weathermixer.forecast.result import ForecastResult
 from weathermixer.forecast.scores_in_progress import ScoresInProgress
 from weathermixer.forecast.writer import ForecastWriter, refuse_existing
@@ -42,14 +42,6 @@ from weathermixer.model.other_network import NetworkBuilder
 from weathermixer.runs.exported_run import open_trained
 from weathermixer.runs.run import Run, Weights, weights_of
 from weathermixer.verification.verification_record import Verification
-
-# What training had of a mesh, and what it was validated by, does not bind a forecast.
-_UNBOUND = (
-    "parallel.data=1",
-    "parallel.domain=null",
-    "parallel.tensor=null",
-    "training.validation_leads=[]",
-)
 
 
 def forecast(
@@ -269,7 +261,7 @@ def _look_up(
         if not is_written:
             refuse_existing(out)
     opened = open_trained(run).read()
-    config = opened.config_with(overrides, base_overrides=_UNBOUND)
+    config = opened.config_with(overrides, base_overrides=UNBOUND)
     return opened, config, opened.require_checkpoint(checkpoint), is_written
 
 

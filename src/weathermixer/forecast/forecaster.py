@@ -109,10 +109,16 @@ class Forecaster:
             item, channel = np.argwhere(~finite)[0]
             hours = to_hours(self.description.lead_times[step])
             time = self._time(batch[item])
-            raise UserError(
-                f"the forecast from {self.description.initial_times[time]} is NaN or "
-                f"infinite at {hours:g} h, first in {self.normalisation.channels[channel]}: the "
-                "model is unstable that far ahead, so forecast fewer steps, or train it longer or "
-                "with a longer training.rollout"
+            raise instability(
+                self.description.initial_times[time], hours, self.normalisation.channels[channel]
             )
         return states
+
+
+def instability(initial_time: np.datetime64, hours: float, channel: str) -> UserError:
+    """What is raised for a forecast that has become NaN or infinite, first in a channel."""
+    return UserError(
+        f"the forecast from {initial_time.astype('datetime64[s]')} is NaN or infinite at "
+        f"{hours:g} h, first in {channel}: the model is unstable that far ahead, so forecast fewer "
+        "steps, or train it longer or with a longer training.rollout"
+    )

@@ -8,7 +8,6 @@ Dropout draws for all that are computed together.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from torch import Tensor
 
@@ -31,20 +30,53 @@ def networks_of(
     Each application advances by ``applications`` steps. For the members of an ensemble, dropout
     draws as it does in training, in a network that is not in training otherwise.
     """
-    single: Step = partial(model, applications=applications)
     if description.members is None:
+        single = network_of_single(model, applications=applications)
         return lambda _: single
     starts = to_seconds(description.initial_times)
 
     def network_of(batch: Sequence[int]) -> Step:
-        for module in model.modules():
-            if isinstance(module, Dropout):
-                module.train()
         places = [description.place(number) for number in batch]
         forecasts = [(int(starts[time]), member) for time, member in places]
-        return _step_of_members(single, model, forecasts, seed)
+        return network_of_members(model, forecasts, applications=applications, seed=seed)
 
     return network_of
+
+
+def network_of_single(model: Network, *, applications: int) -> Step:
+    """The network of a forecast that draws nothing."""
+
+    def step(*given: Tensor) -> Tensor:
+        _let_dropout_draw(model, draws=False)
+        return model(*given, applications=applications)
+
+    return step
+
+
+def network_of_members(
+    model: Network,
+    forecasts: Sequence[tuple[int, int]],
+    *,
+    applications: int,
+    seed: int,
+    made: int = 0,
+) -> Step:
+    """The network that makes members of ensembles together, by initial time and member.
+
+    The former are seconds since 1970, the latter counted from 0; ``made`` applications have been
+    made before the first.
+    """
+
+    def step(*given: Tensor) -> Tensor:
+        nonlocal made
+        _let_dropout_draw(model, draws=True)
+        keys = [(start, member, made) for start, member in forecasts]
+        noise = draw_noise(model.architecture.noise, keys, seed=seed).to(given[0])
+        set_dropout_key(model, seed, made, derive_key(*forecasts[0]))
+        made += 1
+        return model(*given, applications=applications, noise=noise)
+
+    return step
 
 
 def remark_on_equal_members(model: Network) -> str | None:
@@ -64,18 +96,7 @@ def remark_on_equal_members(model: Network) -> str | None:
     )
 
 
-def _step_of_members(
-    single: Step, model: Network, forecasts: Sequence[tuple[int, int]], seed: int
-) -> Step:
-    """A network that draws for forecasts, by their initial time in seconds and their member."""
-    made = 0
-
-    def step(*given: Tensor) -> Tensor:
-        nonlocal made
-        keys = [(start, member, made) for start, member in forecasts]
-        noise = draw_noise(model.architecture.noise, keys, seed=seed).to(given[0])
-        set_dropout_key(model, seed, made, derive_key(*forecasts[0]))
-        made += 1
-        return single(*given, noise=noise)
-
-    return step
+def _let_dropout_draw(model: Network, *, draws: bool) -> None:
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.train(draws)

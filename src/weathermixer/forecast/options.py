@@ -18,6 +18,14 @@ _ADJUSTABLE = (
 ADJUSTABLE_OF_ENSEMBLES = (*_ADJUSTABLE, "training.seed")
 """The settings that may change a forecast, an ensemble at the most."""
 
+UNBOUND = (
+    "parallel.data=1",
+    "parallel.domain=null",
+    "parallel.tensor=null",
+    "training.validation_leads=[]",
+)
+"""What training had of a mesh, and what it was validated by, does not bind a forecast."""
+
 
 def check_wanted(
     out: Path | None,

@@ -319,7 +319,7 @@ def is_first_rank() -> bool:
 def wait_for_all() -> None:
     """Return when every rank that was started has come here; RankLost where one is gone."""
     if dist.is_initialized():
-        with _losing_ranks("waiting for the others"):
+        with losing_ranks("waiting for the others"):
             dist.barrier()
 
 
@@ -328,7 +328,7 @@ def gather_objects(value: Any) -> list[Any]:
     if not dist.is_initialized():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
-    with _losing_ranks("comparing notes with the others"):
+    with losing_ranks("comparing notes with the others"):
         dist.all_gather_object(found, value)
     return found
 
@@ -346,7 +346,7 @@ def from_first_rank(make: Callable[[], T]) -> T:
             told = [make()]
         except ValueError as error:
             told = [error]
-    with _losing_ranks("hearing from the first"):
+    with losing_ranks("hearing from the first"):
         dist.broadcast_object_list(told)
     if isinstance(told[0], ValueError):
         raise told[0]
@@ -365,7 +365,8 @@ def local_device(index: int | None = None) -> torch.device:
 
 
 @contextmanager
-def _losing_ranks(doing: str) -> Iterator[None]:
+def losing_ranks(doing: str) -> Iterator[None]:
+    """While entered, raise RankLost where a connection breaks, with what was being done."""
     try:
         with ACTIVITY.waiting_for("all others"):
             yield

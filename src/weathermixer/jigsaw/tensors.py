@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from weathermixer.jigsaw.layout import Block, Dimension
-from weathermixer.jigsaw.mesh import Axis, Mesh, gather_objects
+from weathermixer.jigsaw.mesh import Axis, Mesh, gather_objects, losing_ranks
 from weathermixer.jigsaw.pieces import local_parameters
 
 
@@ -67,6 +67,51 @@ def gather(local: Tensor, block: Block) -> Tensor:
         return join([(local.detach(), block)])
     held = gather_objects((local.detach().cpu(), block))
     return join(held).to(local.device)
+
+
+def spread(whole: Tensor | None, blocks: Sequence[Block], like: Tensor, mesh: Mesh) -> Tensor:
+    """This rank's block of a whole tensor that the first rank alone has.
+
+    ``blocks`` are those of all ranks of the mesh, each of which calls this; the result is in the
+    place and type of ``like``.
+    """
+    own = blocks[mesh.layout.rank]
+    if whole is None:
+        part = like.new_empty(own.local_shape)
+        _transfer([(dist.irecv, part, 0)], mesh)
+        return part
+    pieces = ((cut(whole, block).to(like), rank) for rank, block in enumerate(blocks) if rank)
+    _transfer([(dist.isend, piece, rank) for piece, rank in pieces], mesh)
+    return cut(whole, own).to(like)
+
+
+def collect(part: Tensor, blocks: Sequence[Block], mesh: Mesh) -> Tensor | None:
+    """The whole tensor on the first rank, of the blocks that ranks have of it; None on the others.
+
+    ``blocks`` are those of all ranks of the mesh, each of which calls this.
+    """
+    if mesh.layout.rank:
+        _transfer([(dist.isend, part.contiguous(), 0)], mesh)
+        return None
+    parts = [part, *(part.new_empty(block.local_shape) for block in blocks[1:])]
+    _transfer([(dist.irecv, there, rank) for rank, there in enumerate(parts) if rank], mesh)
+    return join(list(zip(parts, blocks, strict=True)))
+
+
+def _transfer(
+    messages: Sequence[tuple[Callable[..., dist.Work | None], Tensor, int]], mesh: Mesh
+) -> None:
+    """Send to ranks, or receive from them, tensors that are not empty."""
+    operations = []
+    for way, tensor, rank in messages:
+        if tensor.numel():
+            operations.append(dist.P2POp(way, tensor, rank))
+            if way is dist.isend:
+                mesh.counter.bytes_sent += tensor.numel() * tensor.element_size()
+                mesh.counter.messages += 1
+    with losing_ranks("passing on whole tensors"):
+        for work in dist.batch_isend_irecv(operations) if operations else []:
+            work.wait()
 
 
 def load_whole(model: nn.Module, state: Mapping[str, Tensor]) -> None:
