@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from torch import nn
 
 import weathermixer as wm
 from support.forecast_runs import write_run
@@ -22,6 +23,7 @@ from support.waves import wave_config, write_waves
 from weathermixer.data.archives.lent import is_lent, lent
 from weathermixer.forecast.forecast import forecast
 from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.model.architecture import Architecture
 from weathermixer.planning.choosing import make_planner
 from weathermixer.verification.verify import verify
 
@@ -144,6 +146,23 @@ def test_a_training_from_python_leaves_a_run_to_open(waves: Path, tmp_path: Path
     assert model.config.training.steps == 3
     assert model.channels == ("temperature_500", "temperature_850", "2m_temperature")
     np.testing.assert_array_equal(model.latitude, wm.open_store(waves).latitude)
+
+
+def tiny_network(sizes: Architecture) -> nn.Module:
+    return nn.Conv2d(sizes.inputs, sizes.predicted, 3, padding=1)
+
+
+def test_another_network_is_trained_and_forecasts(
+    waves: Path, analysis: xr.Dataset, tmp_path: Path
+) -> None:
+    config = wave_config(waves, training={"steps": 3, "warmup_steps": 1}, data=DATA)
+    wm.train(config, tmp_path / "run", network=tiny_network)
+    made = wm.open_model(tmp_path / "run", network=tiny_network).forecast(analysis, STEPS)
+    forecast(tmp_path / "run", waves, INIT, STEPS, tmp_path / "expected.zarr", network=tiny_network)
+    expected = xr.open_zarr(tmp_path / "expected.zarr", decode_timedelta=True)
+    xr.testing.assert_equal(made, expected)
+    with pytest.raises(wm.UserError):
+        wm.open_model(tmp_path / "run").forecast(analysis, STEPS)
 
 
 def test_a_plan_is_that_of_the_command(waves: Path) -> None:

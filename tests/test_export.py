@@ -27,6 +27,7 @@ from weathermixer.jigsaw.layout import Layout
 from weathermixer.runs.run import Run
 from weathermixer.training.loop import TrainingLoop
 from weathermixer.training.notices import Notices
+from weathermixer.training.trainer import train
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "export.md"
 INIT, STEPS = "2001-01-03,2001-01-05", 3
@@ -236,8 +237,27 @@ def test_other_weights_than_it_has_are_refused(exported: Path, waves: Path, tmp_
     out = tmp_path / "f.zarr"
     with pytest.raises(UserError, match=r"weights of one checkpoint alone, step-00000007"):
         forecast(exported, waves, INIT, STEPS, out, checkpoint="best")
-    with pytest.raises(UserError, match="has no average of the weights"):
+    with pytest.raises(UserError, match="has the last weights alone: leave out --weights, or exp"):
         forecast(exported, waves, INIT, STEPS, out, weights="average")
+
+
+def test_an_export_of_the_average_says_so(waves: Path, tmp_path: Path) -> None:
+    training = {"steps": 3, "warmup_steps": 1, "average_decay": 0.5}
+    train(wave_config(waves, training=training), tmp_path / "run")
+    export_run(tmp_path / "run", tmp_path / "m.safetensors")
+    for weights, out in ((None, tmp_path / "a.zarr"), ("average", tmp_path / "b.zarr")):
+        forecast(tmp_path / "m.safetensors", waves, INIT, STEPS, out, weights=weights)  # type: ignore[arg-type]
+        assert xr.open_zarr(out).attrs["weights"] == "average"
+    forecast(tmp_path / "run", waves, INIT, STEPS, tmp_path / "c.zarr", weights="average")
+    xr.testing.assert_equal(xr.open_zarr(tmp_path / "a.zarr"), xr.open_zarr(tmp_path / "c.zarr"))
+    with pytest.raises(UserError, match="has the average weights alone: leave out --weights"):
+        forecast(
+            tmp_path / "m.safetensors", waves, INIT, STEPS, tmp_path / "d.zarr", weights="last"
+        )
+    begun = train(
+        wave_config(waves, training=training), tmp_path / "next", source=tmp_path / "m.safetensors"
+    )
+    assert np.isfinite(begun.loss).all()
 
 
 def test_nothing_is_written_over_and_no_other_kind_of_file(run: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from weathermixer.forecast.netcdf import is_netcdf
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import world_size
 from weathermixer.launch.ranks import run_as_rank
+from weathermixer.model.other_network import NetworkBuilder
 from weathermixer.planning.choosing import make_planner
 from weathermixer.planning.plan import Plan
 from weathermixer.runs.exported_run import open_trained
@@ -71,11 +72,13 @@ class TrainedModel:
 
     ``checkpoint`` is ``newest``, ``best`` or a number of steps, and ``weights`` the ``average`` of
     the training, the ``last`` ones, or None for the average where the checkpoint has one.
+    ``network`` makes what was trained in WeatherMixer's place, if anything was.
     """
 
     run: Run
     checkpoint: str = "newest"
     weights: Weights | None = None
+    network: NetworkBuilder | None = None
 
     @property
     def config(self) -> Config:
@@ -152,6 +155,7 @@ class TrainedModel:
                 members=members,
                 overrides=overrides,
                 progress=update,
+                network=self.network,
             )
             engine = "h5netcdf" if is_netcdf(path) else "zarr"
             made = xr.open_dataset(path, engine=engine, chunks={}, decode_timedelta=True)
@@ -159,15 +163,21 @@ class TrainedModel:
 
 
 def open_model(
-    path: Path | str, *, checkpoint: str = "newest", weights: Weights | None = None
+    path: Path | str,
+    *,
+    checkpoint: str = "newest",
+    weights: Weights | None = None,
+    network: NetworkBuilder | None = None,
 ) -> TrainedModel:
     """Open a run, or an export of one (``.safetensors``), to forecast with.
 
-    Raises UserError where it is neither, is damaged, or lacks such a checkpoint.
+    A run that trained another ``network`` than WeatherMixer has to be given it, a function of the
+    sizes of its fields. Raises UserError where it is neither, is damaged, or lacks such a
+    checkpoint.
     """
     run = open_trained(path)
     run.require_checkpoint(checkpoint)
-    return TrainedModel(run, checkpoint, weights)
+    return TrainedModel(run, checkpoint, weights, network)
 
 
 def open_store(path: Path | str) -> xr.Dataset:
@@ -180,16 +190,27 @@ def open_store(path: Path | str) -> xr.Dataset:
 
 
 def train(
-    config: Config, out: Path | str, *, resume: bool = False, source: Path | str | None = None
+    config: Config,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    source: Path | str | None = None,
+    network: NetworkBuilder | None = None,
 ) -> TrainResult:
     """Train as configured, into the run ``out``; ``open_model(out)`` has it then.
 
     ``resume`` continues an interrupted training from its newest checkpoint; ``source`` is a run, or
-    an export, whose weights a new one begins with. Raises UserError where store and configuration
-    do not fit together, where a run would be overwritten, and at the first NaN or infinity.
+    an export, whose weights a new one begins with. ``network`` makes what is trained in
+    WeatherMixer's place, of the sizes of its fields, if anything is. Raises UserError where store
+    and configuration do not fit together, where a run would be overwritten, and at the first NaN or
+    infinity.
     """
     return train_run(
-        config, Path(out), resume=resume, source=None if source is None else Path(source)
+        config,
+        Path(out),
+        resume=resume,
+        source=None if source is None else Path(source),
+        network=network,
     )
 
 

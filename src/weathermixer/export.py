@@ -18,7 +18,7 @@ from weathermixer.model.mixer import WeatherMixer
 from weathermixer.report.inputs import ReportInputs
 from weathermixer.runs import checkpoint
 from weathermixer.runs.export_file import SUFFIX, write_export
-from weathermixer.runs.run import AVERAGE, Run, Weights, weights_of
+from weathermixer.runs.run import Run, Weights
 from weathermixer.training.origin import Origin
 
 _FILL_IN = "FILL IN"
@@ -44,11 +44,11 @@ def export_run(
             raise UserError(f"{path} exists already: choose another name, or remove it")
     run = Run.open(run_path).read()
     path = run.require_checkpoint(which)
-    weights = weights_of(path, weights)
+    weights = run.weights_of(path, weights)
     config, normalisation = run.config, run.normalisation
     architecture = architecture_of(config.data, config.model, normalisation.grid)
     dtype = Arithmetic.of(config.training.dtype).states
-    tensors = _weights(architecture, dtype, path, weights)
+    tensors = _weights(architecture, dtype, path, run.kind_of(weights))
     about = {"checkpoint": path.name, "weights": weights}
     text = config_text(_without_places(config))
     write_export(out, about, asdict(architecture), text, normalisation, tensors)
@@ -67,13 +67,12 @@ def _without_places(config: Config) -> Config:
 
 
 def _weights(
-    architecture: Architecture, dtype: torch.dtype, path: Path, weights: Weights
+    architecture: Architecture, dtype: torch.dtype, path: Path, kind: str
 ) -> dict[str, torch.Tensor]:
     tensors = {
         name: torch.empty(parameter.shape, dtype=dtype)
         for name, parameter in WeatherMixer(architecture, device="meta").named_parameters()
     }
-    kind = AVERAGE if weights == "average" else "model"
     checkpoint.load(path, {f"{kind}.{name}": tensor for name, tensor in tensors.items()})
     return tensors
 

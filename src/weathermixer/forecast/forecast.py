@@ -40,7 +40,7 @@ from weathermixer.job import join
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.other_network import NetworkBuilder
 from weathermixer.runs.exported_run import open_trained
-from weathermixer.runs.run import Run, Weights, weights_of
+from weathermixer.runs.run import Run, Weights
 from weathermixer.verification.verification_record import Verification
 
 
@@ -91,7 +91,7 @@ def forecast(
     opened, config, path, is_written = meshes.from_first_rank(
         lambda: _look_up(run, checkpoint, out, scores, overrides)
     )
-    weights = weights_of(path, weights)
+    weights = opened.weights_of(path, weights)
     advance = _steps_of_an_application(opened.config, config, steps)
     normalisation = opened.normalisation
     grid = Grid(normalisation.latitude, normalisation.longitude)

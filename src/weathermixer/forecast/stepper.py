@@ -22,7 +22,7 @@ from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.model.architecture import architecture_of
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
-from weathermixer.runs.run import Run, Weights, weights_of
+from weathermixer.runs.run import Run, Weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Stepper(nn.Module):
         """
         super().__init__()
         path = run.require_checkpoint(checkpoint)
-        self.network = run.load_model(config, mesh, path, weights_of(path, weights))
+        self.network = run.load_model(config, mesh, path, weights)
         self._training, whole = config.training, run.normalisation
         self._arithmetic = Arithmetic.of(config.training.dtype)
         part = Part.on(mesh, architecture_of(config.data, config.model, whole.grid))

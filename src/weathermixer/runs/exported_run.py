@@ -10,8 +10,8 @@ from pathlib import Path
 from weathermixer.config import Config, read_config
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.errors import UserError
-from weathermixer.runs.export_file import SUFFIX, ExportFile
-from weathermixer.runs.run import Run
+from weathermixer.runs.export_file import SUFFIX, WEIGHTS, ExportFile
+from weathermixer.runs.run import Run, Weights
 
 
 def open_trained(path: Path | str) -> Run:
@@ -42,6 +42,20 @@ class ExportedRun(Run):
                 f"{self.file.about['checkpoint']}: leave out --checkpoint, or export that one"
             )
         return self.path
+
+    def weights_of(self, checkpoint_path: Path, weights: Weights | None) -> Weights:
+        """Which weights were exported; UserError where others are asked for."""
+        exported: Weights = self.file.about["weights"]
+        if weights not in (None, exported):
+            raise UserError(
+                f"the export {self.path} has the {exported} weights alone: leave out --weights, or "
+                f"export the {weights} ones"
+            )
+        return exported
+
+    def kind_of(self, weights: Weights) -> str:
+        """What the names of its weights begin with, whichever they are."""
+        return WEIGHTS.removesuffix(".")
 
     def _read_config(self, overrides: Sequence[str], base_overrides: Sequence[str]) -> Config:
         return read_config(

@@ -27,7 +27,7 @@ from weathermixer.model.architecture import Architecture, architecture_of
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.runs import checkpoint
 from weathermixer.runs.exported_run import open_trained
-from weathermixer.runs.run import AVERAGE, Run, weights_of
+from weathermixer.runs.run import Run
 from weathermixer.runs.shards import Shard
 
 
@@ -126,7 +126,7 @@ def inherit_weights(model: WeatherMixer, config: Config, source: Source) -> list
             "or give it the sizes of that network"
         )
     # As a forecast of the other run takes them.
-    kind = AVERAGE if weights_of(source.checkpoint, None) == "average" else "model"
+    kind = source.run.kind_of(source.run.weights_of(source.checkpoint, None))
     checkpoint.load(
         source.checkpoint,
         {f"{kind}.{each.local.name}": each.shard for each in taken if each.shard.tensor.numel()},

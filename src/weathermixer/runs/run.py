@@ -201,6 +201,25 @@ class Run:
             raise UserError(f"{self.path} has no checkpoint after step {which}: there are {steps}")
         return path
 
+    def weights_of(self, checkpoint_path: Path, weights: Weights | None) -> Weights:
+        """Which weights to take from a checkpoint: by default the average, where there is one.
+
+        All ranks call this. Raises UserError where it has none of those that are asked for.
+        """
+        if weights == "last":
+            return weights
+        has_average = AVERAGE in stored_kinds(checkpoint_path)
+        if weights == "average" and not has_average:
+            raise UserError(
+                f"the checkpoint {checkpoint_path} has no average of the weights: take the last "
+                "ones, or train with training.average_decay"
+            )
+        return "average" if has_average else "last"
+
+    def kind_of(self, weights: Weights) -> str:
+        """What the names of such weights begin with in a checkpoint."""
+        return AVERAGE if weights == "average" else "model"
+
     def config_with(
         self, overrides: Sequence[str], *, base_overrides: Sequence[str] = ()
     ) -> Config:
@@ -219,15 +238,15 @@ class Run:
         config: Config | None = None,
         mesh: Mesh | None = None,
         checkpoint_path: Path | None = None,
-        weights: Weights = "last",
+        weights: Weights | None = "last",
         network: NetworkBuilder | None = None,
     ) -> Network:
         """Load the network with a checkpoint's weights, in eval mode; a rank's part of it.
 
         ``config`` is the run's own by default, ``checkpoint_path`` that of the newest checkpoint,
-        and ``network`` what it was trained with, where that is not WeatherMixer.
-        Raises UserError where it does not fit, and where it has no average of the ``weights`` that
-        is asked for.
+        ``weights`` are as :meth:`weights_of` takes them, and ``network`` is what it was trained
+        with, where that is not WeatherMixer. Raises UserError where it does not fit, and where it
+        has no such weights.
         """
         path = checkpoint_path or self.require_checkpoint()
         config = config or self.config
@@ -241,25 +260,9 @@ class Run:
             draws_weights=False,
             network=network,
         )
-        kind = AVERAGE if weights_of(path, weights) == "average" else "model"
+        kind = self.kind_of(self.weights_of(path, weights))
         checkpoint.load(path, model_tensors(model, mesh.data, kind=kind))
         return model.eval()
-
-
-def weights_of(checkpoint_path: Path, weights: Weights | None) -> Weights:
-    """Which weights to take from a checkpoint: by default the average, where there is one.
-
-    All ranks call this. Raises UserError where the average is asked for and there is none.
-    """
-    if weights == "last":
-        return weights
-    has_average = AVERAGE in stored_kinds(checkpoint_path)
-    if weights == "average" and not has_average:
-        raise UserError(
-            f"the checkpoint {checkpoint_path} has no average of the weights: take the last ones, "
-            "or train with training.average_decay"
-        )
-    return "average" if has_average else "last"
 
 
 def model_tensors(model: nn.Module, *replicas: Axis, kind: str = "model") -> dict[str, Shard]:
