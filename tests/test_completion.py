@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,11 +96,28 @@ def test_nothing_heavy_is_loaded_for_it() -> None:
     assert said.stdout.splitlines() == ["plain,--training.seed", "[]"]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
+@pytest.fixture
+def with_program(tmp_path: Path) -> dict[str, str]:
+    """An environment in which shells complete for the program; called, it says its arguments."""
     program = tmp_path / "weathermixer"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m weathermixer "$@"\n')
+    program.write_text(
+        '#!/bin/sh\n[ -n "$_WEATHERMIXER_COMPLETE" ] || { echo "called with $*."; exit; }\n'
+        f'exec "{sys.executable}" -m weathermixer "$@"\n'
+    )
     program.chmod(0o755)
+    return os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+
+def said_by(program: list[str], environment: dict[str, str], folder: Path) -> str:
+    """What a shell writes that is started in a folder."""
+    said = subprocess.run(
+        program, capture_output=True, text=True, check=True, env=environment, cwd=folder
+    )
+    return said.stdout
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_bash_completes_what_is_typed(with_program: dict[str, str], tmp_path: Path) -> None:
     script = (
         'eval "$(_WEATHERMIXER_COMPLETE=bash_source weathermixer)"\n'
         "complete -p weathermixer\n"
@@ -108,25 +126,49 @@ def test_bash_completes_what_is_typed(tmp_path: Path) -> None:
         "_weathermixer_completion weathermixer b =\n"
         'echo "${COMPREPLY[*]}"\n'
     )
-    said = subprocess.run(
-        ["bash", "--norc", "-c", script],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
-    )
-    registered, completed = said.stdout.splitlines()
+    said = said_by(["bash", "--norc", "-c", script], with_program, tmp_path)
+    registered, completed = said.splitlines()
     assert registered.endswith("-F _weathermixer_completion weathermixer")
     assert completed == "bfloat16"
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_scripts_of_other_shells_are_printed(shell: str) -> None:
-    said = subprocess.run(
-        [sys.executable, "-m", "weathermixer"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"_WEATHERMIXER_COMPLETE": f"{shell}_source"},
+TYPED = {
+    "da": "data",
+    "train c.yaml --training.dtype=b": "train c.yaml --training.dtype=bfloat16",
+    "train c.yaml --training.dtype b": "train c.yaml --training.dtype bfloat16",
+    "train c.yaml --training.see": "train c.yaml --training.seed",
+    "plan c.yaml --machine g": "plan c.yaml --machine gh200",
+    "train a_conf": "train a_config.yaml",
+}
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
+def test_fish_completes_what_is_typed(with_program: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a_config.yaml").touch()
+    script = "_WEATHERMIXER_COMPLETE=fish_source weathermixer | source\n" + "".join(
+        f'complete -C "weathermixer {typed}"\n' for typed in TYPED
     )
-    assert f"_WEATHERMIXER_COMPLETE={shell}_complete" in said.stdout
+    said = said_by(["fish", "--no-config", "-c", script], with_program, tmp_path)
+    completed = [line.partition("\t")[0] for line in said.splitlines()]
+    assert completed == [whole.split()[-1] for whole in TYPED.values()]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_completes_what_is_typed(with_program: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "a_config.yaml").touch()
+    # A terminal of its own, in which a key is answered before the next is pressed.
+    script = (
+        "zmodload zsh/zpty\n"
+        "zpty typed zsh -f -i\n"
+        "until_said() { local all=; while [[ $all != *$1* ]]; do\n"
+        "    zpty -r typed more || exit 1; all+=$more; done; print -r -- $all }\n"
+        "zpty -w typed 'autoload -Uz compinit; compinit -u -D; "
+        "_WEATHERMIXER_COMPLETE=zsh_source weathermixer > w.zsh; . ./w.zsh; print rea''dy'\n"
+        "until_said ready\n"
+    ) + "".join(
+        f"zpty -w -n typed $'weathermixer {typed}\\t\\n'\nuntil_said 'called with'\n"
+        for typed in TYPED
+    )
+    said = said_by(["zsh", "-f", "-c", script], with_program, tmp_path)
+    completed = re.findall(r"called with (.*?) ?\.[\r\n]", said)
+    assert completed == list(TYPED.values())

@@ -8,7 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import (
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+)
 
 
 class ArchiveName(click.ParamType):
@@ -66,13 +72,35 @@ class TakesSettingsOfForecasts(TakesSettings):
         return key in ADJUSTABLE_OF_ENSEMBLES
 
 
+class _WholeWords(ShellComplete):
+    """For shells that replace a whole word, where bash takes words apart at ``=``."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        """What can follow, values with the key that they are typed behind."""
+        key, equals, value = incomplete.partition("=")
+        if not (equals and key.startswith("--")):
+            return super().get_completions(args, incomplete)
+        return [
+            CompletionItem(f"{key}={item.value}", item.type, item.help)
+            for item in super().get_completions([*args, key], value)
+            if item.type == "plain"
+        ]
+
+
+@add_completion_class
+class _Zsh(_WholeWords, ZshComplete):
+    """Completion in zsh."""
+
+
+@add_completion_class
+class _Fish(_WholeWords, FishComplete):
+    """Completion in fish."""
+
+
 def complete_value(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The values of the setting whose key was typed before, where they are few; or a path.
-
-    Only shells that take words apart at ``=``, as bash does, complete behind one.
-    """
+    """The values of the setting whose key was typed before, where they are few; or a path."""
     from weathermixer.config import choices
 
     assert param.name is not None
