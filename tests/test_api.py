@@ -165,6 +165,26 @@ def test_another_network_is_trained_and_forecasts(
         wm.open_model(tmp_path / "run").forecast(analysis, STEPS)
 
 
+def test_refusals_name_arguments_and_not_options(
+    run: Path, waves: Path, analysis: xr.Dataset, tmp_path: Path
+) -> None:
+    model = wm.open_model(run)
+    for arguments, sentence in (
+        ({"steps": 0}, "steps 0 is impossible: forecast at least one step"),
+        ({"steps": 1, "members": 1}, "members 1 is no ensemble: give 2 or more, or leave it out"),
+        ({"steps": 1, "init": "2001-01-32"}, "init '2001-01-32': '2001-01-32' is not a time"),
+    ):
+        with pytest.raises(wm.UserError) as refused:
+            model.forecast(analysis, **arguments)
+        assert str(refused.value).startswith(sentence)
+    with pytest.raises(wm.UserError, match=r"continue it with resume=True, or choose another out$"):
+        wm.train(model.config, run)
+    with pytest.raises(wm.UserError, match=r"give the folder that 'weathermixer train --out' wr"):
+        wm.open_model(tmp_path)
+    with pytest.raises(wm.UserError, match=r"says the grid .*: give grid, such as 720x1440"):
+        wm.plan(wave_config(tmp_path / "nothing.zarr"), 2)
+
+
 def test_a_plan_is_that_of_the_command(waves: Path) -> None:
     config = wave_config(waves)
     expected = make_planner(config, machine="h100").plan(2)

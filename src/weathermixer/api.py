@@ -11,9 +11,10 @@ wm.run_as_rank():``, each rank with the same arguments.
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -58,6 +59,12 @@ __all__ = [
     "score",
     "train",
 ]
+
+# Options of commands that are arguments of functions; in words of a command they stay.
+_OPTION = re.compile(
+    r"(?P<command>'weathermixer [^']*')|--(?P<argument>checkpoint|climatology|grid|init|machine|"
+    r"members|out|steps|truth|weights)\b|(?P<resume>--resume)\b|(?P<source>--from)\b"
+)
 
 Source: TypeAlias = xr.Dataset | Path | str
 """A data set, or the path or address of one."""
@@ -139,6 +146,7 @@ class TrainedModel:
         if out is None and world_size() > 1:
             raise UserError("a forecast on several ranks has parts on each: give out, a Zarr")
         with (
+            _naming_arguments(),
             lent("the analysis", analysis) as name,
             tempfile.TemporaryDirectory(prefix="weathermixer-") as folder,
             progress("forecasting") as update,
@@ -175,8 +183,9 @@ def open_model(
     sizes of its fields. Raises UserError where it is neither, is damaged, or lacks such a
     checkpoint.
     """
-    run = open_trained(path)
-    run.require_checkpoint(checkpoint)
+    with _naming_arguments():
+        run = open_trained(path)
+        run.require_checkpoint(checkpoint)
     return TrainedModel(run, checkpoint, weights, network)
 
 
@@ -205,13 +214,14 @@ def train(
     and configuration do not fit together, where a run would be overwritten, and at the first NaN or
     infinity.
     """
-    return train_run(
-        config,
-        Path(out),
-        resume=resume,
-        source=None if source is None else Path(source),
-        network=network,
-    )
+    with _naming_arguments():
+        return train_run(
+            config,
+            Path(out),
+            resume=resume,
+            source=None if source is None else Path(source),
+            network=network,
+        )
 
 
 def score(forecast: Source, truth: Source, *, climatology: Source | None = None) -> xr.Dataset:
@@ -225,6 +235,7 @@ def score(forecast: Source, truth: Source, *, climatology: Source | None = None)
     the two do not fit together.
     """
     with (
+        _naming_arguments(),
         lent("the forecast", forecast) as forecast_name,
         lent("the truth", truth) as truth_name,
         nullcontext() if climatology is None else lent("the climatology", climatology) as expected,
@@ -256,7 +267,24 @@ def plan(
     ``to_json()`` of the plan has everything that the command prints. Raises UserError where nothing
     says the grid, and for a machine that is not known.
     """
-    return make_planner(config, machine=machine, grid=grid).plan(gpus)
+    with _naming_arguments():
+        return make_planner(config, machine=machine, grid=grid).plan(gpus)
+
+
+@contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """While entered, refusals name arguments where they would name options of commands."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (_OPTION.sub(_as_argument, str(error)),)
+        raise
+
+
+def _as_argument(option: re.Match[str]) -> str:
+    if option["resume"]:
+        return "resume=True"
+    return "source" if option["source"] else option["command"] or option["argument"]
 
 
 def _last_time(name: str) -> np.datetime64:
