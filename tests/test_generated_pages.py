@@ -118,3 +118,11 @@ def test_what_is_typed_is_code(generated: ModuleType) -> None:
 )
 def test_values_are_told_in_words(generated: ModuleType, kind: dict[str, Any], words: str) -> None:
     assert generated.in_words(kind) == words
+
+
+def test_drawn_pictures_are_those_of_their_scripts() -> None:
+    images = ROOT / "docs" / "images"
+    jigsaw, model = (load_script(name, "docs/images") for name in ("jigsaw", "model"))
+    drawn = {f"jigsaw-{scheme}": jigsaw.draw(scheme) for scheme in jigsaw.SCHEMES}
+    for name, text in {**drawn, "model": model.draw()}.items():
+        assert (images / f"{name}.svg").read_text(encoding="utf-8") == text, name
