@@ -41,6 +41,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing",
     "CHANGELOG.md": "changelog",
 }
+NUMBERS = re.compile(r"(?<=\d) [/–×] (?=\d)|(?<=\d) (?=(?:[kMGT]?B|GB/s|m?s|h)\b)")
 
 project = "WeatherMixer"
 author = "The WeatherMixer authors"
@@ -137,6 +138,16 @@ def link_to_repository(app: Sphinx, document: nodes.document) -> None:
             link.replace_self(link.children)
 
 
+def keep_numbers_together(app: Sphinx, document: nodes.document) -> None:
+    """Lets no line of a table end within a range, a grid, or between a number and its unit."""
+    for cell in document.findall(nodes.entry):
+        for text in list(cell.findall(nodes.Text)):
+            kept = NUMBERS.sub(lambda match: match[0].replace(" ", "\u00a0"), text)
+            # Behind a dash a line may end even before a space that lets none end.
+            kept = kept.replace("–\u00a0", "–\u2060\u00a0")
+            text.parent.replace(text, nodes.Text(kept))
+
+
 def formula(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Writes a formula as MathML."""
     # To TeX 12 behind a fraction is 1 over 2, to docutils the number twelve.
@@ -156,9 +167,13 @@ def show_formulas_as_written(*arguments: Any) -> None:
     """Makes indented blocks of a docstring literal, which else are quotations, lines run together.
 
     Docstrings are written to be read as they stand, in an editor too: a formula or an example is
-    indented below its sentence, without the two colons that reST asks for.
+    indented below its sentence, without the two colons that reST asks for. Docstrings that nobody
+    wrote are left out.
     """
     lines: list[str] = arguments[-1]
+    # What Python says of each field of a named tuple.
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
     for index in reversed(range(2, len(lines))):
         before, blank, line = lines[index - 2 : index + 1]
         begins = line.startswith("    ") and not blank and before and not before.startswith(" ")
@@ -171,3 +186,4 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.connect("autodoc-process-docstring", show_formulas_as_written)
     app.connect("doctree-read", link_to_repository)
+    app.connect("doctree-read", keep_numbers_together)
