@@ -80,6 +80,8 @@ apidoc_modules = [
 ]
 # What a package passes on is described once, in the module that makes it.
 autodoc_default_options = {"ignore-module-all": True}
+# Nor is there a page of the source of what Python and others made.
+viewcode_follow_imported_members = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
