@@ -150,6 +150,12 @@ def keep_numbers_together(app: Sphinx, document: nodes.document) -> None:
             text.parent.replace(text, nodes.Text(kept))
 
 
+def shorten_sidebar(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """Lists packages beside a page, and not the hundreds of modules in them, which these list."""
+    whole = context["toctree"]
+    context["toctree"] = lambda **options: whole(**options | {"maxdepth": 2})
+
+
 def formula(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
     """Writes a formula as MathML."""
     # To TeX 12 behind a fraction is 1 over 2, to docutils the number twelve.
@@ -188,4 +194,6 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.connect("autodoc-process-docstring", show_formulas_as_written)
     app.connect("doctree-read", link_to_repository)
+    # Before the theme asks for it.
+    app.connect("html-page-context", shorten_sidebar, priority=400)
     app.connect("doctree-read", keep_numbers_together)

@@ -127,13 +127,18 @@ def phone(browser: Any, address: str) -> Iterator[tuple[Any, list[str]]]:
     page, wrong = context.new_page(), list[str]()
     page.on("console", lambda message: wrong.append(f"{page.url} says {message.text}"))
     page.on("pageerror", lambda error: wrong.append(f"{page.url} fails: {error}"))
-    page.on("requestfailed", lambda request: wrong.append(f"{page.url} lacks {request.url}"))
 
     def note(request: Any) -> None:
         if not request.url.startswith((address, "data:")):
             wrong.append(f"{page.url} fetches {request.url}")
 
+    def note_failure(request: Any) -> None:
+        # What the next page cuts off, such as an icon on its way, is not lacking.
+        if request.failure != "net::ERR_ABORTED":
+            wrong.append(f"{page.url} lacks {request.url}: {request.failure}")
+
     page.on("request", note)
+    page.on("requestfailed", note_failure)
     yield page, wrong
     context.close()
 
