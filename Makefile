@@ -6,6 +6,7 @@
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
 # make docs      the site, with a reference of the code, in build/docs
+# make test-site look at that site, in a browser too where one is installed
 # make notebooks run the tutorials again, and keep what they show
 # make package   wheels and sdist, and each wheel tried in an empty environment
 # make hooks     check what a commit touches before each commit
@@ -26,7 +27,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope
 
 NOTEBOOKS := $(addprefix docs/notebooks/,$(addsuffix .ipynb,first-forecast your-own-era5 several-ranks another-network))
 
-.PHONY: demo test test-all test-exhaustive test-notebooks coverage check format docs notebooks package hooks setup-demo setup-work $(CHECKS)
+.PHONY: demo test test-all test-exhaustive test-notebooks test-site coverage check format docs notebooks package hooks setup-demo setup-work $(CHECKS)
 .DEFAULT_GOAL := test
 
 demo: setup-demo
@@ -43,6 +44,10 @@ test-exhaustive: setup-work
 # One after the other: they share a planet.
 test-notebooks: setup-work
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/test_notebooks.py
+
+# The site that make docs made.
+test-site: setup-work
+	WEATHERMIXER_SITE=build/docs $(BIN)/python -m pytest tests/test_site.py
 
 coverage: setup-work
 	$(PYTEST) --cov

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from support.browser import installed_browser
 from support.processes import Processes
 from support.ranks import POOL, Pool
 from support.selection import mark_exhaustive, share_of
@@ -59,3 +61,10 @@ def pool() -> Iterator[Pool]:
     """Ranks that tests send work to."""
     yield POOL
     POOL.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser that shows pages."""
+    with installed_browser() as started:
+        yield started
