@@ -65,8 +65,15 @@ def gather(local: Tensor, block: Block) -> Tensor:
     """The whole tensor that all ranks hold together, on each of them; all ranks call this."""
     if not dist.is_initialized():
         return join([(local.detach(), block)])
-    held = gather_objects((local.detach().cpu(), block))
-    return join(held).to(local.device)
+    local = local.detach().contiguous()
+    blocks = gather_objects(block)
+    parts = [local.new_empty(there.local_shape) for there in blocks]
+    parts[dist.get_rank()] = local
+    with losing_ranks("gathering a whole tensor"):
+        for rank, part in enumerate(parts):
+            if part.numel():
+                dist.broadcast(part, rank)
+    return join(list(zip(parts, blocks, strict=True)))
 
 
 def spread(whole: Tensor | None, blocks: Sequence[Block], like: Tensor, mesh: Mesh) -> Tensor:
