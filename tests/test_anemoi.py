@@ -159,9 +159,34 @@ def test_the_configuration_of_the_document_makes_our_forecast(folder: Path, tmp_
     require_equal(made, ours(folder / "model.safetensors", tmp_path))
 
 
-@pytest.mark.parametrize("member", [0, 2])
-def test_a_member_is_that_of_our_ensemble(folder: Path, tmp_path: Path, member: int) -> None:
-    made = theirs(tmp_path, checkpoint="model", runner={"weathermixer": {"member": member}})
+class Warms(Processor):
+    """Changes states between steps."""
+
+    def process(self, state: dict[str, Any]) -> dict[str, Any]:
+        state["fields"] = {name: field + 0.5 for name, field in state["fields"].items()}
+        return state
+
+
+class Nudges(Processor):
+    """Changes states between steps by less than matters."""
+
+    def process(self, state: dict[str, Any]) -> dict[str, Any]:
+        state["fields"] = {
+            name: field.nextafter(torch.tensor(1e9)) for name, field in state["fields"].items()
+        }
+        return state
+
+
+mid_processor_registry.register("warms", Warms)
+mid_processor_registry.register("nudges", Nudges)
+
+
+@pytest.mark.parametrize(("member", "processors"), [(0, []), (2, ["nudges"])])
+def test_a_member_is_that_of_our_ensemble(
+    folder: Path, tmp_path: Path, member: int, processors: list[str]
+) -> None:
+    runner = {"weathermixer": {"member": member}}
+    made = theirs(tmp_path, checkpoint="model", runner=runner, mid_processors=processors)
     expected = ours(folder / "model", tmp_path, members=3)
     single = theirs(tmp_path)
     for channel in CHANNELS:
@@ -311,17 +336,7 @@ def test_precipitation_of_two_lengths_is_refused(tmp_path: Path) -> None:
         runner_of(checkpoint=str(run))
 
 
-class Warms(Processor):
-    """Changes states between steps."""
-
-    def process(self, state: dict[str, Any]) -> dict[str, Any]:
-        state["fields"] = {name: field + 0.5 for name, field in state["fields"].items()}
-        return state
-
-
 def test_a_mid_processor_changes_what_a_step_is_given(folder: Path, tmp_path: Path) -> None:
-    if not mid_processor_registry.is_registered("warms"):
-        mid_processor_registry.register("warms", Warms)
     made = theirs(tmp_path, mid_processors=["warms"])
     window = [np.stack([initial(folder, name, back) for name in CHANNELS]) for back in (1, 0)]
     date = datetime.fromisoformat(INIT)

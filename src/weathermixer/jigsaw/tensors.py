@@ -62,7 +62,10 @@ def join(held: Sequence[tuple[Tensor, Block]]) -> Tensor:
 
 
 def gather(local: Tensor, block: Block) -> Tensor:
-    """The whole tensor that all ranks hold together, on each of them; all ranks call this."""
+    """The whole tensor that all ranks hold together, on each of them; all ranks call this.
+
+    ``local`` is on the device that they exchange over.
+    """
     if not dist.is_initialized():
         return join([(local.detach(), block)])
     local = local.detach().contiguous()
