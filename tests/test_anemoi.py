@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -357,6 +358,28 @@ def test_a_mid_processor_changes_what_a_step_is_given(folder: Path, tmp_path: Pa
         expected = np.stack([fields(made, name)[step + 1] for name in CHANNELS])
         np.testing.assert_array_equal(newest, expected)
         window, date = [window[1], newest], date + timedelta(hours=6)
+
+
+@pytest.mark.parametrize(
+    ("renamed", "has_namer", "checks"),
+    [
+        ({"t": "temperature", "2t": "2m_temperature"}, True, {}),
+        ({"pressure": "level"}, False, {"ignore_type_of_level": True}),
+    ],
+    ids=["long names", "level"],
+)
+def test_other_names_are_read_as_the_document_says(
+    folder: Path, tmp_path: Path, renamed: dict[str, str], has_namer: bool, checks: dict[str, bool]
+) -> None:
+    with xr.open_dataset("states.nc") as states:
+        states.rename(renamed).to_netcdf(tmp_path / "named.nc")
+    shown = (ROOT / "docs/anemoi.md").read_text(encoding="utf-8")
+    source: dict[str, Any] = {"path": str(tmp_path / "named.nc")}
+    if has_namer:
+        (namer,) = re.findall(r"`netcdf: {path: states.nc, (namer: .*})}`", shown)
+        source |= yaml.safe_load(namer)
+    made = theirs(tmp_path, input={"netcdf": source}, check_variables_compatibility=checks)
+    xr.testing.assert_equal(made, theirs(tmp_path))
 
 
 def rolled(states: xr.Dataset) -> xr.Dataset:
