@@ -19,7 +19,7 @@ from torch import Tensor
 from weathermixer.config import Config
 from weathermixer.earth2studio.model import Earth2Model
 from weathermixer.errors import UserError
-from weathermixer.forecast.stepper import Start
+from weathermixer.forecast.stepper import Start, next_together
 from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.layout import Block, Layout
 from weathermixer.jigsaw.mesh import Mesh
@@ -126,13 +126,7 @@ class CutEarth2Model(Earth2Model):
             blocks = self._blocks(step.shape, given=True)
             own = spread(states, blocks, self.stepper.mean, self._mesh)
             self._iterations[step.number] = self.stepper.advance(own, step.start)
-        problem = None
-        try:
-            made = next(self._iterations[step.number])
-        except UserError as error:
-            problem = error
-        for each in filter(None, meshes.gather_objects(problem)):
-            raise each
+        made = next_together(self._iterations[step.number])
         shape = (len(made), len(self._normalisation.channels), *self._normalisation.grid)
         whole = collect(made, self._blocks(shape, given=False), self._mesh)
         return made if whole is None else whole

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weathermixer.config import Config
-from weathermixer.data.channels import implausibility, parse_channel
 from weathermixer.data.time_steps import to_timedelta
 from weathermixer.earth2studio.names import earth2studio_name
 from weathermixer.errors import UserError
 from weathermixer.forecast.options import UNBOUND, check_overrides
-from weathermixer.forecast.stepper import Start, Stepper
+from weathermixer.forecast.stepper import Start, Stepper, require_plausible
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.runs.exported_run import open_trained
 from weathermixer.runs.run import Run, Weights
@@ -154,7 +153,7 @@ class Earth2Model(nn.Module):
         """States ``(batch, variable, latitude, longitude)`` that follow, one at a time."""
         states = x.flatten(0, x.ndim - 5)
         start = _start(coords)
-        self._require_plausible(states, start)
+        require_plausible(states, start, self._normalisation.channels, list(self._inputs))
         return self._states(states, start)
 
     def _states(self, states: Tensor, start: Start) -> Iterator[Tensor]:
@@ -209,23 +208,6 @@ class Earth2Model(nn.Module):
                 raise UserError(
                     f"{name} is {_few(there)}, and the network was trained on {_few(here)}: map "
                     "the states to input_coords() first"
-                )
-
-    def _require_plausible(self, states: Tensor, start: Start) -> None:
-        """Raise UserError where states are missing or, unless perturbed, cannot be SI units."""
-        for place, name in enumerate(self._normalisation.channels[: self._num_inputs]):
-            fields = states[:, :, place].flatten(0, 1)
-            if start.members is None:
-                channel = parse_channel(name)
-                found = [implausibility(channel, field) for field in fields.cpu().numpy()]
-            else:
-                bad = int((~fields.isfinite()).sum())
-                found = [f"{bad} values are NaN or infinite" if bad else None]
-            problem = next(filter(None, found), None)
-            if problem is not None:
-                raise UserError(
-                    f"{self._inputs[place]} of the forecasts from {start.initial_times[0]} on "
-                    f"cannot be used ({problem}): give states in SI units without gaps"
                 )
 
     def _whole(self, made: Tensor, coords: Coordinates) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from weathermixer.config import Config
+from weathermixer.data.channels import implausibility, parse_channel
 from weathermixer.data.feeding.normalisation import Normalisation
 from weathermixer.data.time_steps import to_hours, to_seconds, to_timedelta
+from weathermixer.errors import UserError
 from weathermixer.forecast.forecaster import instability
 from weathermixer.forecast.inputs import forcings_at
 from weathermixer.forecast.members import network_of_members, network_of_single
 from weathermixer.forecast.rollout import Step, rollout
-from weathermixer.jigsaw.mesh import Mesh
+from weathermixer.jigsaw.mesh import Mesh, gather_objects
 from weathermixer.model.architecture import architecture_of
 from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import Part
@@ -133,3 +135,42 @@ class Stepper(nn.Module):
             item, channel = (~finite).nonzero()[0].tolist()
             hours = to_hours(start.lead_time + done * self._step)
             raise instability(start.initial_times[item], hours, self._channels[channel])
+
+
+def require_plausible(
+    states: Tensor, start: Start, channels: Sequence[str], names: Sequence[str]
+) -> None:
+    """Raise UserError where states are missing or, unless perturbed, cannot be SI units.
+
+    ``states (batch, input time, channel, latitude, longitude)`` are whole; ``names`` are what their
+    channels are called where they come from.
+    """
+    for place, name in enumerate(names):
+        fields = states[:, :, place].flatten(0, 1)
+        if start.members is None:
+            channel = parse_channel(channels[place])
+            found = [implausibility(channel, field) for field in fields.cpu().numpy()]
+        else:
+            bad = int((~fields.isfinite()).sum())
+            found = [f"{bad} values are NaN or infinite" if bad else None]
+        problem = next(filter(None, found), None)
+        if problem is not None:
+            raise UserError(
+                f"{name} of the forecasts from {start.initial_times[0]} on "
+                f"cannot be used ({problem}): give states in SI units without gaps"
+            )
+
+
+def next_together(states: Iterator[Tensor]) -> Tensor:
+    """The next state of :meth:`Stepper.advance` on all ranks, which call this at the same time.
+
+    Raises the UserError of any of them on each.
+    """
+    problem = None
+    try:
+        made = next(states)
+    except UserError as error:
+        problem = error
+    for each in filter(None, gather_objects(problem)):
+        raise each
+    return made

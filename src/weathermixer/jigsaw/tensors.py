@@ -62,11 +62,21 @@ def join(held: Sequence[tuple[Tensor, Block]]) -> Tensor:
 
 
 def gather(local: Tensor, block: Block) -> Tensor:
-    """The whole tensor that all ranks hold together, on each of them; all ranks call this."""
+    """The whole tensor that all ranks hold together, on each of them; all ranks call this.
+
+    ``local`` is on the device that they exchange over.
+    """
     if not dist.is_initialized():
         return join([(local.detach(), block)])
-    held = gather_objects((local.detach().cpu(), block))
-    return join(held).to(local.device)
+    local = local.detach().contiguous()
+    blocks = gather_objects(block)
+    parts = [local.new_empty(there.local_shape) for there in blocks]
+    parts[dist.get_rank()] = local
+    with losing_ranks("gathering a whole tensor"):
+        for rank, part in enumerate(parts):
+            if part.numel():
+                dist.broadcast(part, rank)
+    return join(list(zip(parts, blocks, strict=True)))
 
 
 def spread(whole: Tensor | None, blocks: Sequence[Block], like: Tensor, mesh: Mesh) -> Tensor:

@@ -29,7 +29,8 @@ def store_dataset(path: Path | str) -> xr.Dataset:
         else:
             levels = np.array([level for level in places if level is not None], np.int64)
             field = raw["state"].isel(channel=list(places.values())).rename(channel="level")
-            field = field.assign_coords(level=("level", levels, {"units": "hPa"}))
+            described = {"units": "hPa", "positive": "down", "standard_name": "air_pressure"}
+            field = field.assign_coords(level=("level", levels, described))
         fields[name] = field
     for place, name in enumerate(store.static_channels):
         fields[name] = raw["static"].isel(static_channel=place, drop=True)
