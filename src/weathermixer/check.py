@@ -254,9 +254,11 @@ def _members_differ(config: Config, notes: Notes) -> None:
     remedy = "set model.noise, such as to 16, or model.dropout"
     if config.training.members > 1 and not members_can_differ(config):
         notes.warn("training.members", EQUAL_MEMBERS, remedy)
-    if config.training.members == 1 and config.model.noise:
+    for setting in ("noise", "local_noise"):
+        if config.training.members > 1 or not getattr(config.model, setting):
+            continue
         notes.warn(
-            "model.noise",
+            f"model.{setting}",
             "is there for members to differ, and training.members is 1, so the network learns to "
             "do without",
             "set training.error=crps and training.members, or remove it",

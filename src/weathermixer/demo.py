@@ -85,13 +85,14 @@ def ensemble_config(deterministic: Config) -> Config:
         dtype=given.dtype,
         error="crps",
         members=MEMBERS,
+        small_scales=given.small_scales,
         instance_batch=given.instance_batch // MEMBERS,
         rollout={0: 2, steps * 3 // 10: 4, steps * 6 // 10: 8},
         learning_rate=2e-3,
         warmup_steps=steps // 5,
         validate_every=steps,
     )
-    model = deterministic.model.model_copy(update={"noise": 16})
+    model = deterministic.model.model_copy(update={"noise": 8, "local_noise": 8})
     checkpoint = Checkpoint(every=steps)
     return deterministic.model_copy(
         update={"model": model, "training": training, "checkpoint": checkpoint}

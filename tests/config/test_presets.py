@@ -130,6 +130,7 @@ def _values(*, most_steps: int) -> dict[str, st.SearchStrategy[Any]]:
         "model.channel_hidden": st.floats(1e-6, 1000.0),
         "model.dropout": fractions,
         "model.noise": st.integers(0, 10**6),
+        "model.local_noise": st.integers(0, 10**6),
         "model.overlap": st.integers(0, 1),  # within a patch of any size
         "model.smoothing": st.integers(0, 1),
         "data.store": st.text("abn: #é'0", min_size=1)

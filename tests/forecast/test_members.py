@@ -28,12 +28,16 @@ NAMES = ("temperature", "2m_temperature")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run in float64 whose norms are modulated by two numbers, and its store."""
+    """A run in float64 whose norms are modulated by two numbers and one of each token."""
     folder = tmp_path_factory.mktemp("noisy")
     waves = write_waves(folder / "waves.zarr")
     training = {"dtype": "float64", "seed": 4}
     return write_run(
-        folder / "run", waves, scale=0.05, training=training, model={"noise": 2}
+        folder / "run",
+        waves,
+        scale=0.05,
+        training=training,
+        model={"noise": 2, "local_noise": 1},
     ), waves
 
 
@@ -64,6 +68,8 @@ def by_hand(run: Path, store: Path) -> NDArray[np.float64]:
             state = normalisation.normalise(initial.astype(np.float64))
             for lead in range(STEPS):
                 key = (int(time.astype(np.int64)), member, lead)
+                # Of each of 4 × 2 tokens, longitude by longitude, after those of all.
+                drawn = draw_noise(2 + 8, [key], seed=4)[0].numpy()
                 state = next_state(
                     state,
                     normalisation.static.astype(np.float64),
@@ -71,7 +77,8 @@ def by_hand(run: Path, store: Path) -> NDArray[np.float64]:
                     patch=(4, 4),
                     blocks=2,
                     increment_scale=normalisation.increment_scale,
-                    noise=draw_noise(2, [key], seed=4)[0].numpy(),
+                    noise=drawn[:2],
+                    local_noise=drawn[2:].reshape(4, 2, 1),
                 )
                 members[place, member, lead] = normalisation.restore(state)
     return members

@@ -84,6 +84,7 @@ def test_the_network_equals_its_description(
         diagnostic=further,
         input_times=1 + further,
         noise=further,
+        local_noise=3 if further else 0,
         overlap=min(patch) if further else 0,
         smoothing=min(patch) if further else 0,
     )
@@ -94,8 +95,15 @@ def test_the_network_equals_its_description(
     # What an earlier result has beside the state is left alone.
     fed_back = torch.cat([state, torch.full_like(state[:, :further], torch.nan)], dim=1)
     earlier = earlier_than(fed_back, architecture)
-    noise = torch.tensor([[0.4, -1.3], [2.1, 0.6]], dtype=torch.float64) if further else None
-    result = model(fed_back, *earlier, static, forcings, applications=applications, noise=noise)
+    noise, of_tokens, drawn = None, None, None
+    if further:
+        noise = torch.tensor([[0.4, -1.3], [2.1, 0.6]], dtype=torch.float64)
+        columns, rows = architecture.grid[1] // patch[1], architecture.grid[0] // patch[0]
+        of_tokens = torch.linspace(-9.0, 9.0, 6 * columns * rows, dtype=torch.float64).sin()
+        of_tokens = of_tokens.view(2, columns, rows, 3)
+        drawn = torch.cat([noise, of_tokens.flatten(1)], dim=1)
+        assert drawn.shape[1] == architecture.drawn
+    result = model(fed_back, *earlier, static, forcings, applications=applications, noise=drawn)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
     for number, (one, of_sample, expected) in enumerate(zip(state, forcings, result, strict=True)):
         before = [each[number, : SMALL.prognostic].numpy() for each in earlier]
@@ -109,6 +117,7 @@ def test_the_network_equals_its_description(
             applications=applications,
             diagnostic=further,
             noise=None if noise is None else noise[number].numpy(),
+            local_noise=None if of_tokens is None else of_tokens[number].numpy(),
             overlap=architecture.overlap,
             smoothing=architecture.smoothing,
         )

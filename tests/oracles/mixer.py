@@ -117,6 +117,27 @@ def smoothed(fields: Array, kernel: Array) -> Array:
     )
 
 
+def modulated(
+    y: Array,
+    noise: Array,
+    local_noise: Array | None,
+    weights: Mapping[str, Array],
+    name: str,
+) -> Array:
+    """Tokens ``(token, channel)``, each scaled and shifted by its numbers, those of all first."""
+    scales, shifts = weights[f"{name}.scale"], weights[f"{name}.shift"]
+    result = np.empty_like(y)
+    for token, values in enumerate(y):
+        numbers = list(noise)
+        if local_noise is not None:
+            column, row = divmod(token, local_noise.shape[1])
+            numbers += list(local_noise[column, row])
+        scale = sum(z * each for z, each in zip(numbers, scales, strict=True))
+        shift = sum(z * each for z, each in zip(numbers, shifts, strict=True))
+        result[token] = values * (1.0 + scale) + shift
+    return result
+
+
 def next_state(
     state: Array,
     static: Array,
@@ -128,13 +149,15 @@ def next_state(
     applications: int = 1,
     diagnostic: int = 0,
     noise: Array | None = None,
+    local_noise: Array | None = None,
     overlap: int = 0,
     smoothing: int = 0,
 ) -> Array:
     """The next normalised state ``(channel, latitude, longitude)`` of one sample.
 
     So many ``diagnostic`` channels come after those of the state. ``noise`` are numbers by which
-    the norms of the blocks are scaled and shifted. With ``overlap`` the encoder takes the ring of
+    the norms of the blocks are scaled and shifted, and ``local_noise (longitude patch, latitude
+    patch, number)`` further ones of each token. With ``overlap`` the encoder takes the ring of
     so many points around each patch too, and with ``smoothing`` kernels of so many points on each
     side smooth what is decoded, and others what of the state is added to it.
 
@@ -152,13 +175,7 @@ def next_state(
                 name = f"blocks.{block}.{part}"
                 y = layer_norm(x, weights, f"{name}.norm")
                 if noise is not None:
-                    scale, shift = (
-                        sum(
-                            z * row for z, row in zip(noise, weights[f"{name}.{each}"], strict=True)
-                        )
-                        for each in ("modulation.scale", "modulation.shift")
-                    )
-                    y = y + scale * y + shift
+                    y = modulated(y, noise, local_noise, weights, f"{name}.modulation")
                 hidden = gelu(mix(y, weights, f"{name}.expand"))
                 x = x + mix(hidden, weights, f"{name}.contract")
     joined = np.concatenate([layer_norm(x, weights, "decoder.norm"), encoded], axis=-1)

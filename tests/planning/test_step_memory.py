@@ -121,7 +121,13 @@ def test_the_formula_is_within_two_percent_of_the_real_step(
     training = Training.model_validate({"instance_batch": 1, **options})
     parallel = Parallel(data=layout.data)
     noise, overlap = 4 if training.members > 1 else 0, 2 if training.error != "crps" else 0
-    network = replace(NETWORK, noise=noise, overlap=overlap if options else 0, smoothing=overlap)
+    network = replace(
+        NETWORK,
+        noise=noise,
+        local_noise=noise,
+        overlap=overlap if options else 0,
+        smoothing=overlap,
+    )
     assert abs(disagreement(network, layout, training, parallel)) < AGREEMENT
 
 

@@ -165,21 +165,22 @@ def test_phases_hold_all_operations_bytes_and_calls_of_a_step(
 @pytest.mark.parametrize(
     ("noise", "options", "without"),
     [
-        (8, {}, {}),
-        (0, {"error": "crps", "members": 3}, {"instance_batch": 3}),
-        (0, {"error": "crps", "members": 6, "instance_members": 1}, {}),
+        ({"noise": 8}, {}, {}),
+        ({"noise": 4, "local_noise": 4}, {}, {}),
+        ({}, {"error": "crps", "members": 3}, {"instance_batch": 3}),
+        ({}, {"error": "crps", "members": 6, "instance_members": 1}, {}),
     ],
-    ids=["noise", "members", "a pool"],
+    ids=["noise", "local noise", "members", "a pool"],
 )
 def test_noise_and_members_take_as_many_passes_over_memory_as_in_the_real_code(
-    noise: int, options: dict[str, object], without: dict[str, object]
+    noise: dict[str, Any], options: dict[str, object], without: dict[str, object]
 ) -> None:
     # Large enough that what comes of a whole tensor counts, and not of a factor.
     network = replace(SMALL, prognostic=23, grid=(24, 48), channels=97)
     layout, parallel = Layout(data=6), Parallel(data=6)
     traced, planned = [], []
-    for noise_here, settings_here in ((noise, options), (0, without)):
-        architecture = replace(network, noise=noise_here)
+    for noise_here, settings_here in ((noise, options), ({}, without)):
+        architecture = replace(network, **noise_here)
         training = Training.model_validate({"instance_batch": 1, **settings_here})
         kind = StepKind.of(training, parallel)
         model = describe_rank(architecture, layout, kind, ONE_HOST)

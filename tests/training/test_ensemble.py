@@ -44,7 +44,9 @@ def config_of(waves: Path, layout: Layout, **training: Any) -> Config:
         **training,
     }
     mesh = {axis: getattr(layout, axis) for axis in ("data", "domain", "tensor")}
-    return wave_config(waves, training=settings, parallel=mesh, model={"noise": 2, "blocks": 1})
+    return wave_config(
+        waves, training=settings, parallel=mesh, model={"noise": 2, "local_noise": 1, "blocks": 1}
+    )
 
 
 def losses_and_weights(
@@ -166,7 +168,7 @@ def test_a_deterministic_run_learns_to_be_an_ensemble(
 
     config = config_of(waves, Layout(), dtype="float32", rollout=1)
     with TrainingLoop.begin(config, tmp_path / "run", source=tmp_path / "single") as loop:
-        noise = torch.tensor([[1.0, -2.0]])
+        noise = torch.tensor([[1.0, -2.0, *torch.arange(8.0)]])
         torch.testing.assert_close(loop.state.model(*given, noise=noise), expected)
         losses = [loop.step().loss for _ in range(3)]
         assert losses[0] == pytest.approx(loop.validate().loss, rel=0.5)

@@ -98,7 +98,7 @@ POOLED = [
 
 
 def network_of(training: Training) -> Architecture:
-    return replace(NETWORK, noise=3) if training.members > 1 else NETWORK
+    return replace(NETWORK, noise=3, local_noise=2) if training.members > 1 else NETWORK
 
 
 def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
@@ -124,7 +124,7 @@ def real_step(mesh: Mesh, training: Training, parallel: Parallel) -> Counter:
         torch.ones(static, NETWORK.grid[0], longitudes, dtype=arithmetic.states),
         torch.ones(channels, NETWORK.grid[0], 1, dtype=arithmetic.states),
     )
-    ensemble = Ensemble.of(training, network.noise, mesh)
+    ensemble = Ensemble.of(training, network.drawn, mesh)
     if training.members > 1:
         objective = replace(objective, ensemble=ensemble, error=ensemble.crps)
     if training.small_scales:

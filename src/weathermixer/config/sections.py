@@ -114,6 +114,11 @@ class Model(Section):
         "shifted, drawn for each member of an ensemble and each application of the network; 0: "
         "none",
     )
+    local_noise: Number = Field(
+        0,
+        description="such numbers that are drawn for each token too, so that members differ by "
+        "more than a pattern that all patches share; 0: none",
+    )
 
     @field_validator("overlap", "smoothing")
     @classmethod

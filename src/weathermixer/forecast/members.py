@@ -71,7 +71,7 @@ def network_of_members(
         nonlocal made
         _let_dropout_draw(model, draws=True)
         keys = [(start, member, made) for start, member in forecasts]
-        noise = draw_noise(model.architecture.noise, keys, seed=seed).to(given[0])
+        noise = draw_noise(model.architecture.drawn, keys, seed=seed).to(given[0])
         set_dropout_key(model, seed, made, derive_key(*forecasts[0]))
         made += 1
         return model(*given, applications=applications, noise=noise)
@@ -89,7 +89,7 @@ def remark_on_equal_members(model: Network) -> str | None:
     )
     if model.architecture.dropout or any(gather_objects(modulated)):
         return None
-    cause = "has learned nothing of its noise" if model.architecture.noise else "has no noise"
+    cause = "has learned nothing of its noise" if model.architecture.drawn else "has no noise"
     return (
         f"all members will be equal, since the network {cause}: train it with model.noise, "
         "training.members and training.error=crps, such as from this run with --from"

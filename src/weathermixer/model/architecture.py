@@ -28,9 +28,10 @@ class Architecture:
     ``prognostic``, ``static``, ``forcings`` and ``diagnostic`` count fields; the last are predicted
     alone. The network is given the state at ``input_times``. ``grid`` and ``patch`` are latitude ×
     longitude; ``token_hidden`` and ``channel_hidden`` are the widths of the hidden layers
-    themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated,
-    ``overlap`` the grid points around a patch that its token is given too, and ``smoothing`` those
-    around each point that decoded fields, and what is added of the state, are smoothed over.
+    themselves. ``noise`` counts the numbers by which the norms of the blocks are modulated, and
+    ``local_noise`` those that each token has of its own; ``overlap`` the grid points around a patch
+    that its token is given too, and ``smoothing`` those around each point that decoded fields, and
+    what is added of the state, are smoothed over.
     """
 
     prognostic: int
@@ -49,6 +50,12 @@ class Architecture:
     noise: int = 0
     overlap: int = 0
     smoothing: int = 0
+    local_noise: int = 0
+
+    @property
+    def drawn(self) -> int:
+        """Numbers that are drawn for an application: those of all tokens, then those of each."""
+        return self.noise + self.tokens * self.local_noise
 
     @property
     def predicted(self) -> int:
@@ -165,6 +172,7 @@ def architecture_of(data: Data, model: Model, grid: tuple[int, int]) -> Architec
         diagnostic=len(predicted_channels(data)) - prognostic,
         input_times=data.input_times,
         noise=model.noise,
+        local_noise=model.local_noise,
         overlap=model.overlap,
         smoothing=model.smoothing,
     )

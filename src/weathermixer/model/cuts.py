@@ -72,7 +72,7 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
             }
         )
         table["smoothing.halo"] = Halo(a.smoothing, mesh)
-    if a.noise:
+    if a.drawn:
         table["blocks.*.modulation"] = CutTensors(
             {"scale": (None, ("tensor", channels)), "shift": (None, ("tensor", channels))}
         )
@@ -190,6 +190,7 @@ def cut(model: WeatherMixer, mesh: Mesh, *, samples: int = 1) -> WeatherMixer:
     a = model.architecture
     model = parallelize(model, mesh, cuts(a, mesh, samples=samples))
     model.prognostic = len(a.fields_of(mesh.tensor.size, mesh.tensor.index).prognostic)
+    (model.tokens,) = a.token_dimension.ranges(mesh.domain.size, mesh.domain.index)
     return model
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -29,23 +29,47 @@ def activate(hidden: Tensor, dropout: nn.Module) -> Tensor:
     return active
 
 
+Noise: TypeAlias = tuple[Tensor, Tensor | None]
+"""Numbers that are drawn for samples ``(batch, noise)``, and for their tokens ``(tokens, batch,
+local noise)``, if any."""
+
+
 class Modulation(nn.Module):
     """Scales and shifts what a norm made by numbers that are drawn: ``y ← y (1 + z S) + z T``.
 
-    ``y (tokens, batch, channels)``, ``z (batch, noise)``; ``scale`` and ``shift`` are ``(noise,
-    channels)``, and begin as zeros, which leave ``y`` as it is. So do the ensembles of Lang et al.
-    2024 (arXiv 2412.15832) and Alet et al. 2025 (arXiv 2506.10772) condition their norms.
+    ``y (tokens, batch, channels)``; ``z`` are first those of a whole sample, then those of each of
+    its tokens. ``scale`` and ``shift`` are ``(noise + local noise, channels)``, and begin as zeros,
+    which leave ``y`` as it is. So do the ensembles of Lang et al. 2024 (arXiv 2412.15832) and Alet
+    et al. 2025 (arXiv 2506.10772) condition their norms.
     """
 
-    def __init__(self, noise: int, channels: int, device: Any = None) -> None:
+    def __init__(self, noise: int, local_noise: int, channels: int, device: Any = None) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.zeros(noise, channels, device=device))
-        self.shift = nn.Parameter(torch.zeros(noise, channels, device=device))
+        self.noise = noise
+        self.scale, self.shift = (
+            nn.Parameter(torch.zeros(noise + local_noise, channels, device=device))
+            for _ in range(2)
+        )
 
-    def forward(self, y: Tensor, noise: Tensor) -> Tensor:
+    @property
+    def is_local(self) -> bool:
+        """Whether tokens have numbers of their own."""
+        return self.scale.shape[0] > self.noise
+
+    def forward(self, y: Tensor, noise: Noise) -> Tensor:
         """``y`` of each sample, modulated by its ``noise``."""
-        scale, shift = ((noise @ each).to(y.dtype) for each in (self.scale, self.shift))
-        return torch.addcmul(shift, y, 1.0 + scale)
+        of_samples, of_tokens = noise
+        scale, shift = (
+            (of_samples @ each[: self.noise]).to(y.dtype) for each in (self.scale, self.shift)
+        )
+        scale = 1.0 + scale
+        if of_tokens is not None:
+            # What both kinds make is added up in the type of the blocks, as large as y is.
+            own_scale, own_shift = (each[self.noise :] for each in (self.scale, self.shift))
+            of_tokens = of_tokens.to(y.dtype)
+            scale = scale + of_tokens @ own_scale.to(y.dtype)
+            shift = shift + of_tokens @ own_shift.to(y.dtype)
+        return torch.addcmul(shift, y, scale)
 
     def reset(self, seed: int, name: str) -> None:
         """Zeros, whatever the seed."""
@@ -72,8 +96,8 @@ class Mixing(nn.Module):
         }[over]
         self.norm = nn.LayerNorm(architecture.channels, device=device)
         self.modulation = (
-            Modulation(architecture.noise, architecture.channels, device)
-            if architecture.noise
+            Modulation(architecture.noise, architecture.local_noise, architecture.channels, device)
+            if architecture.drawn
             else None
         )
         self.expand = nn.Linear(size, hidden, device=device)
@@ -82,7 +106,7 @@ class Mixing(nn.Module):
         # What lies between products can be replaced by the same, compiled (compiling.py).
         self.activation = activate
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """``x`` with what the mixing adds to it."""
         between = partial(self.activation, dropout=self.dropout)
         y = self.norm(x)
@@ -97,8 +121,8 @@ class Mixing(nn.Module):
 class Block(nn.Sequential):
     """A mixing over tokens, then one over channels."""
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """``x (tokens, batch, channels)`` after both; ``noise (batch, noise)``, if any."""
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """``x (tokens, batch, channels)`` after both, with noise, if any."""
         for mixing in self:
             x = mixing(x, noise)
         return x
@@ -224,6 +248,7 @@ class WeatherMixer(nn.Module):
         self.patches, self.fields = patches_of, fields_of
         # Of the rank, where the network is cut.
         self.prognostic = architecture.prognostic
+        self.tokens = range(architecture.tokens)
 
     def forward(
         self,
@@ -239,23 +264,34 @@ class WeatherMixer(nn.Module):
         newest first, where there are ``input_times``; then the static fields ``(static, latitude,
         longitude)``, and the forcings ``(batch, forcing, latitude, longitude)`` where there are
         any; all normalised. The result, of the type of ``state``, has the prognostic channels, then
-        the diagnostic ones. ``noise (batch, noise)``, normally distributed, makes it one of several
-        that are possible; the middle one without. On a mesh, per rank, variables are divided by
-        ``tensor`` and longitudes, patch columns whole, by ``domain``; noise is whole on all ranks.
+        the diagnostic ones. ``noise (batch, noise + tokens · local noise)``, normally distributed,
+        makes it one of several that are possible; the middle one without. On a mesh, per rank,
+        variables are divided by ``tensor`` and longitudes, patch columns whole, by ``domain``;
+        noise is whole on all ranks.
         """
         num_earlier = self.architecture.input_times - 1
         earlier, given = map(self._prognostic_of, given[:num_earlier]), given[num_earlier:]
         state = self._prognostic_of(state)
         x = encoded = self._encode(state, (*earlier, *given))
+        drawn = None if noise is None else self._noise_of_tokens(noise)
         for _ in range(applications):
             for block in self.blocks:
                 # Dropout keeps no state of a generator, so there is none to restore.
                 x = (
-                    checkpoint(block, x, noise, use_reentrant=False, preserve_rng_state=False)
+                    checkpoint(block, x, drawn, use_reentrant=False, preserve_rng_state=False)
                     if self.recompute
-                    else block(x, noise)
+                    else block(x, drawn)
                 )
         return self.head(self._decode(x, encoded, state), state)
+
+    def _noise_of_tokens(self, noise: Tensor) -> Noise:
+        """What is drawn for samples, and of what is drawn for tokens that of the rank's own."""
+        a = self.architecture
+        of_samples, of_tokens = noise[:, : a.noise], noise[:, a.noise :]
+        if not a.local_noise:
+            return of_samples, None
+        own = slice(self.tokens.start, self.tokens.stop)
+        return of_samples, of_tokens.unflatten(1, (a.tokens, a.local_noise))[:, own].movedim(1, 0)
 
     def _prognostic_of(self, state: Tensor) -> Tensor:
         """The channels that the network is given of a state or of an earlier result."""

@@ -133,6 +133,7 @@ def require_settings_for_other(config: Config) -> None:
     training, parallel = config.training, config.parallel
     for name, is_default, remedy in (
         ("model.noise", config.model.noise == 0, "remove it"),
+        ("model.local_noise", config.model.local_noise == 0, "remove it"),
         ("training.latent_rollout", training.longest_latent == 1, "use training.rollout"),
         ("training.compile", not training.compile, "let its builder compile what it can"),
         ("training.recompute", training.recompute != "blocks", "set it to none or stages"),

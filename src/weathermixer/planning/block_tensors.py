@@ -13,7 +13,7 @@ from functools import partial
 from torch import nn
 
 from weathermixer.jigsaw.layers import LayerNorm, Linear
-from weathermixer.model.mixer import Mixing
+from weathermixer.model.mixer import Mixing, Modulation
 from weathermixer.planning.ledger import Held
 from weathermixer.planning.product_tensors import Products, SavedMaps
 
@@ -65,8 +65,8 @@ class BlockTensors:
         for mixing in block:
             y, norm = self.norm(norm_of(mixing.norm), x)
             modulated = [] if mixing.modulation is None else [y]
-            if modulated:
-                y = self._new(y.num_bytes)
+            if mixing.modulation is not None:
+                y = self._modulate(mixing.modulation, y, modulated)
             y, maps = self._products.forward(
                 maps_of(mixing), y, self._narrow, partial(self._activate, mixing)
             )
@@ -76,6 +76,19 @@ class BlockTensors:
                 x = self._new(y.num_bytes)
             del y
         return x, saved
+
+    def _modulate(self, modulation: Modulation, y: Held, saved: list[Held]) -> Held:
+        """What a norm made, scaled and shifted; scales of tokens are saved beside it."""
+        size = y.num_bytes
+        shift: list[Held] = []
+        if modulation.is_local:
+            of_tokens = self._new(size)
+            saved.append(self._new(size))
+            del of_tokens
+            of_tokens = self._new(size)
+            shift.append(self._new(size))
+            del of_tokens
+        return self._new(size)
 
     def norm(self, norm: LayerNorm, x: Held) -> tuple[Held, SavedNorm]:
         """Apply a norm: what it makes, and what is saved."""

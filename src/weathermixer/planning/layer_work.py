@@ -126,11 +126,18 @@ class LayerWork:
             self._elements(self.backward, "norm_backward", elements, 3)
         return elements
 
-    def modulation(self, elements: int) -> None:
-        """Add the scaling and shifting of what a norm made; of products with noise, the kernels."""
+    def modulation(self, elements: int, *, of_tokens: bool) -> None:
+        """Add the scaling and shifting of what a norm made; of products with noise, the kernels.
+
+        ``of_tokens`` tells of noise that each token has of its own.
+        """
         self._elements(self.forward, "copy", elements, 2, 4)
         # Gradients of what the norm made and of the scale, and two sums over tokens.
         self._elements(self.backward, "copy", elements, 9, 7)
+        if of_tokens:
+            # Two products that write, each added to what samples have; both are read once more.
+            self._elements(self.forward, "copy", elements, 8, 4)
+            self._elements(self.backward, "copy", elements, 2, 2)
 
     def residual(self, elements: int) -> None:
         """Add the sum of a layer's input and output, and that of their gradients."""

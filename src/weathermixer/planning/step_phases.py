@@ -186,7 +186,7 @@ def _passes(
 def _add_mixing(work: LayerWork, mixing: Mixing, *, fetches: bool = True) -> None:
     elements = work.norm(mixing.norm)
     if mixing.modulation is not None:
-        work.modulation(elements)
+        work.modulation(elements, of_tokens=mixing.modulation.is_local)
     work.pair(mixing.expand, mixing.contract, fetches=fetches)
     work.residual(elements)
 

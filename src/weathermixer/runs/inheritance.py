@@ -272,7 +272,10 @@ def _other_meaning(theirs: Architecture, ours: Architecture) -> tuple[str, ...]:
         ("decoder.linear.", "smoothing.", "head.") if theirs.prediction != ours.prediction else ()
     )
     is_same_ring = (theirs.patch, theirs.overlap) == (ours.patch, ours.overlap)
-    return (*tokens, *decoded, *(() if is_same_ring else ("ring.",)))
+    ring = () if is_same_ring else ("ring.",)
+    # Rows for what all tokens share come first.
+    noise = () if theirs.noise == ours.noise else (".modulation.",)
+    return (*tokens, *decoded, *ring, *noise)
 
 
 def _token_grid(architecture: Architecture) -> tuple[int, int]:

@@ -119,7 +119,7 @@ class Ensemble:
 
 def members_can_differ(config: Config) -> bool:
     """Whether anything is drawn for the members of a training's ensemble."""
-    return bool(config.model.noise or config.model.dropout)
+    return bool(config.model.noise or config.model.local_noise or config.model.dropout)
 
 
 def sampling_layout(layout: Layout, pool: int) -> Layout:

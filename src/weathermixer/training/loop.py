@@ -96,7 +96,7 @@ class TrainingLoop:
                 require_compiler(job.mesh.device)
                 compile_between_products(model)
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
-        noise = job.architecture.noise
+        noise = job.architecture.drawn
         if self._training.members > 1 and not members_can_differ(job.config):
             self.notices.say(f"Note: the training {EQUAL_MEMBERS}: set model.noise")
         self._objective = Objective.of(

@@ -95,7 +95,7 @@ def rehearse(
         shape = (training.instance_batch, lengths.rollout, num_forcings, latitudes, longitudes)
         forcings = torch.empty(shape, dtype=arithmetic.states)
         weights = torch.empty(channels, latitudes, 1, dtype=arithmetic.states)
-        ensemble = Ensemble.of(training, architecture.noise, mesh, fake_neighbours)
+        ensemble = Ensemble.of(training, architecture.drawn, mesh, fake_neighbours)
         small_scales = None
         if training.small_scales:
             rows = torch.empty(latitudes, 1, dtype=arithmetic.states)
