@@ -149,14 +149,18 @@ TOGETHER = {
 }
 
 
-@commands.command()
+@click.command()
 @click.argument("what")
 @click.argument("folder", type=Path)
 @click.option("--nproc", type=int)
 def work(what: str, folder: Path, nproc: int | None) -> None:
     if should_start_ranks(nproc):
+        from weathermixer.training.interrupt import held_back_warnings
+
         words = without_option(click.get_current_context().obj, "--nproc")
-        start_ranks([sys.executable, __file__, *words], nproc or 1, remedy="begin again")
+        # As a training: what comes before it listens is not lost, nor does it end it.
+        with held_back_warnings():
+            start_ranks([sys.executable, __file__, *words], nproc or 1, remedy="begin again")
     elif what in ALONE:
         ALONE[what](folder)
     else:
@@ -165,4 +169,6 @@ def work(what: str, folder: Path, nproc: int | None) -> None:
 
 
 if __name__ == "__main__":
+    # Here alone: tests that import this file look at all commands of the program.
+    commands.add_command(work)
     main()
