@@ -87,7 +87,7 @@ def ensemble_config(deterministic: Config) -> Config:
         members=MEMBERS,
         small_scales=given.small_scales,
         instance_batch=given.instance_batch // MEMBERS,
-        rollout={0: 2, steps * 3 // 10: 4, steps * 6 // 10: 8},
+        rollout={0: 2, steps // 5: 4, steps * 7 // 15: 8},
         learning_rate=2e-3,
         warmup_steps=steps // 5,
         validate_every=steps,
