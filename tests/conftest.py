@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,12 @@ from support.browser import installed_browser
 from support.processes import Processes
 from support.ranks import POOL, Pool
 from support.selection import mark_exhaustive, share_of
+
+# Made for an older NumPy, it warns when it is first imported. NumPy has Python ignore that, but not
+# in tests that take any warning for an error.
+with warnings.catch_warnings(), suppress(ImportError):
+    warnings.simplefilter("ignore")
+    import netCDF4  # noqa: F401
 
 # Machines that run tests are shared, and no test asserts a time.
 settings.register_profile("any machine", deadline=None)
