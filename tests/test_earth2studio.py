@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from support.earth2 import alternate, lead_workflow
 from support.forecast_runs import write_run
+from support.networks import mesh_name
 from support.ranks import Pool
+from support.selection import exhaustive
 from support.waves import write_waves
 from weathermixer.data.channels import PREDICTED_VARIABLES, parse_channel
 from weathermixer.earth2studio import Earth2Model
@@ -419,14 +421,17 @@ def test_another_version_of_earth2studio_is_refused(found: str | None, tmp_path:
     )
 
 
+# The first of the ranks takes half a minute to import the workflows.
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "layout",
     [
         Layout(domain=2, tensor=1),
-        pytest.param(Layout(domain=1, tensor=2), marks=pytest.mark.exhaustive),
-        pytest.param(Layout(domain=3, tensor=1), marks=pytest.mark.exhaustive),
-        pytest.param(Layout(domain=2, tensor=2), marks=pytest.mark.exhaustive),
+        Layout(domain=1, tensor=2),
+        Layout(domain=3, tensor=1),
+        Layout(domain=2, tensor=2),
     ],
+    ids=mesh_name,
 )
 def test_ranks_make_our_forecast_of_a_network_that_is_cut(
     pool: Pool, noisy_run: Path, waves: Path, source: Path, tmp_path: Path, layout: Layout
@@ -443,22 +448,30 @@ def test_ranks_make_our_forecast_of_a_network_that_is_cut(
     require_members(made, our_forecast(noisy_run, waves, tmp_path, members=3))
 
 
-def test_ranks_forecast_by_turns_and_are_refused_together(
-    pool: Pool, run: Path, waves: Path, source: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "layout", [Layout(domain=2), *exhaustive(Layout(tensor=3), Layout(domain=3))], ids=mesh_name
+)
+def test_ranks_step_a_network_that_is_cut_also_by_turns(
+    pool: Pool, run: Path, waves: Path, source: Path, tmp_path: Path, layout: Layout
 ) -> None:
-    layout = Layout(domain=2)
     x, _ = given(Earth2Model(run), source)
-    made, other = pool.run(alternate, layout, run, x.numpy(), TIMES, STEPS)
-    assert other is None
+    made, *others = pool.run(alternate, layout, run, x.numpy(), TIMES, STEPS)
+    assert others == [None] * len(others)
     ours = our_forecast(run, waves, tmp_path)
     for place, name in enumerate(VARIABLES):
         expected = field(ours, name)[:, -1]
         got = np.stack([state[0, 0, place] for state in made])
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * expected.std())
+
+
+@pytest.mark.exhaustive
+def test_ranks_are_refused_together(pool: Pool, run: Path, source: Path, tmp_path: Path) -> None:
     broken = xr.open_dataarray(source).load()
     broken[20:22, :, :, 15] = np.nan
     broken.to_netcdf(tmp_path / "broken.nc")
     times = [str(time)[:13] for time in broken["time"].values[[21]]]
-    said, other = pool.run(lead_workflow, layout, run, tmp_path / "broken.nc", times, STEPS)
+    said, other = pool.run(
+        lead_workflow, Layout(domain=2), run, tmp_path / "broken.nc", times, STEPS
+    )
     assert said.endswith("give states in SI units without gaps")
     assert other is None
