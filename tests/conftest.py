@@ -17,11 +17,13 @@ from support.processes import Processes
 from support.ranks import POOL, Pool
 from support.selection import mark_exhaustive, share_of
 
-# Made for an older NumPy, it warns when it is first imported. NumPy has Python ignore that, but not
-# in tests that take any warning for an error.
+# Earth2Studio wants both. Made for an older NumPy, the first warns when it is imported: NumPy has
+# Python ignore that, but not in tests that take any warning for an error. The second brings an
+# ecCodes of its own, which has to be loaded before another, or the process aborts when it ends.
 with warnings.catch_warnings(), suppress(ImportError):
     warnings.simplefilter("ignore")
     import netCDF4  # noqa: F401
+    import pygrib  # noqa: F401
 
 # Machines that run tests are shared, and no test asserts a time.
 settings.register_profile("any machine", deadline=None)

@@ -123,14 +123,10 @@ def join(
             else choose_replicas(config, world_size=meshes.world_size(), trains=trains)
         )
     )
-    if choice.threads is not None:
-        torch.set_num_threads(choice.threads)
     training = config.training.model_copy(update={"recompute": choice.recompute})
     config = config.model_copy(update={"training": training})
     layout = choice.layout
-    mesh = meshes.connect(
-        layout, device=meshes.local_device() if device is None else torch.device(device)
-    ).exchanging(torch.bfloat16 if config.parallel.exchange_dtype else None)
+    mesh = _connect(choice, config, device)
     if meshes.is_first_rank():
         if choice.warning is not None:
             say(choice.warning)
@@ -158,3 +154,26 @@ def join(
         choice=choice,
         network=network,
     )
+
+
+def connect_for_forecasts(
+    config: Config, architecture: Architecture, *, device: torch.device | str | None = None
+) -> Mesh:
+    """Choose the mesh of a forecast from states in memory, and connect.
+
+    Every rank that was started calls this with the same arguments; mesh, threads and ``device`` are
+    as in :func:`join`. Raises LayoutError where the mesh does not fit the ranks or the network.
+    """
+    ranks = meshes.world_size()
+    choice = meshes.from_first_rank(
+        lambda: choose_mesh(config, architecture, world_size=ranks, trains=False)
+    )
+    return _connect(choice, config, device)
+
+
+def _connect(choice: MeshChoice, config: Config, device: torch.device | str | None) -> Mesh:
+    if choice.threads is not None:
+        torch.set_num_threads(choice.threads)
+    return meshes.connect(
+        choice.layout, device=meshes.local_device() if device is None else torch.device(device)
+    ).exchanging(torch.bfloat16 if config.parallel.exchange_dtype else None)

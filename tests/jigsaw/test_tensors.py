@@ -14,10 +14,12 @@ from weathermixer.jigsaw.layout import Block, Dimension, Layout
 from weathermixer.jigsaw.mesh import Mesh
 from weathermixer.jigsaw.tensors import (
     block_of,
+    collect,
     cut,
     gather,
     join,
     load_whole,
+    spread,
     whole_gradients,
     whole_state,
 )
@@ -51,6 +53,34 @@ def test_a_cut_is_a_copy() -> None:
     whole = torch.zeros(3)
     cut(whole, Block((3,), ((range(3),),))).fill_(1.0)
     assert not whole.any()
+
+
+def passed_on(mesh: Mesh) -> tuple[Tensor, Tensor | None, int, int]:
+    """A rank's part of what the first has, what comes back of twice the parts, and what it sent."""
+    whole = torch.arange(7.0 * 3 * 5).view(7, 3, 5)
+    ranks = [Mesh.describe(mesh.layout.at(rank)) for rank in range(mesh.layout.world_size)]
+    blocks = [
+        block_of((7, 3, 5), each, {0: (each.domain, 7), 2: (each.tensor, 5)}) for each in ranks
+    ]
+    before = mesh.counter.bytes_sent, mesh.counter.messages
+    given = whole if mesh.layout.rank == 0 else None
+    part = spread(given, blocks, torch.empty(0, dtype=torch.float64), mesh)
+    torch.testing.assert_close(part, cut(whole, blocks[mesh.layout.rank]).double())
+    back = collect(2.0 * part, blocks, mesh)
+    sent = mesh.counter.bytes_sent - before[0], mesh.counter.messages - before[1]
+    return part, back, *sent
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_first_rank_passes_on_what_it_has_and_gets_it_back(pool: Pool, layout: Layout) -> None:
+    (first, back, *sent), *others = pool.run(passed_on, layout)
+    torch.testing.assert_close(back, 2.0 * torch.arange(105.0, dtype=torch.float64).view(7, 3, 5))
+    parts = [part for part, *_ in others]
+    assert sent == [8 * sum(part.numel() for part in parts), len(parts)]
+    assert first.dtype == torch.float64
+    for part, nothing, *own in others:
+        assert nothing is None
+        assert own == [8 * part.numel(), 1]
 
 
 def whole_on_ranks(mesh: Mesh) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:

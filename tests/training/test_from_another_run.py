@@ -209,6 +209,19 @@ def test_noise_is_taken_over(waves: Path, tmp_path: Path) -> None:
     assert torch.equal(found[name], theirs[name].to(found[name]))
 
 
+def test_noise_of_another_meaning_begins_anew(waves: Path, tmp_path: Path) -> None:
+    levels = [500, 850]
+    source = write_run(tmp_path / "s", waves, scale=0.1, model={"noise": 3}, levels=levels)
+    # As many rows, of which tokens share another number.
+    config = wave_config(waves, model={"noise": 1, "local_noise": 2}, data={"levels": levels})
+    with TrainingLoop.begin(config, tmp_path / "r", source=source) as loop:
+        found = dict(loop.state.model.named_parameters())
+    assert found["blocks.0.0.modulation.scale"].shape[0] == 3
+    assert not any(value.any() for name, value in found.items() if "modulation" in name)
+    theirs = Run.open(source).load_model().get_parameter("blocks.0.0.expand.weight")
+    assert torch.equal(found["blocks.0.0.expand.weight"], theirs.to(found["encoder.weight"]))
+
+
 def test_a_ring_is_taken_over_field_by_field(waves: Path, tmp_path: Path) -> None:
     model = {"overlap": 1}
     source = Run.open(write_run(tmp_path / "s", waves, scale=0.1, model=model, levels=[500, 850]))

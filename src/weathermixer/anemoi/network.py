@@ -15,11 +15,10 @@ from weathermixer.anemoi.names import anemoi_name
 from weathermixer.config import Config
 from weathermixer.data.time_steps import to_timedelta
 from weathermixer.forecast.stepper import Start, Stepper, next_together, require_plausible
-from weathermixer.jigsaw import mesh as meshes
 from weathermixer.jigsaw.tensors import block_of, gather
+from weathermixer.job import connect_for_forecasts
 from weathermixer.model.architecture import architecture_of
 from weathermixer.model.cuts import Part
-from weathermixer.planning.choosing import choose_mesh
 from weathermixer.runs.run import Run
 
 
@@ -42,11 +41,7 @@ class FlatNetwork(nn.Module):
         self._normalisation, self._member = run.normalisation, member
         grid = run.normalisation.grid
         architecture = architecture_of(config.data, config.model, grid)
-        ranks = meshes.world_size()
-        choice = meshes.from_first_rank(
-            lambda: choose_mesh(config, architecture, world_size=ranks, trains=False)
-        )
-        mesh = meshes.connect(choice.layout, device=device)
+        mesh = connect_for_forecasts(config, architecture, device=device)
         self.stepper = Stepper(run, config, mesh)
         self._part, self._num_given = Part.on(mesh, architecture), architecture.prognostic
         cut = {
@@ -95,8 +90,7 @@ class FlatNetwork(nn.Module):
         initial = np.datetime64(date, "s") - self._step - lead_time
         members = None if self._member is None else (self._member,)
         start = Start(np.array([initial]), lead_time, members)
-        if made == 0:
-            channels = self._normalisation.channels[: self._num_given]
-            require_plausible(fields, start, channels, [anemoi_name(name) for name in channels])
+        channels = self._normalisation.channels[: self._num_given]
+        require_plausible(fields, start, channels, [anemoi_name(name) for name in channels])
         own = fields[:, :, self._part.prognostic, :, self._part.longitudes]
         self._steps = self.stepper.advance(own, start)

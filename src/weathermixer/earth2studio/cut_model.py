@@ -21,20 +21,19 @@ from weathermixer.earth2studio.model import Earth2Model
 from weathermixer.errors import UserError
 from weathermixer.forecast.stepper import Start, next_together
 from weathermixer.jigsaw import mesh as meshes
-from weathermixer.jigsaw.layout import Block, Layout
+from weathermixer.jigsaw.layout import Block, Dimension
 from weathermixer.jigsaw.mesh import Mesh
-from weathermixer.jigsaw.tensors import collect, spread
+from weathermixer.jigsaw.tensors import block_of, collect, spread
 from weathermixer.jigsaw.weights import kept_weights
-from weathermixer.model.architecture import Architecture, architecture_of
-from weathermixer.model.cuts import Part
-from weathermixer.planning.choosing import choose_mesh
+from weathermixer.job import connect_for_forecasts
+from weathermixer.model.architecture import architecture_of
 from weathermixer.runs.run import Run
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Order:
     """What all ranks do next: a step of an iteration, by its number.
 
     Its first has the ``shape`` of the states that it begins with and where they ``start``;
@@ -63,14 +62,11 @@ class CutEarth2Model(Earth2Model):
     """
 
     def _connect(self, run: Run, config: Config) -> Mesh:
-        ranks = meshes.world_size()
         self._architecture = architecture_of(config.data, config.model, run.normalisation.grid)
-        choice = meshes.from_first_rank(
-            lambda: choose_mesh(config, self._architecture, world_size=ranks, trains=False)
-        )
         self._numbers, self._over = count(), list[int]()
         self._iterations: dict[int, Iterator[Tensor]] = {}
-        self._mesh = meshes.connect(choice.layout, device=meshes.local_device())
+        self._leads = False
+        self._mesh = connect_for_forecasts(config, self._architecture)
         return self._mesh
 
     def to(self, *_: object, **__: object) -> CutEarth2Model:
@@ -85,72 +81,69 @@ class CutEarth2Model(Earth2Model):
         """
         with kept_weights(self.stepper.network):
             if meshes.is_first_rank():
+                self._leads = True
                 try:
                     return workflow()
                 finally:
+                    self._leads = False
                     self._tell(None)
-            while (step := self._tell(None)) is not None:
+            while (order := self._tell(None)) is not None:
                 with suppress(UserError):  # the first rank raises it too
-                    self._take(step, None)
+                    self._take(order, None)
         return None
 
     def _states(self, states: Tensor, start: Start) -> Iterator[Tensor]:
+        if not self._leads:
+            raise UserError(
+                "the model is cut over ranks, which step it together: give the workflow to lead(), "
+                "which every rank calls"
+            )
         number = next(self._numbers)
-        step = _Step(number, tuple(states.shape), start)
+        order = _Order(number, tuple(states.shape), start)
         given: Tensor | None = states
         del states
         try:
             while True:
                 over, self._over = self._over, []
-                step = replace(step, over=over)
-                self._tell(step)
-                yield self._take(step, given)
-                step, given = _Step(number), None
+                order = replace(order, over=over)
+                self._tell(order)
+                yield self._take(order, given)
+                order, given = _Order(number), None
         finally:
             # It may end at any time, also of other exchanges: the others hear of it with a step.
             self._over.append(number)
 
-    def _tell(self, step: _Step | None) -> _Step | None:
+    def _tell(self, order: _Order | None) -> _Order | None:
         """What the first rank tells all to do next; None that there is nothing more."""
-        return meshes.from_first_rank(lambda: step)
+        return meshes.from_first_rank(lambda: order)
 
     @torch.no_grad()
-    def _take(self, step: _Step, states: Tensor | None) -> Tensor:
+    def _take(self, order: _Order, states: Tensor | None) -> Tensor:
         """Take a step together; the whole result ``(batch, variable, ...)`` on the first rank.
 
         On the others it is their part. Raises UserError on all where a state is NaN or infinite.
         """
-        for number in step.over:
+        for number in order.over:
             self._iterations.pop(number, None)
-        if step.start is not None:
-            blocks = self._blocks(step.shape, given=True)
+        if order.start is not None:
+            blocks = self._blocks(order.shape, Dimension((self._architecture.prognostic,)))
             own = spread(states, blocks, self.stepper.mean, self._mesh)
-            self._iterations[step.number] = self.stepper.advance(own, step.start)
-        made = next_together(self._iterations[step.number])
+            self._iterations[order.number] = self.stepper.advance(own, order.start)
+        made = next_together(self._iterations[order.number])
         shape = (len(made), len(self._normalisation.channels), *self._normalisation.grid)
-        whole = collect(made, self._blocks(shape, given=False), self._mesh)
+        whole = collect(
+            made, self._blocks(shape, self._architecture.predicted_dimension), self._mesh
+        )
         return made if whole is None else whole
 
-    def _blocks(self, shape: tuple[int, ...], *, given: bool) -> list[Block]:
+    def _blocks(self, shape: tuple[int, ...], channels: Dimension) -> list[Block]:
         """What each rank has of states of a whole ``shape (..., channel, latitude, longitude)``."""
+        layout, last = self._mesh.layout, len(shape) - 1
+        ranks = [Mesh.describe(layout.at(rank)) for rank in range(layout.world_size)]
+        longitudes = self._architecture.longitude_dimension
         return [
-            _block(shape, self._mesh.layout.at(rank), self._architecture, given=given)
-            for rank in range(self._mesh.layout.world_size)
+            block_of(
+                shape, rank, {last - 2: (rank.tensor, channels), last: (rank.domain, longitudes)}
+            )
+            for rank in ranks
         ]
-
-
-def _block(
-    shape: tuple[int, ...], layout: Layout, architecture: Architecture, *, given: bool
-) -> Block:
-    part = Part.on(Mesh.describe(layout), architecture)
-    channels = [part.prognostic] if given else [part.prognostic, part.diagnostic]
-    *batch, _, latitudes, _ = shape
-    return Block(
-        shape,
-        (
-            *((range(size),) for size in batch),
-            tuple(range(each.start, each.stop) for each in channels),
-            (range(latitudes),),
-            (range(part.longitudes.start, part.longitudes.stop),),
-        ),
-    )

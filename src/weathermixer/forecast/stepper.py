@@ -140,14 +140,16 @@ class Stepper(nn.Module):
 def require_plausible(
     states: Tensor, start: Start, channels: Sequence[str], names: Sequence[str]
 ) -> None:
-    """Raise UserError where states are missing or, unless perturbed, cannot be SI units.
+    """Raise UserError where states are missing or, of an analysis, cannot be SI units.
 
-    ``states (batch, input time, channel, latitude, longitude)`` are whole; ``names`` are what their
-    channels are called where they come from.
+    What was perturbed for a member, or forecast, may lie beyond anything observed. ``states (batch,
+    input time, channel, latitude, longitude)`` are whole; ``names`` are what their channels are
+    called where they come from.
     """
+    is_analysis = start.members is None and not start.lead_time
     for place, name in enumerate(names):
         fields = states[:, :, place].flatten(0, 1)
-        if start.members is None:
+        if is_analysis:
             channel = parse_channel(channels[place])
             found = [implausibility(channel, field) for field in fields.cpu().numpy()]
         else:
