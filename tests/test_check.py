@@ -171,6 +171,11 @@ def test_a_setting_that_cannot_do_what_it_is_for_is_warned_about(
     assert said in warnings[where]
 
 
+def test_a_rate_of_the_head_is_that_of_smoothing_too(configuration: Path) -> None:
+    overrides = ["--model.smoothing=1", "--training.learning_rates={head: 1e-3}"]
+    assert check(configuration, overrides).problems == []
+
+
 @pytest.mark.parametrize(("parallel", "factor"), [("domain", 2), ("tensor", 2)])
 def test_a_store_whose_chunks_make_ranks_read_more_than_their_share_is_named_with_the_factor(
     configuration: Path, parallel: str, factor: int

@@ -211,10 +211,13 @@ def _no_rate_is_above_the_highest(config: Config, notes: Notes) -> None:
 
 
 def _rates_are_of_parameters(config: Config, notes: Notes) -> None:
-    if "head" in config.training.learning_rates and config.model.prediction == "increment":
+    model = config.model
+    has_head = model.prediction == "state" or model.smoothing
+    if "head" in config.training.learning_rates and not has_head:
         notes.warn(
             "training.learning_rates",
-            "has a rate for the head, which has nothing to learn with model.prediction=increment",
+            "has a rate for the head, which has nothing to learn with model.prediction=increment "
+            "and model.smoothing=0",
             "remove it",
         )
 
