@@ -2,6 +2,7 @@
 # make test      the checks below, and the tests that show each feature: under ten minutes on two cores
 # make test-all  these, then the rest: every mesh, every size, every way to fail
 # make test-exhaustive  the rest alone; with SHARE=0/24 the first 24th of it
+# make test-integrations the workflows of Earth2Studio, which take long to import, on our exports
 # make coverage  the tests of make test, with the share of the code that they run
 # make check     formatting, lint, types, import direction, spelling, and links between documents
 # make format    put the code into its format
@@ -27,7 +28,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadscope
 
 NOTEBOOKS := $(addprefix docs/notebooks/,$(addsuffix .ipynb,first-forecast your-own-era5 several-ranks another-network))
 
-.PHONY: demo test test-all test-exhaustive test-notebooks test-site coverage check format docs notebooks package hooks setup-demo setup-work $(CHECKS)
+.PHONY: demo test test-all test-exhaustive test-notebooks test-integrations test-site coverage check format docs notebooks package hooks setup-demo setup-work $(CHECKS)
 .DEFAULT_GOAL := test
 
 demo: setup-demo
@@ -44,6 +45,10 @@ test-exhaustive: setup-work
 # One after the other: they share a planet.
 test-notebooks: setup-work
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/test_notebooks.py
+
+# In one process: what they import takes half a minute.
+test-integrations: setup-work
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/in_earth2studio/test_workflows.py
 
 # The site that make docs made.
 test-site: setup-work

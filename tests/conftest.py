@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -47,6 +48,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = share_of(items, share)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collections_spare_what_stays() -> None:
+    """Every training begins with a collection, which need not go through every module again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

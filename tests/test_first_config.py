@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from support.selection import exhaustive
 from support.waves import write_waves
 from support.weatherbench import as_dataset, write_archive
 from weathermixer.check import check
@@ -101,7 +102,9 @@ def test_defaults_behind_a_mark_are_what_is_set_without_it(name: str, stores: Pa
             assert meanings[f"{section}.{key}"] in flat
 
 
-@pytest.mark.parametrize(("gpus", "machine"), [(2, None), (4, "h100"), (6, "a100-40gb")])
+@pytest.mark.parametrize(
+    ("gpus", "machine"), [(2, None), (4, "h100"), *exhaustive((6, "a100-40gb"))]
+)
 def test_the_mesh_is_the_one_that_plan_takes(
     gpus: int, machine: str | None, stores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

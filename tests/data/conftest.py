@@ -101,7 +101,7 @@ def saved(tmp_path: Path) -> Callable[..., str]:
 def served(tmp_path: Path) -> Iterator[str]:
     """The address at which this machine serves the test's folder."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_RangeHandler, directory=str(tmp_path)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()

@@ -191,17 +191,17 @@ def both(waves: Path, random_run: Path, tmp_path: Path) -> Iterator[tuple[Path, 
 def test_it_is_verified_and_reported_as_the_zarr_is(
     both: tuple[Path, Path], waves: Path, random_run: Path, tmp_path: Path
 ) -> None:
-    pages = []
-    for path in both:
-        out = tmp_path / f"{path.name}-scores"
-        verify(path, waves, out=out)
-        main(["report", str(out), "--out", str(out / "page.html"), "--at", "40,20"])
-        pages.append((out / "page.html").read_text())
-    folders = (tmp_path / f"{path.name}-scores" for path in both)
-    scores = [json.loads((folder / "scores.json").read_text()) for folder in folders]
-    assert [each.pop("forecast") for each in scores] == [str(path) for path in both]
-    assert scores[0] == scores[1]
-    for page in pages:
-        assert '<section id="maps"' in page
-        assert '<section id="plumes"' in page
-        assert random_run.name in page
+    paths = dict(zip(("zarr", "netcdf"), both, strict=True))
+    out = tmp_path / "scores"
+    verify(paths["netcdf"], waves, out=out)
+    scores = json.loads((out / "scores.json").read_text())
+    expected = verify(paths["zarr"], waves).to_json()
+    assert (scores.pop("forecast"), expected.pop("forecast")) == (
+        str(paths["netcdf"]), str(paths["zarr"]),
+    )  # fmt: skip
+    assert scores == expected
+    main(["report", str(out), "--out", str(out / "page.html"), "--at", "40,20"])
+    page = (out / "page.html").read_text()
+    assert '<section id="maps"' in page
+    assert '<section id="plumes"' in page
+    assert random_run.name in page

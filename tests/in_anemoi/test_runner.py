@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib
 from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 from anemoi.inference.mid_processors import mid_processor_registry
 from anemoi.inference.processor import Processor
 
+import weathermixer.anemoi
 from support.anemois import (
     CHANNELS,
     INIT,
@@ -204,21 +205,22 @@ def test_a_forecast_that_becomes_unstable_is_refused(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("found", ["0.12.1", None])
-def test_another_version_of_anemoi_is_refused(found: str | None) -> None:
-    if found is None:
-        # As where no distribution of that name is on the path.
-        look_up = "def version(name): raise m.PackageNotFoundError(name)"
-        told = "is not installed, and this needs its version 0.13"
-    else:
-        look_up = f"def version(name): return {found!r}"
-        told = f"{found} is installed, and this was made for 0.13"
-    program = f"from importlib import metadata as m\n{look_up}\nm.version = version\n"
-    ended = subprocess.run(
-        [sys.executable, "-c", f"{program}import weathermixer.anemoi"],
-        capture_output=True,
-        text=True,
+def test_another_version_of_anemoi_is_refused(
+    found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if found is None:  # as where no distribution of that name is on the path
+            raise PackageNotFoundError(name)
+        return found
+
+    told = (
+        "is not installed, and this needs its version 0.13"
+        if found is None
+        else f"{found} is installed, and this was made for 0.13"
     )
-    assert ended.stderr.strip().splitlines()[-1] == (
-        f"weathermixer.errors.UserError: anemoi-inference {told}: "
-        "pip install 'weathermixer[anemoi]' has it"
+    monkeypatch.setattr("weathermixer.tested_versions.version", version)
+    with pytest.raises(UserError) as refused:
+        importlib.reload(weathermixer.anemoi)
+    assert str(refused.value) == (
+        f"anemoi-inference {told}: pip install 'weathermixer[anemoi]' has it"
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import weathermixer.earth2studio
 from support.earth2 import (
     STEPS,
     VARIABLES,
@@ -202,20 +203,22 @@ def test_a_gap_in_a_member_and_an_unstable_forecast_are_refused(
 
 
 @pytest.mark.parametrize("found", ["0.18.2", "0.20.0", "1.19.0", None])
-def test_another_version_of_earth2studio_is_refused(found: str | None, tmp_path: Path) -> None:
-    if found is None:
-        # As where no distribution of that name is on the path.
-        look_up = "def version(name): raise m.PackageNotFoundError(name)"
-        told = "is not installed, and this needs its version 0.19"
-    else:
-        look_up = f"def version(name): return {found!r}"
-        told = f"{found} is installed, and this was made for 0.19"
-    program = (
-        f"import torch\nfrom importlib import metadata as m\n{look_up}\nm.version = version\n"
-        "import weathermixer.earth2studio"
+def test_another_version_of_earth2studio_is_refused(
+    found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if found is None:  # as where no distribution of that name is on the path
+            raise PackageNotFoundError(name)
+        return found
+
+    told = (
+        "is not installed, and this needs its version 0.19"
+        if found is None
+        else f"{found} is installed, and this was made for 0.19"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.stderr.strip().splitlines()[-1] == (
-        f"weathermixer.errors.UserError: Earth2Studio {told}: "
-        "pip install 'weathermixer[earth2studio]' has it"
+    monkeypatch.setattr("weathermixer.tested_versions.version", version)
+    with pytest.raises(UserError) as refused:
+        importlib.reload(weathermixer.earth2studio)
+    assert str(refused.value) == (
+        f"Earth2Studio {told}: pip install 'weathermixer[earth2studio]' has it"
     )

@@ -34,6 +34,19 @@ from weathermixer.model.architecture import architecture_of
 
 # The first of the ranks takes half a minute to import the workflows.
 @pytest.mark.exhaustive
+def test_ranks_are_refused_together(pool: Pool, run: Path, source: Path, tmp_path: Path) -> None:
+    broken = xr.open_dataarray(source).load()
+    broken[20:22, :, :, 15] = np.nan
+    broken.to_netcdf(tmp_path / "broken.nc")
+    times = [str(time)[:13] for time in broken["time"].values[[21]]]
+    said, other = pool.run(
+        lead_workflow, Layout(domain=2), run, tmp_path / "broken.nc", times, STEPS
+    )
+    assert said.endswith("give states in SI units without gaps")
+    assert other is None
+
+
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "layout",
     [
@@ -73,19 +86,6 @@ def test_ranks_step_a_network_that_is_cut_also_by_turns(
         expected = field(ours, name)[:, -1]
         got = np.stack([state[0, 0, place] for state in made])
         np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * expected.std())
-
-
-@pytest.mark.exhaustive
-def test_ranks_are_refused_together(pool: Pool, run: Path, source: Path, tmp_path: Path) -> None:
-    broken = xr.open_dataarray(source).load()
-    broken[20:22, :, :, 15] = np.nan
-    broken.to_netcdf(tmp_path / "broken.nc")
-    times = [str(time)[:13] for time in broken["time"].values[[21]]]
-    said, other = pool.run(
-        lead_workflow, Layout(domain=2), run, tmp_path / "broken.nc", times, STEPS
-    )
-    assert said.endswith("give states in SI units without gaps")
-    assert other is None
 
 
 def test_a_step_that_the_other_ranks_would_not_hear_of_is_refused(

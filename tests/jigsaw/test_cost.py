@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 from torch import nn
 
+from support.selection import exhaustive
 from weathermixer.jigsaw.cost import (
     cheapest_pair,
     cheapest_scheme,
@@ -133,7 +134,7 @@ def test_the_busiest_rank_keeps_to_its_budget_and_near_the_lower_bound(
 
 
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
-@pytest.mark.parametrize("ways", [2, 4, 6, 8])
+@pytest.mark.parametrize("ways", [2, 4, 6, *exhaustive(8)])
 def test_no_choice_sends_less_than_the_lower_bound(mixer: Mixer, ways: int) -> None:
     for layout in layouts(ways):
         assert mixer.bytes_of_busiest(layout) >= mixer.lower_bound(ways)

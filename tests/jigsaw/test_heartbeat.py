@@ -110,7 +110,7 @@ def stop_one(mesh: Mesh, place: Place, silent: int) -> Ending | None:
         return ending
 
 
-@pytest.mark.parametrize(("silent", "speaker"), [(2, 0), (0, 1)])
+@pytest.mark.parametrize(("silent", "speaker"), [(0, 1), *exhaustive((2, 0))])
 def test_a_rank_that_falls_silent_is_named_by_all_told_by_one_and_killed(
     pool: Pool, place: Place, silent: int, speaker: int
 ) -> None:
@@ -260,7 +260,7 @@ def test_a_board_that_comes_back_in_time_is_forgiven(tmp_path: Path) -> None:
 # The end
 
 
-@pytest.mark.parametrize("kind", ["folder", "file", "server"])
+@pytest.mark.parametrize("kind", ["folder", "server", *exhaustive("file")])
 def test_hearts_that_are_stopped_say_nothing(kind: str, tmp_path: Path) -> None:
     place = (kind, tmp_path, free_port())
     server = served(place[2]) if kind == "server" else None

@@ -28,6 +28,7 @@ from support.networks import (
     whole_parameters,
 )
 from support.ranks import Pool
+from support.selection import exhaustive
 from weathermixer.jigsaw.gradients import JigsawError
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.jigsaw.mesh import Mesh
@@ -102,8 +103,15 @@ def several_passes(
     return owned_gradients(replicas)
 
 
-@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
-@pytest.mark.parametrize("reentrant", [None, False, True], ids=["", "checkpointed", "reentrant"])
+@pytest.mark.parametrize(
+    ("sharded", "reentrant"),
+    [
+        (False, None),
+        (True, False),
+        (False, True),
+        *exhaustive((True, None), (False, False), (True, True)),
+    ],
+)
 def test_gradients_of_passes_before_a_step_add_up(
     pool: Pool, layout: Layout, sharded: bool, reentrant: bool | None
 ) -> None:
@@ -235,11 +243,11 @@ def refuse_grad(network: Network, sample: Sample) -> None:
 
 BREAKS = [
     (break_forward, None),
-    (break_without_gradients, None),
+    *exhaustive((break_without_gradients, None)),
     (break_in_inference, None),
     (refuse_grad, None),
     (break_backward, None),
-    (break_backward, False),
+    *exhaustive((break_backward, False)),
     (break_backward, True),
 ]
 

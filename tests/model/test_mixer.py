@@ -14,6 +14,7 @@ from oracles.mixer import next_state
 from support.architectures import SMALL
 from support.networks import gradient_of, held_gradients, held_parameters
 from support.ranks import Pool
+from support.selection import exhaustive
 from weathermixer.config import Config
 from weathermixer.errors import UserError
 from weathermixer.jigsaw.dropout import set_dropout_key
@@ -295,9 +296,11 @@ def pass_through(
     )
 
 
-@pytest.mark.parametrize("layout", MESHES, ids=str)
-@pytest.mark.parametrize("prediction", ["increment", "state"])
-@pytest.mark.parametrize("applications", [1, 2])
+@pytest.mark.parametrize("layout", [*MESHES[:3], *exhaustive(MESHES[3])], ids=str)
+@pytest.mark.parametrize(
+    ("prediction", "applications"),
+    [("increment", 2), ("state", 1), *exhaustive(("increment", 1), ("state", 2))],
+)
 def test_any_mesh_computes_the_network_and_its_gradients(
     pool: Pool, layout: Layout, prediction: Prediction, applications: int
 ) -> None:

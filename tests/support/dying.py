@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -34,6 +35,7 @@ def start_training(
 
 
 def _train(config: Config, out: Path, die_at_call: int | None) -> None:
+    gc.freeze()
     threading.Thread(target=end_with_parent, daemon=True).start()
     if die_at_call is not None:
         calls = iter(range(1, 1_000_000))

@@ -7,6 +7,7 @@ for another number, when one of its ranks fails, or when the tests end.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -160,6 +161,7 @@ def _serve(rank: int, world_size: int, meeting: str, connection: Connection) -> 
 
     from weathermixer.jigsaw import mesh
 
+    gc.freeze()  # every training begins with a collection, which need not look through modules
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     store = FileStore(meeting, world_size)

@@ -71,6 +71,6 @@ def meshes_in(value: Any) -> list[str]:
         return [mesh_name(value)]
     if isinstance(value, str):
         return [value] if re.fullmatch(r"\d+x\d+x\d+", value) else []
-    if isinstance(value, Sequence):
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [mesh for part in value for mesh in meshes_in(part)]
     return []

@@ -13,6 +13,7 @@ import xarray as xr
 
 from support.noise import LEADS, noisy
 from support.planets import LATITUDES, Planet, write_forecast, write_planet
+from support.selection import exhaustive
 from weathermixer.errors import UserError
 from weathermixer.verification.verification_record import Verification
 from weathermixer.verification.verify import verify
@@ -138,33 +139,44 @@ LAYOUTS: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def scored(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Planet, xr.Dataset, Verification]:
+    """A planet, forecasts of it as we lay them out, and their scores."""
+    folder = tmp_path_factory.mktemp("scored")
+    planet = write_planet(folder / "truth.zarr")
+    inits = planet.times[:3]
+    dataset = write_forecast(folder / "a.zarr", planet, noisy(planet, inits), inits, LEADS)
+    return planet, dataset, verify(folder / "a.zarr", planet.truth)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_forecasts_laid_out_otherwise_score_the_same(
-    make_planet: MakePlanet, tmp_path: Path, layout: str
+    scored: tuple[Planet, xr.Dataset, Verification], tmp_path: Path, layout: str
 ) -> None:
-    planet = make_planet()
-    inits = planet.times[:3]
-    dataset = write_forecast(tmp_path / "a.zarr", planet, noisy(planet, inits), inits, LEADS)
+    planet, dataset, expected = scored
     path = _write(LAYOUTS[layout](dataset), tmp_path / "b.zarr")
-    _assert_same(verify(path, planet.truth), verify(tmp_path / "a.zarr", planet.truth))
+    _assert_same(verify(path, planet.truth), expected)
 
 
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("consolidated", [True, False])
 def test_either_version_of_zarr_is_read(
-    make_planet: MakePlanet, tmp_path: Path, version: int, consolidated: bool
+    scored: tuple[Planet, xr.Dataset, Verification],
+    tmp_path: Path,
+    version: int,
+    consolidated: bool,
 ) -> None:
-    planet = make_planet()
-    inits = planet.times[:3]
-    dataset = write_forecast(tmp_path / "a.zarr", planet, noisy(planet, inits), inits, LEADS)
+    planet, dataset, expected = scored
     options = {"zarr_format": version, "consolidated": consolidated}
     path = _write(dataset.transpose(..., "longitude", "latitude"), tmp_path / "b.zarr", **options)
     truth = _write(_truth(planet), tmp_path / "era5.zarr", **options)
     result = verify(path, truth, climatology=str(planet.truth))
-    _assert_same(result, verify(tmp_path / "a.zarr", planet.truth))
+    _assert_same(result, expected)
 
 
-@pytest.mark.parametrize("together", [1, 5])
+@pytest.mark.parametrize("together", [5, *exhaustive(1)])
 def test_truth_and_climatology_are_read_from_archives_of_weatherbench(
     make_planet: MakePlanet, tmp_path: Path, together: int
 ) -> None:

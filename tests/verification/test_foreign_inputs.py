@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from support.gribs import Message, write_grib
+from support.selection import exhaustive
 from weathermixer.data.archives.climatologies import open_climatology
 from weathermixer.data.grid import Grid
 from weathermixer.errors import UserError
@@ -94,7 +95,7 @@ FORECASTS: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
 
 
 @pytest.mark.parametrize("layout", FORECASTS)
-@pytest.mark.parametrize("suffix", [".zarr", ".nc"])
+@pytest.mark.parametrize("suffix", [".nc", *exhaustive(".zarr")])
 def test_forecasts_in_any_layout_have_the_same_scores(
     truth: xr.Dataset, forecast: xr.Dataset, expected: list[float], tmp_path: Path, layout: str,
     suffix: str,

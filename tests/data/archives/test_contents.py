@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from support.selection import exhaustive
 from weathermixer.data.archives.merging import open_sources
 from weathermixer.data.channels import GRAVITY, Channel, names
 from weathermixer.errors import UserError
@@ -135,7 +136,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", ["nc", "zarr"])
+@pytest.mark.parametrize("kind", ["nc", *exhaustive("zarr")])
 def test_any_layout_has_the_same_states_at_the_same_coordinates(
     dataset: xr.Dataset, saved: Saved, layout: str, kind: str
 ) -> None:

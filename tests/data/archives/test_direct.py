@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles.store_statistics import area_weights
+from support.selection import exhaustive
 from support.weatherbench import LAYOUTS, as_dataset, write_archive
 from weathermixer.config import Data, parse_period
 from weathermixer.data.archives import direct
@@ -181,7 +182,9 @@ def test_chunks_of_other_channels_and_longitudes_are_not_touched(
         ({"time": 1}, ["temperature_500", "temperature_850", "2m_temperature"], slice(0, 4), 4.0),
     ],
 )
-@pytest.mark.parametrize("layout", ["southward", "longitude before latitude", "short names"])
+@pytest.mark.parametrize(
+    "layout", ["longitude before latitude", *exhaustive("southward", "short names")]
+)
 def test_reading_costs_the_whole_of_every_chunk(
     dataset: xr.Dataset,
     tmp_path: Path,
@@ -258,7 +261,7 @@ def together(count: int, work: Callable[[Workers], object]) -> list[object]:
         return list(pool.map(run, range(count)))
 
 
-@pytest.mark.parametrize("count", [2, 3, 20])  # the last are more than there are pairs
+@pytest.mark.parametrize("count", [2, 20, *exhaustive(3)])  # 20 are more than there are pairs
 def test_statistics_are_the_same_whatever_number_of_workers_read_for_them(
     pair: Pair, count: int
 ) -> None:
