@@ -40,7 +40,7 @@ def test_an_ensemble_has_as_many_states_in_a_step_and_longer_rollouts(replicas: 
     assert replicas * given.instance_batch == demo.SAMPLES_PER_STEP
     assert then.instance_batch * then.members == given.instance_batch
     assert longest_at(then.rollout, then.steps) == 2 * longest_at(given.rollout, given.steps)
-    assert config.parallel == ensemble.parallel and ensemble.model.noise
+    assert config.parallel == ensemble.parallel and ensemble.model.local_noise
 
 
 @pytest.mark.exhaustive

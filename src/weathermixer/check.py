@@ -254,7 +254,7 @@ def _loss_is_as_set(config: Config, notes: Notes) -> None:
 
 
 def _members_differ(config: Config, notes: Notes) -> None:
-    remedy = "set model.noise, such as to 16, or model.dropout"
+    remedy = "set model.local_noise, such as to 16, or model.dropout"
     if config.training.members > 1 and not members_can_differ(config):
         notes.warn("training.members", EQUAL_MEMBERS, remedy)
     for setting in ("noise", "local_noise"):

@@ -39,7 +39,7 @@ GRID = (32, 64)
 FORECAST_STEPS = 40  # ten days
 NUM_FORECASTS = 30
 MEMBERS = 2  # of a sample, in training
-ENSEMBLE_SHARE = 7  # of the steps of the training before
+ENSEMBLE_SHARE = 6  # of the steps of the training before
 FORECAST_MEMBERS, ENSEMBLE_EVERY = 8, 6
 # Whatever the network was trained in: then meshes differ by no more than float32 rounds.
 IN_FLOAT32 = "training.dtype=float32"
@@ -75,7 +75,9 @@ def demo_config(
 def ensemble_config(deterministic: Config) -> Config:
     """The short training after a deterministic one: members by noise, and their CRPS.
 
-    Rollouts begin longer, since members drift apart for days. A step has as many states as before.
+    Rollouts begin longer, since members drift apart for days, and a step has as many states as
+    before. The rate is low, since so short a training does not learn again what it undoes, but high
+    enough for members to drift apart.
     """
     given = deterministic.training
     steps = max(10, given.steps // ENSEMBLE_SHARE)
@@ -88,11 +90,11 @@ def ensemble_config(deterministic: Config) -> Config:
         small_scales=given.small_scales,
         instance_batch=given.instance_batch // MEMBERS,
         rollout={0: 2, steps // 5: 4, steps * 7 // 15: 8},
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         warmup_steps=steps // 5,
         validate_every=steps,
     )
-    model = deterministic.model.model_copy(update={"noise": 8, "local_noise": 8})
+    model = deterministic.model.model_copy(update={"local_noise": 16})
     checkpoint = Checkpoint(every=steps)
     return deterministic.model_copy(
         update={"model": model, "training": training, "checkpoint": checkpoint}

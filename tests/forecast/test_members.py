@@ -147,4 +147,4 @@ def test_members_that_will_be_equal_are_warned_about(
     assert np.array_equal(made[:, 0], made[:, 1]) == (cause is not None)
     assert ("all members will be equal" in said) == (cause is not None)
     if cause is not None:
-        assert f"since {cause}: train it with model.noise" in said
+        assert f"since {cause}: train it with model.local_noise" in said

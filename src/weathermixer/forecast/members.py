@@ -91,7 +91,7 @@ def remark_on_equal_members(model: Network) -> str | None:
         return None
     cause = "has learned nothing of its noise" if model.architecture.drawn else "has no noise"
     return (
-        f"all members will be equal, since the network {cause}: train it with model.noise, "
+        f"all members will be equal, since the network {cause}: train it with model.local_noise, "
         "training.members and training.error=crps, such as from this run with --from"
     )
 

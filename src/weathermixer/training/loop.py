@@ -98,7 +98,7 @@ class TrainingLoop:
         self.state = TrainingState.initial(model, job.mesh, self._training, job.config.parallel)
         noise = job.architecture.drawn
         if self._training.members > 1 and not members_can_differ(job.config):
-            self.notices.say(f"Note: the training {EQUAL_MEMBERS}: set model.noise")
+            self.notices.say(f"Note: the training {EQUAL_MEMBERS}: set model.local_noise")
         self._objective = Objective.of(
             self._training,
             self.normalisation,
