@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from datetime import datetime, timedelta
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import yaml
 from anemoi.inference.mid_processors import mid_processor_registry
 from anemoi.inference.processor import Processor
 
-import weathermixer.anemoi
 from support.anemois import (
     CHANNELS,
     INIT,
@@ -202,25 +199,3 @@ def test_a_forecast_that_becomes_unstable_is_refused(folder: Path, tmp_path: Pat
         runner.model.get_parameter("stepper.network.encoder.bias").fill_(float("inf"))
     with pytest.raises(UserError, match=r"^the forecast from 2001-01-10T00:00:00 is NaN or .* 6 h"):
         runner.execute()
-
-
-@pytest.mark.parametrize("found", ["0.12.1", None])
-def test_another_version_of_anemoi_is_refused(
-    found: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def version(name: str) -> str:
-        if found is None:  # as where no distribution of that name is on the path
-            raise PackageNotFoundError(name)
-        return found
-
-    told = (
-        "is not installed, and this needs its version 0.13"
-        if found is None
-        else f"{found} is installed, and this was made for 0.13"
-    )
-    monkeypatch.setattr("weathermixer.tested_versions.version", version)
-    with pytest.raises(UserError) as refused:
-        importlib.reload(weathermixer.anemoi)
-    assert str(refused.value) == (
-        f"anemoi-inference {told}: pip install 'weathermixer[anemoi]' has it"
-    )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import weathermixer.earth2studio
 from support.earth2 import (
     STEPS,
     VARIABLES,
@@ -200,25 +197,3 @@ def test_a_gap_in_a_member_and_an_unstable_forecast_are_refused(
         unstable.get_parameter("stepper.network.encoder.bias").fill_(float("inf"))
     with pytest.raises(UserError, match=r"^the forecast from 2001-01-05T06:00:00 is NaN or .* 6 h"):
         unstable(*given(unstable, source))
-
-
-@pytest.mark.parametrize("found", ["0.18.2", "0.20.0", "1.19.0", None])
-def test_another_version_of_earth2studio_is_refused(
-    found: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def version(name: str) -> str:
-        if found is None:  # as where no distribution of that name is on the path
-            raise PackageNotFoundError(name)
-        return found
-
-    told = (
-        "is not installed, and this needs its version 0.19"
-        if found is None
-        else f"{found} is installed, and this was made for 0.19"
-    )
-    monkeypatch.setattr("weathermixer.tested_versions.version", version)
-    with pytest.raises(UserError) as refused:
-        importlib.reload(weathermixer.earth2studio)
-    assert str(refused.value) == (
-        f"Earth2Studio {told}: pip install 'weathermixer[earth2studio]' has it"
-    )

@@ -116,8 +116,8 @@ class Model(Section):
     )
     local_noise: Number = Field(
         0,
-        description="such numbers that are drawn for each token, so that members differ by more "
-        "than a pattern that all patches share; 0: none",
+        description="such numbers as model.noise, but drawn for each token of each member, so that "
+        "members differ by more than a pattern that all patches share; 0: none",
     )
 
     @field_validator("overlap", "smoothing")
