@@ -12,7 +12,8 @@ test period.
   time. Other work on the machine makes steps slower, so the least of all timings counts.
 * The learning rate of each is doubled and halved until neither is better, in shorter trainings, by
   the errors at 72 h of forecasts from the validation period. The recipe's own is WeatherMixer's.
-* The best is trained with several seeds for the whole time.
+* What is best in a short training need not be in a long one: the two best are trained for the whole
+  time, and the better of them, by the same errors, with all other seeds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from peers.networks.learning import (
     Recipe,
     learn,
     seconds_per_step,
-    tune,
 )
 
 from weathermixer.demo import faster_arithmetic
@@ -121,16 +121,13 @@ class Experiment:
                 return row.learned
         recipe = self._recipe(network)
         steps = max(2, round(seconds / min(self._record.seconds_per_step[network])))
-        if is_tested:
-            learned = apart(learn, recipe, steps, factor, seed, self._num_forecasts)
-        else:
-            learned = apart(tune, recipe, steps, factor, seed)
+        num_forecasts = self._num_forecasts if is_tested else 0
+        learned = apart(learn, recipe, steps, factor, seed, num_forecasts)
         self._record.trainings.append(Training(*wanted, learned))
         self._record.write()
-        found = learned.relative_rmse if is_tested else learned.validation
         print(
             f"{network}, rates × {factor:g}, seed {seed}, {steps} steps in "
-            f"{learned.processor_seconds:.0f} processor seconds: {found}",
+            f"{learned.processor_seconds:.0f} processor seconds: {learned.validation}",
             file=sys.stderr,
             flush=True,
         )
@@ -139,18 +136,32 @@ class Experiment:
     def _recipe(self, network: str) -> Recipe:
         return Recipe(self._store, network, self._dtype)
 
-    def tuned_factor(self, network: str, seconds: float, seed: int) -> float:
-        """The best of factors of the rates two apart, of which neither neighbour is better."""
+    def tuned_factor(self, network: str, seconds: float, tuning_seconds: float, seed: int) -> float:
+        """The factor of the rates that is best in trainings of ``seconds``, of two.
 
-        def error(factor: float) -> float:
-            found = self.trained(network, seconds, factor, seed, is_tested=False).validation
-            return math.inf if found is None else found
+        Those are the best of trainings of ``tuning_seconds`` with factors two apart, of which
+        neither neighbour of the best is better.
+        """
 
-        best = 1.0
+        def short_error(factor: float) -> float:
+            return _error(self.trained(network, tuning_seconds, factor, seed, is_tested=False))
+
+        best, tried = 1.0, {1.0}
         for change in (0.5, 2.0):
-            while best * change in FACTORS and error(best * change) < error(best):
+            while best * change in FACTORS:
+                tried.add(best * change)
+                if short_error(best * change) >= short_error(best):
+                    break
                 best *= change
-        return best
+        finalists = sorted(tried, key=short_error)[:2]
+        return min(
+            finalists,
+            key=lambda factor: _error(self.trained(network, seconds, factor, seed, is_tested=True)),
+        )
+
+
+def _error(learned: Learned) -> float:
+    return math.inf if learned.validation is None else learned.validation
 
 
 def apart(work: Callable[..., T], *arguments: Any) -> T:
@@ -188,7 +199,9 @@ def main() -> None:
     experiment.time_steps(arguments.networks)
     print_heading(arguments.seconds)
     for network in arguments.networks:
-        factor = experiment.tuned_factor(network, arguments.tuning_seconds, seeds[0])
+        factor = experiment.tuned_factor(
+            network, arguments.seconds, arguments.tuning_seconds, seeds[0]
+        )
         results = [
             experiment.trained(network, arguments.seconds, factor, seed, is_tested=True)
             for seed in seeds

@@ -122,7 +122,7 @@ def test_a_recipe_is_stretched_as_a_whole(store: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(learning, "CONFIG", config)
     for network, edge in ((learning.WEATHERMIXER, 0.5e-3), ("vit", None)):
         recipe = learning.Recipe(store, network, "bfloat16")
-        training = recipe.stretched(500, factor=0.5, seed=7, validates=True).training
+        training = recipe.stretched(500, factor=0.5, seed=7).training
         assert (training.steps, training.warmup_steps, training.cooldown_steps) == (500, 25, 150)
         assert training.rollout == {0: 1, 400: "1-3"}
         assert (training.learning_rate, training.edge_learning_rate) == (1e-3, edge)
@@ -131,24 +131,34 @@ def test_a_recipe_is_stretched_as_a_whole(store: Path, monkeypatch: pytest.Monke
 
 
 class Trainings:
-    """Stands for processes that train: the best rate is a quarter of the recipe's."""
+    """Stands for processes that train: in a short training a quarter of the rates is best.
 
-    def __init__(self, skill: ModuleType, real: bool = False) -> None:
-        self.skill, self.real, self.made = skill, real, 0
+    In a long one half of them is.
+    """
+
+    def __init__(self, skill: ModuleType) -> None:
+        self.skill, self.made = skill, 0
 
     def __call__(self, work: Callable[..., Any], recipe: Any, *arguments: Any) -> Any:
         self.made += 1
-        if work is self.skill.tune:
-            steps, factor, _ = arguments
-            return self.skill.Learned(steps, 1.0, 10, 20, validation=abs(np.log2(factor) + 2.0))
-        if self.real:
-            return work(recipe, *arguments)
         if work is self.skill.seconds_per_step:
             return 0.5
-        steps, factor, seed, _ = arguments
-        assert factor == 0.25
+        steps, factor, seed, num_forecasts = arguments
+        if not num_forecasts:
+            return self.skill.Learned(steps, 1.0, 10, 20, validation=abs(np.log2(factor) + 1.9))
+        assert factor in (0.25, 0.5)
         errors = {"6": 0.4 + 0.1 * seed, "24": 0.5, "72": 0.6, "120": 0.7, "240": None}
-        return self.skill.Learned(steps, 9.0, 2_500_000, 5e8, None, {"persistence": errors}, 1.5)
+        relative = {"persistence": errors}
+        return self.skill.Learned(steps, 9.0, 2_500_000, 5e8, 0.9 - factor, relative, 1.5)
+
+
+class RealTrainings(Trainings):
+    """Trains for the whole time, with the rates that stand for the best."""
+
+    def __call__(self, work: Callable[..., Any], recipe: Any, *arguments: Any) -> Any:
+        if work is self.skill.learn and not arguments[-1]:
+            return super().__call__(work, recipe, *arguments)
+        return work(recipe, *arguments)
 
 
 def run(
@@ -168,15 +178,15 @@ def test_it_tunes_trains_and_goes_on_where_it_was_stopped(
     words = (tmp_path / "store.zarr", "--json", tmp_path / "skill.json", "--seconds=10")
     trainings = Trainings(skill)
     run(skill, monkeypatch, trainings, *words, "--networks=vit", "--seeds=0,1")
-    # Two timings; rates × 1, 0.5, 0.25, 0.125; two seeds.
-    assert trainings.made == 8
+    # Two timings; rates × 1, 0.5, 0.25, 0.125; two of them for the whole time, one with two seeds.
+    assert trainings.made == 9
     row = capsys.readouterr().out.splitlines()[-1]
     assert row == (
-        "| vit | 0.450 / – | 0.500 / – | 0.600 / – | 0.700 / – | – / – | 2.50 M | × 0.25 | 20 | "
+        "| vit | 0.450 / – | 0.500 / – | 0.600 / – | 0.700 / – | – / – | 2.50 M | × 0.5 | 20 | "
         "9 | 1.50 | 500 |"
     )
     run(skill, monkeypatch, trainings, *words, "--networks=vit,unet", "--seeds=0,1")
-    assert trainings.made == 16
+    assert trainings.made == 18
     assert row in capsys.readouterr().out
     with pytest.raises(SystemExit, match="with another recipe or store"):
         run(skill, monkeypatch, trainings, *words, "--forecasts=5")
@@ -196,7 +206,7 @@ def test_a_network_is_timed_trained_and_scored(
 ) -> None:
     threads = torch.get_num_threads()
     words = (store, "--json", tmp_path / "skill.json", "--seconds=1", "--forecasts=2", "--seeds=3")
-    run(skill, monkeypatch, Trainings(skill, real=True), *words, f"--networks={network}")
+    run(skill, monkeypatch, RealTrainings(skill), *words, f"--networks={network}")
     torch.set_num_threads(threads)
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].split("|")]
     assert cells[1] == network
@@ -210,7 +220,7 @@ def test_a_network_is_timed_trained_and_scored(
 def test_validations_tell_rates_apart(skill: ModuleType, store: Path) -> None:
     threads = torch.get_num_threads()
     recipe = skill.Recipe(store, "weathermixer", "float32")
-    learned = [skill.apart(skill.tune, recipe, 40, factor, 0) for factor in (0.001, 1.0)]
+    learned = [skill.apart(skill.learn, recipe, 40, factor, 0, 0) for factor in (0.001, 1.0)]
     torch.set_num_threads(threads)
     assert all(row.steps == 40 and row.processor_seconds > 0.0 for row in learned)
     assert learned[0].validation != learned[1].validation

@@ -11,7 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -87,20 +87,24 @@ class Recipe:
             "--parallel.domain=1",
             "--parallel.tensor=1",
             "--logging.tensorboard=false",
-            "--training.validation_leads=[]",
             "--checkpoint.best=null",
         ]
         if self.network != WEATHERMIXER:  # which alone has these parts
             own += ["--training.edge_learning_rate=null", "--training.learning_rates={}"]
         return read_config(CONFIG, settings, base_overrides=own)
 
-    def stretched(self, steps: int, *, factor: float, seed: int, validates: bool) -> Config:
-        """The same recipe in so many steps, with all learning rates multiplied by ``factor``."""
+    def stretched(self, steps: int, *, factor: float, seed: int) -> Config:
+        """The same recipe in so many steps, with all learning rates multiplied by ``factor``.
+
+        Validations are those that tell learning rates apart.
+        """
         given = self.config().training
         stretch = steps / given.steps
         changed: dict[str, Any] = {
             "steps": steps,
             "seed": seed,
+            "validation_leads": [TUNING_LEAD],
+            "validation_scores": ["rmse"],
             "rollout": _stretched(given.rollout, stretch),
             "latent_rollout": _stretched(given.latent_rollout, stretch),
             "warmup_steps": min(round(given.warmup_steps * stretch), steps - 1),
@@ -112,8 +116,6 @@ class Recipe:
         for name in ("cooldown_steps", "cycle_steps"):
             if getattr(given, name) is not None:
                 changed[name] = max(1, round(getattr(given, name) * stretch))
-        if validates:
-            changed |= {"validation_leads": [TUNING_LEAD], "validation_scores": ["rmse"]}
         return self.config(*(_setting(name, value) for name, value in changed.items()))
 
     @property
@@ -126,6 +128,7 @@ def seconds_per_step(recipe: Recipe) -> float:
     """Processor seconds of a step, in the mean over the recipe's rollouts.
 
     Of each length the least of several timings counts: what else the machine does takes time too.
+    All samples were read before, as in a training after its first epoch.
     """
     torch.set_num_threads(1)
     training = recipe.config().training
@@ -141,10 +144,11 @@ def seconds_per_step(recipe: Recipe) -> float:
 
 
 def _least_seconds(recipe: Recipe, rollout: int, latent: int) -> float:
-    config = recipe.config(_setting("rollout", rollout), _setting("latent_rollout", latent))
+    lengths = _setting("rollout", rollout), _setting("latent_rollout", latent)
+    config = recipe.config(*lengths, _period_of_few(recipe.config(*lengths)))
     means = []
     with TemporaryDirectory() as folder, _loop(config, folder, recipe) as loop:
-        for _ in range(1 + TIMINGS):  # the first also begins everything
+        for _ in range(1 + TIMINGS):  # the first also begins everything, and reads all samples
             begin = time.process_time()
             for _ in range(TIMED_STEPS):
                 loop.step()
@@ -152,39 +156,34 @@ def _least_seconds(recipe: Recipe, rollout: int, latent: int) -> float:
     return min(means[1:])
 
 
-def tune(recipe: Recipe, steps: int, factor: float, seed: int) -> Learned:
-    """Train, and score the validation period."""
-    torch.set_num_threads(1)
-    config = recipe.stretched(steps, factor=factor, seed=seed, validates=True)
-    with TemporaryDirectory() as folder, _loop(config, folder, recipe) as loop:
-        learned = _train(loop)
-        if learned is None:
-            return Learned(steps, math.nan, 0, 0)
-        error = None
-        try:
-            scores = loop.validate()
-        except UserError:  # its loss is not finite
-            scores = None
-        if scores is not None:
-            error = scores.rmse_relative_to[_baseline(scores.rmse_relative_to)].get(
-                f"{TUNING_LEAD}"
-            )
-        return Learned(**{**vars(learned), "validation": error})
+def _period_of_few(config: Config) -> str:
+    """The setting that has as many samples to learn from as one timing takes."""
+    data, training = config.data, config.training
+    states = open_states(data.store, data)
+    first, last = training_period(data, states)
+    times = states.times[(states.times >= first) & (states.times <= last)]
+    stop = times[: TIMED_STEPS * training.instance_batch + training.window_length(data)][-1]
+    return f"--data.train={first}/{stop}"
 
 
 def learn(recipe: Recipe, steps: int, factor: float, seed: int, num_forecasts: int) -> Learned:
-    """Train, and score ten-day forecasts from initial times all over the test period."""
+    """Train, and validate; score ten-day forecasts from all over the test period, if any."""
     torch.set_num_threads(1)
-    config = recipe.stretched(steps, factor=factor, seed=seed, validates=False)
+    config = recipe.stretched(steps, factor=factor, seed=seed)
     with TemporaryDirectory() as folder:
         with _loop(config, folder, recipe) as loop:
             learned = _train(loop)
-        if learned is None:
-            return Learned(steps, math.nan, 0, 0)
+            if learned is None:
+                return Learned(steps, math.nan, 0, 0)
+            learned = replace(learned, validation=_validation_error(loop))
+        if not num_forecasts:
+            return learned
         out = Path(folder, "run")
-        scores = _test_scores(recipe, config, out, num_forecasts)
-        seconds = _forecast_seconds(recipe, out)
-    return Learned(**{**vars(learned), "relative_rmse": scores, "forecast_seconds": seconds})
+        return replace(
+            learned,
+            relative_rmse=_test_scores(recipe, config, out, num_forecasts),
+            forecast_seconds=_forecast_seconds(recipe, out),
+        )
 
 
 def _loop(config: Config, folder: str, recipe: Recipe) -> TrainingLoop:
@@ -208,6 +207,16 @@ def _train(loop: TrainingLoop) -> Learned | None:
     loop.save()
     result = loop.result()
     return Learned(loop.state.step, seconds, result.parameters, result.peak_memory_bytes[0])
+
+
+def _validation_error(loop: TrainingLoop) -> float | None:
+    """That of forecasts of the validation period; None where one became infinite."""
+    try:
+        relative = loop.validate().rmse_relative_to
+    except UserError:  # its loss is not finite
+        return None
+    baseline = CLIMATOLOGY if CLIMATOLOGY in relative else PERSISTENCE
+    return relative[baseline].get(f"{TUNING_LEAD}")
 
 
 def _test_scores(
@@ -264,10 +273,6 @@ def _forecast_seconds(recipe: Recipe, out: Path) -> float:
         for _ in rollout(model, recent, repeat(fields, steps)):
             pass
         return time.process_time() - begin
-
-
-def _baseline(available: Mapping[str, Any]) -> str:
-    return CLIMATOLOGY if CLIMATOLOGY in available else PERSISTENCE
 
 
 def _setting(name: str, value: object) -> str:
