@@ -117,6 +117,15 @@ def smoothed(fields: Array, kernel: Array) -> Array:
     )
 
 
+def diffused(fields: Array, fraction: Array, width: int) -> Array:
+    """What fields lose, by zonal wavenumber; ``fraction (channel, latitude, 1)``."""
+    longitudes = fields.shape[-1]
+    limit = math.comb(2 * width, width) / 4**width  # at which the smallest scale is lost whole
+    waves = np.sin(np.pi * np.arange(longitudes // 2 + 1) / longitudes) ** (2 * width) / limit
+    share = (limit - np.abs(limit - np.abs(fraction))) * waves
+    return np.fft.irfft(share * np.fft.rfft(fields), n=longitudes)
+
+
 def modulated(
     y: Array,
     noise: Array,
@@ -159,7 +168,8 @@ def next_state(
     the norms of the blocks are scaled and shifted, and ``local_noise (longitude patch, latitude
     patch, number)`` further ones of each token. With ``overlap`` the encoder takes the ring of
     so many points around each patch too, and with ``smoothing`` kernels of so many points on each
-    side smooth what is decoded, and others what of the state is added to it.
+    side smooth what is decoded, and others what of the state is added to it, which loses some of
+    its small scales too.
 
     With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
     through the published blend.
@@ -185,6 +195,10 @@ def next_state(
     if smoothing:
         decoded = smoothed(decoded, weights["smoothing.kernel"])
         decoded[: len(state)] += smoothed(state, weights["smoothing.state_kernel"])
+        unit = 1.0 if increment_scale is None else increment_scale[:, None, None]
+        lost = diffused(state, weights["smoothing.diffusion"], smoothing)
+        decoded = decoded + weights["smoothing.bias"]
+        decoded[: len(state)] -= lost / unit
     if increment_scale is not None:
         later = state + increment_scale[:, None, None] * decoded[:prognostic]
         return np.concatenate([later, decoded[prognostic:]])

@@ -249,9 +249,9 @@ def test_kernels_are_taken_over_by_channel_or_smooth_nothing(
     )
     notices = Notices(said.append)
     with TrainingLoop.begin(config, tmp_path / "r", source=source.path, notices=notices) as loop:
-        found, of_state = (
-            loop.state.model.get_parameter(f"smoothing.{name}").detach()[:, 0]
-            for name in ("kernel", "state_kernel")
+        found, *of_state = (
+            loop.state.model.get_parameter(f"smoothing.{name}").detach()
+            for name in ("kernel", "state_kernel", "diffusion")
         )
     line = torch.tensor([0.1, 0.8, 0.1], dtype=torch.float64)
     nothing = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
@@ -259,14 +259,15 @@ def test_kernels_are_taken_over_by_channel_or_smooth_nothing(
     assert is_new == (before != 1)
     if is_new:
         assert torch.equal(found, torch.outer(nothing, nothing).expand_as(found))
-        assert not of_state.any()
+        assert not any(each.any() for each in of_state)
         return
-    theirs = source.load_model().get_parameter("smoothing.kernel").detach()[:, 0]
-    assert torch.equal(found[1:], theirs.to(found))
-    torch.testing.assert_close(found[0], torch.outer(line, line))  # temperature at 300 hPa
-    theirs = source.load_model().get_parameter("smoothing.state_kernel").detach()[:, 0]
-    assert theirs.any() and torch.equal(of_state[1:], theirs.to(found))
-    assert not of_state[0].any()
+    theirs = source.load_model()
+    assert torch.equal(found[1:], theirs.get_parameter("smoothing.kernel").to(found))
+    torch.testing.assert_close(found[0, 0], torch.outer(line, line))  # temperature at 300 hPa
+    for name, each in zip(("state_kernel", "diffusion"), of_state, strict=True):
+        there = theirs.get_parameter(f"smoothing.{name}").to(each)
+        assert there.any() and torch.equal(each[1:], there)
+        assert not each[0].any()
 
 
 @pytest.mark.exhaustive

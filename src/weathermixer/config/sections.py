@@ -94,7 +94,7 @@ class Model(Section):
         0,
         description="grid points on each side that learned kernels of each channel span, by which "
         "what was decoded is smoothed over the edges of patches, and small scales of the state are "
-        "damped; 0: no kernels",
+        "diffused; 0: no kernels",
     )
     channels: Count = Field(320, description="latent channels of a token")
     blocks: Count = Field(4, description="mixer blocks")

@@ -70,6 +70,10 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
                 name: (("tensor", channels), None, None, None)
                 for name, channels in (("kernel", predicted), ("state_kernel", prognostic))
             }
+            | {
+                "diffusion": (("tensor", prognostic), None, None),
+                "bias": (("tensor", predicted), None, ("domain", a.longitude_dimension)),
+            }
         )
         table["smoothing.halo"] = Halo(a.smoothing, mesh)
     if a.drawn:

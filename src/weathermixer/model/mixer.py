@@ -241,7 +241,11 @@ class WeatherMixer(nn.Module):
         self.smoothing: Smoothing | None = None
         if architecture.smoothing:
             self.smoothing = Smoothing(
-                architecture.predicted, architecture.prognostic, architecture.smoothing, device
+                architecture.predicted,
+                architecture.prognostic,
+                architecture.grid,
+                architecture.smoothing,
+                device,
             )
         head = Increment if architecture.prediction == "increment" else Blend
         self.head = head(architecture, device)
@@ -314,7 +318,11 @@ class WeatherMixer(nn.Module):
         grid = (state.shape[2], state.shape[3])
         # No name for what the decoder makes, as large as the state: it is gone before the head's.
         fields = self.fields(self.decoder(x, encoded), self.architecture.patch, grid, state.dtype)
-        return fields if self.smoothing is None else self.smoothing(fields, state)
+        if self.smoothing is None:
+            return fields
+        unit = self.head.scale if isinstance(self.head, Increment) else None
+        smooth: Tensor = self.smoothing(fields, state, unit)
+        return smooth
 
 
 def count_parameters(architecture: Architecture) -> int:

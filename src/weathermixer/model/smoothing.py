@@ -2,16 +2,19 @@
 
 Patches are decoded apart from each other, and what they disagree in shows at their edges as energy
 at small scales. It stays in states, where the network, which sees a patch as fewer numbers than it
-has, can hardly tell it from weather: hence a second kernel, by which a state loses it.
+has, can hardly tell it from weather: hence a second kernel, and diffusion, by which a state loses
+it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weathermixer.jigsaw.halo import Halo
@@ -21,29 +24,54 @@ class Smoothing(nn.Module):
     """Makes each point of a channel of what was decoded, and of the state, at those around it.
 
     ``kernel (predicted, 1, 2 width + 1, 2 width + 1)``, latitude × longitude, is for what was
-    decoded, and ``state_kernel (prognostic, ...)`` for the state. Longitudes close to a circle, and
-    beyond the first and the last latitude these go on. The former begins as one that smooths a
-    little, alike along both, 0.8 in the middle and 0.1 for each neighbour; the latter as zeros.
+    decoded, and ``state_kernel (prognostic, ...)`` for the state, in units of what was decoded.
+
+    ``diffusion (prognostic, latitude, 1)`` is the fraction that a point of the state loses, in
+    units of the state, of its difference from what ``width`` neighbours on either side along
+    longitude interpolate to, by the polynomial through all of them. Of zonal wavenumber *k* of *N*
+    longitudes that is ``(2 sin(π k / N))^(2 width)`` over the binomial coefficient of ``2 width``
+    and ``width``. So large scales keep what they have, and a channel that changes little from step
+    to step can lose small scales as fast as any other. From none to all of the smallest scale is
+    lost, since states would not be stable beyond: weights count as if reflected there.
+
+    ``bias (predicted, latitude, longitude)`` is added to what was decoded: what each point is given
+    at each step, such as the small scales that mountains hold in place.
+
+    Longitudes close to a circle, and beyond the first and the last latitude these go on. The first
+    kernel begins as one that smooths a little, alike along both, 0.8 in the middle and 0.1 for each
+    neighbour; all others as zeros.
     """
 
-    def __init__(self, predicted: int, prognostic: int, width: int, device: Any = None) -> None:
+    def __init__(
+        self,
+        predicted: int,
+        prognostic: int,
+        grid: tuple[int, int],
+        width: int,
+        device: Any = None,
+    ) -> None:
         super().__init__()
         self.halo, size = Halo(width), 2 * width + 1
         self.kernel, self.state_kernel = (
             nn.Parameter(torch.empty(channels, 1, size, size, device=device))
             for channels in (predicted, prognostic)
         )
+        self.diffusion = nn.Parameter(torch.empty(prognostic, grid[0], 1, device=device))
+        self.bias = nn.Parameter(torch.empty(predicted, *grid, device=device))
         self.reset()
 
-    def forward(self, decoded: Tensor, state: Tensor) -> Tensor:
+    def forward(self, decoded: Tensor, state: Tensor, unit: Tensor | None = None) -> Tensor:
         """``decoded (batch, predicted, latitude, longitude)``, smoothed, with what ``state`` adds.
 
-        ``state (batch, prognostic, latitude, longitude)``.
+        ``state (batch, prognostic, latitude, longitude)``. ``unit (prognostic, 1, 1)`` is that of
+        what was decoded, divided by that of the state, unless both have the same.
         """
         # Apart, since a state that is data takes no gradient, and then none travels either.
         waits = [self.halo(fields) for fields in (decoded, state)]
+        kernel = self.kernel.expand(-1, state.shape[2], -1, -1)
+        of_state = self.state_kernel + self._diffusing(unit)
         widened = [wait_for_edges() for wait_for_edges in waits]
-        smooth: Tensor = _Smooth.apply(*widened, self.kernel, self.state_kernel)
+        smooth: Tensor = _Smooth.apply(*widened, kernel, of_state, self.bias)
         return smooth
 
     def reset(self, seed: int = 0, name: str = "") -> None:
@@ -54,6 +82,17 @@ class Smoothing(nn.Module):
         """The kernels that leave what was decoded as it is."""
         self._begin_with(middle=1.0, beside=0.0)
 
+    def _diffusing(self, unit: Tensor | None) -> Tensor:
+        """The kernels ``(prognostic, latitude, ...)`` by which the state is diffused."""
+        width = self.halo.width
+        lost = _reflected(self.diffusion, math.comb(2 * width, width) / 4**width)
+        if unit is not None:
+            lost = lost / unit
+        # What a point at each place counts in the difference, in units of the one in the middle.
+        places = [(-1) ** n * math.comb(2 * width, n) for n in range(2 * width + 1)]
+        line = torch.stack([-place / places[width] * lost for place in places], -1)
+        return F.pad(line, (0, 0, width, width))
+
     def _begin_with(self, *, middle: float, beside: float) -> None:
         width = self.halo.width
         line = torch.zeros(2 * width + 1, dtype=torch.float64)
@@ -61,6 +100,8 @@ class Smoothing(nn.Module):
         with torch.no_grad():
             self.kernel.copy_(torch.outer(line, line))
             self.state_kernel.zero_()
+            self.diffusion.zero_()
+            self.bias.zero_()
 
 
 class _Smooth(torch.autograd.Function):
@@ -73,20 +114,22 @@ class _Smooth(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(decoded: Tensor, state: Tensor, kernel: Tensor, state_kernel: Tensor) -> Tensor:
+    def forward(
+        decoded: Tensor, state: Tensor, kernel: Tensor, state_kernel: Tensor, bias: Tensor
+    ) -> Tensor:
         width = kernel.shape[-1] // 2
         middle = width, width
         own = decoded.narrow(-1, width, decoded.shape[-1] - 2 * width)
-        smooth = own * _weight(kernel, middle)
+        smooth = torch.addcmul(bias, own, _weight(kernel, middle))
         for weights, around in ((kernel, decoded), (state_kernel, state)):
-            for place, rows, beside in _terms(smooth[:, : len(weights)], around, width):
+            for place, span, rows, beside in _terms(smooth[:, : len(weights)], around, width):
                 if weights is state_kernel or place != middle:
-                    rows.addcmul_(beside, _weight(weights, place))
+                    rows.addcmul_(beside, _weight(weights, place, span))
         return smooth
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*inputs[:-1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -94,11 +137,10 @@ class _Smooth(torch.autograd.Function):
         width = kernel.shape[-1] // 2
         of_kernels, of_widened = [], []
         for weights, around in zip((kernel, state_kernel), widened, strict=True):
-            of_weights: dict[tuple[int, int], Tensor] = {}
-            for place, rows, beside in _terms(gradient[:, : len(weights)], around, width):
-                total = (rows * beside).sum((0, 2, 3))
-                of_weights[place] = of_weights[place] + total if place in of_weights else total
-            of_kernels.append(torch.stack(list(of_weights.values()), -1).view(weights.shape))
+            of_weights = gradient.new_zeros(weights.shape)
+            for place, span, rows, beside in _terms(gradient[:, : len(weights)], around, width):
+                of_weights[:, span, place[0], place[1]] = (rows * beside).sum((0, 3))
+            of_kernels.append(of_weights)
         for weights, around, is_wanted in zip(
             (kernel, state_kernel), widened, ctx.needs_input_grad[:2], strict=True
         ):
@@ -106,19 +148,27 @@ class _Smooth(torch.autograd.Function):
             of_widened.append(of_fields)
             if of_fields is None:
                 continue
-            for place, rows, beside in _terms(gradient[:, : len(weights)], of_fields, width):
-                given = rows if beside.shape == rows.shape else rows.sum(-2, keepdim=True)
-                beside.addcmul_(given, _weight(weights, place))
-        return *of_widened, *of_kernels
+            for place, span, rows, beside in _terms(gradient[:, : len(weights)], of_fields, width):
+                weight = _weight(weights, place, span)
+                if beside.shape == rows.shape:
+                    beside.addcmul_(rows, weight)
+                else:
+                    beside.add_((rows * weight).sum(-2, keepdim=True))
+        return *of_widened, *of_kernels, gradient.sum(0)
 
 
-def _weight(kernel: Tensor, place: tuple[int, int]) -> Tensor:
-    return kernel[:, 0, place[0], place[1], None, None]
+def _reflected(x: Tensor, limit: float) -> Tensor:
+    """Numbers from zero to a limit, from where gradients lead back, on any part of a mesh alike."""
+    return limit - (limit - torch.where(x >= 0.0, x, -x)).abs()
+
+
+def _weight(kernel: Tensor, place: tuple[int, int], span: slice = slice(None)) -> Tensor:
+    return kernel[:, span, place[0], place[1], None]
 
 
 def _terms(
     fields: Tensor, widened: Tensor, width: int
-) -> Iterator[tuple[tuple[int, int], Tensor, Tensor]]:
+) -> Iterator[tuple[tuple[int, int], slice, Tensor, Tensor]]:
     """Each place in a kernel in order, with rows of fields and what it weighs for them, as views.
 
     That is as many rows of ``widened``, which goes on beyond both longitude ends, or one of its
@@ -129,8 +179,10 @@ def _terms(
         place = width + down, width + right
         columns = widened.narrow(-1, width + right, longitudes)
         first, stop = max(0, -down), latitudes - max(0, down)
-        yield place, fields[..., first:stop, :], columns[..., first + down : stop + down, :]
-        if down < 0:
-            yield place, fields[..., :first, :], columns[..., :1, :]
-        elif down > 0:
-            yield place, fields[..., stop:, :], columns[..., -1:, :]
+        for rows, others in (
+            (slice(first, stop), slice(first + down, stop + down)),
+            (slice(0, first), slice(0, 1)),
+            (slice(stop, latitudes), slice(latitudes - 1, latitudes)),
+        ):
+            if rows.start < rows.stop:
+                yield place, rows, fields[..., rows, :], columns[..., others, :]

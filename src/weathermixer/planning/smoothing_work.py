@@ -70,6 +70,10 @@ class SmoothingWork:
         exchanges = partial(self.exchanges, work.samples, work.element_bytes)
         work.forward.add_exchange(exchanges(), self.axis)
         work.backward.add_exchange(exchanges(state=back), self.axis)
+        # The gradient of the bias.
+        work.backward.add_elements(
+            "copy", self.decoded * work.samples, tensors=1, element_bytes=work.element_bytes
+        )
         for fields, edge, times in (
             (self.decoded, self.decoded_edge, 1),
             (self.state, self.state_edge, back),

@@ -232,6 +232,10 @@ def _dimensions(name: str, config: Config, architecture: Architecture) -> _Dimen
             return _Labels(predicted), None, None, None
         case "smoothing", "state_kernel":
             return _Labels(prognostic), None, None, None
+        case "smoothing", "diffusion":
+            return _Labels(prognostic), None, None
+        case "smoothing", "bias":
+            return _Labels(predicted), None, None
         case "decoder.linear", "weight":
             return _Labels(predicted, patch), None
         case "decoder.linear", "bias":
@@ -326,7 +330,7 @@ def _beginning(name: str, new: Sequence[str]) -> str:
     """What a new parameter begins with: nothing that changes what was taken over beside it."""
     if name == "ring.weight" and "encoder.weight" not in new:
         return _OF_ZERO
-    if name == "smoothing.state_kernel":
+    if name in ("smoothing.state_kernel", "smoothing.diffusion", "smoothing.bias"):
         return _OF_ZERO
     if name == "smoothing.kernel" and "decoder.linear.weight" not in new:
         return _OF_REST

@@ -260,7 +260,9 @@ def test_smoothing_is_weighed_and_exchanged_by_all_schemes_but_the_published() -
     smoothed, without = (PlainNetwork(each, StepKind(samples=2), ranks=2) for each in (
         a, replace(a, smoothing=0)
     ))  # fmt: skip
-    assert smoothed.head_weights() - without.head_weights() == (5 + 5) * 25
+    assert smoothed.head_weights() - without.head_weights() == (5 + 5) * 25 + 5 * a.grid[0] * (
+        1 + a.grid[1]
+    )
     # Of a state that is data, no gradient goes back.
     for of_state, channels_back in ((False, 5), (True, 5 + 5)):
         head = smoothed.head(of_state=of_state)

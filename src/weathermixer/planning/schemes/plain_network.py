@@ -83,7 +83,9 @@ class PlainNetwork:
         a = self.architecture
         predicted, both = a.predicted, a.predicted + a.prognostic
         decoder = (2 * a.channels + 1) * a.predicted_features.size + 2 * a.channels
-        decoder += both * a.kernel_size if a.smoothing else 0
+        if a.smoothing:
+            decoder += both * a.kernel_size + a.prognostic * a.grid[0]
+            decoder += a.predicted * a.grid[0] * a.grid[1]
         return decoder + (
             (both + 1) * predicted + 2 * predicted + 2 * both if a.prediction == "state" else 0
         )
