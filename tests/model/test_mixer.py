@@ -200,6 +200,20 @@ def test_an_untrained_increment_network_is_persistence() -> None:
     assert torch.equal(model(state.float(), static.float()), state.float())
 
 
+@pytest.mark.parametrize("width", [1, 2])
+def test_diffusion_adds_energy_at_no_wavenumber(width: int) -> None:
+    architecture = replace(SMALL, smoothing=width)
+    model = build(architecture, Mesh.describe(), seed=0, increment_scale=SCALE, dtype=torch.float64)
+    assert model.smoothing is not None
+    with torch.no_grad():
+        model.smoothing.diffusion.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(1))
+    state, static = sample(SMALL)
+    before, after = (np.abs(np.fft.rfft(x.detach())) for x in (state, model(state, static)))
+    assert (after <= before + 1e-12).all()
+    assert (after < 0.99 * before).any()
+    np.testing.assert_allclose(after[..., 0], before[..., 0])  # the mean along longitude stays
+
+
 def test_bfloat16_changes_a_step_by_no_more_than_its_rounding() -> None:
     exact = build(SMALL, Mesh.describe(), seed=0, increment_scale=SCALE)
     rounded = build(
