@@ -127,7 +127,8 @@ class Experiment:
         self._record.write()
         print(
             f"{network}, rates × {factor:g}, seed {seed}, {steps} steps in "
-            f"{learned.processor_seconds:.0f} processor seconds: {learned.validation}",
+            f"{learned.processor_seconds:.0f} processor seconds, "
+            f"error in the validation period: {learned.validation}",
             file=sys.stderr,
             flush=True,
         )

@@ -251,7 +251,7 @@ def test_kernels_are_taken_over_by_channel_or_smooth_nothing(
     with TrainingLoop.begin(config, tmp_path / "r", source=source.path, notices=notices) as loop:
         found, *of_state = (
             loop.state.model.get_parameter(f"smoothing.{name}").detach()
-            for name in ("kernel", "state_kernel", "diffusion")
+            for name in ("kernel", "state_kernel", "diffusion", "bias")
         )
     line = torch.tensor([0.1, 0.8, 0.1], dtype=torch.float64)
     nothing = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
@@ -264,7 +264,7 @@ def test_kernels_are_taken_over_by_channel_or_smooth_nothing(
     theirs = source.load_model()
     assert torch.equal(found[1:], theirs.get_parameter("smoothing.kernel").to(found))
     torch.testing.assert_close(found[0, 0], torch.outer(line, line))  # temperature at 300 hPa
-    for name, each in zip(("state_kernel", "diffusion"), of_state, strict=True):
+    for name, each in zip(("state_kernel", "diffusion", "bias"), of_state, strict=True):
         there = theirs.get_parameter(f"smoothing.{name}").to(each)
         assert there.any() and torch.equal(each[1:], there)
         assert not each[0].any()

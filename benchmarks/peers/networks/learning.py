@@ -210,7 +210,10 @@ def _train(loop: TrainingLoop) -> Learned | None:
 
 
 def _validation_error(loop: TrainingLoop) -> float | None:
-    """That of forecasts of the validation period; None where one became infinite."""
+    """RMSE at 72 h relative to climatology's, over the validation period; None if infinite.
+
+    Relative to persistence's where the store has no climatology.
+    """
     try:
         relative = loop.validate().rmse_relative_to
     except UserError:  # its loss is not finite
