@@ -10,10 +10,10 @@ test period.
 * All compute in bfloat16 where the machine multiplies faster in it, as the demonstration does.
 * Steps of the networks are timed, in turns, and the recipe is stretched to as many as fit into the
   time. Other work on the machine makes steps slower, so the least of all timings counts.
-* The learning rate of each is doubled and halved until neither is better, in shorter trainings, by
-  the errors at 72 h of forecasts from the validation period. The recipe's own is WeatherMixer's.
-* What is best in a short training need not be in a long one: the two best are trained for the whole
-  time, and the better of them, by the same errors, with all other seeds.
+* The learning rate of each is doubled and halved until neither is better, by the errors at 72 h of
+  forecasts from the validation period: in shorter trainings first, and from there on in whole ones,
+  since what is best in a short training need not be in a long one. The recipe's own is
+  WeatherMixer's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -138,27 +139,24 @@ class Experiment:
         return Recipe(self._store, network, self._dtype)
 
     def tuned_factor(self, network: str, seconds: float, tuning_seconds: float, seed: int) -> float:
-        """The factor of the rates that is best in trainings of ``seconds``, of two.
+        """The factor of the rates that is best in trainings of ``seconds``.
 
-        Those are the best of trainings of ``tuning_seconds`` with factors two apart, of which
-        neither neighbour of the best is better.
+        They begin with the best in trainings of ``tuning_seconds``, which need not be theirs.
         """
 
-        def short_error(factor: float) -> float:
-            return _error(self.trained(network, tuning_seconds, factor, seed, is_tested=False))
+        def error(seconds: float, is_tested: bool, factor: float) -> float:
+            return _error(self.trained(network, seconds, factor, seed, is_tested=is_tested))
 
-        best, tried = 1.0, {1.0}
-        for change in (0.5, 2.0):
-            while best * change in FACTORS:
-                tried.add(best * change)
-                if short_error(best * change) >= short_error(best):
-                    break
-                best *= change
-        finalists = sorted(tried, key=short_error)[:2]
-        return min(
-            finalists,
-            key=lambda factor: _error(self.trained(network, seconds, factor, seed, is_tested=True)),
-        )
+        factor = better_than_neighbours(partial(error, tuning_seconds, False), 1.0)
+        return better_than_neighbours(partial(error, seconds, True), factor)
+
+
+def better_than_neighbours(error: Callable[[float], float], factor: float) -> float:
+    """The first factor from here on that has less error than twice and than half of it."""
+    for change in (2.0, 0.5):
+        while factor * change in FACTORS and error(factor * change) < error(factor):
+            factor *= change
+    return factor
 
 
 def _error(learned: Learned) -> float:

@@ -146,10 +146,12 @@ class Trainings:
         steps, factor, seed, num_forecasts = arguments
         if not num_forecasts:
             return self.skill.Learned(steps, 1.0, 10, 20, validation=abs(np.log2(factor) + 1.9))
-        assert factor in (0.25, 0.5)
+        assert factor in (0.25, 0.5, 1.0)
         errors = {"6": 0.4 + 0.1 * seed, "24": 0.5, "72": 0.6, "120": 0.7, "240": None}
         relative = {"persistence": errors}
-        return self.skill.Learned(steps, 9.0, 2_500_000, 5e8, 0.9 - factor, relative, 1.5)
+        return self.skill.Learned(
+            steps, 9.0, 2_500_000, 5e8, abs(np.log2(factor) + 1.1), relative, 1.5
+        )
 
 
 class RealTrainings(Trainings):
@@ -178,15 +180,16 @@ def test_it_tunes_trains_and_goes_on_where_it_was_stopped(
     words = (tmp_path / "store.zarr", "--json", tmp_path / "skill.json", "--seconds=10")
     trainings = Trainings(skill)
     run(skill, monkeypatch, trainings, *words, "--networks=vit", "--seeds=0,1")
-    # Two timings; rates × 1, 0.5, 0.25, 0.125; two of them for the whole time, one with two seeds.
-    assert trainings.made == 9
+    # Two timings; rates × 1, 2, 0.5, 0.25, 0.125; from × 0.25 on × 0.5 and 1 for the whole time,
+    # and the best of these with another seed.
+    assert trainings.made == 11
     row = capsys.readouterr().out.splitlines()[-1]
     assert row == (
         "| vit | 0.450 / – | 0.500 / – | 0.600 / – | 0.700 / – | – / – | 2.50 M | × 0.5 | 20 | "
         "9 | 1.50 | 500 |"
     )
     run(skill, monkeypatch, trainings, *words, "--networks=vit,unet", "--seeds=0,1")
-    assert trainings.made == 18
+    assert trainings.made == 22
     assert row in capsys.readouterr().out
     with pytest.raises(SystemExit, match="with another recipe or store"):
         run(skill, monkeypatch, trainings, *words, "--forecasts=5")

@@ -18,18 +18,22 @@ NETWORKS = {
 
 
 def draw(record: Path) -> Figure:
-    """A panel for each baseline, with a line for each network that was trained for as long."""
+    """A panel for each baseline, with a line for each network, of its best whole training."""
     trainings = json.loads(record.read_text(encoding="utf-8"))["trainings"]
     tested = [training for training in trainings if training["is_tested"]]
-    seconds = min(training["seconds"] for training in tested)
+    best = {
+        network: min(
+            (training["learned"] for training in tested if training["network"] == network),
+            key=lambda learned: learned["validation"],
+        )
+        for network in NETWORKS
+    }
     figure = Figure(figsize=(8.4, 4.0), layout="constrained")
     for panel, baseline in zip(figure.subplots(1, 2), ("persistence", "climatology"), strict=True):
-        for training in tested:
-            if training["seconds"] == seconds:
-                name, colour, marker = NETWORKS[training["network"]]
-                errors = training["learned"]["relative_rmse"][baseline]
-                days = [int(hours) / 24 for hours in errors]
-                panel.plot(days, errors.values(), color=colour, marker=marker, label=name)
+        for network, (name, colour, marker) in NETWORKS.items():
+            errors = best[network]["relative_rmse"][baseline]
+            days = [int(hours) / 24 for hours in errors]
+            panel.plot(days, errors.values(), color=colour, marker=marker, label=name)
         panel.axhline(1.0, color="#999999", linewidth=1)
         panel.set(title=f"RMSE, of {baseline}'s", xlabel="lead time, days", ylim=(0, None))
         panel.grid(color="#eeeeee")
