@@ -42,6 +42,8 @@ class Gradients:
         self._held: list[Held] = []
         self._bucket: list[tuple[Linear, Held]] = []
         self._underway: list[list[Held]] = []
+        self._small: list[Held] = []
+        self._zeros: list[Held] = []
 
     @property
     def has_replicas(self) -> bool:
@@ -74,6 +76,17 @@ class Gradients:
         if sum(held.num_bytes for _, held in self._bucket) >= BUCKET_BYTES:
             self._begin()
 
+    def give_small(self, gradient: Held, *, is_complete: bool) -> None:
+        """Add one that is summed when a pass ends, over the replicas where there are any."""
+        if self._small:
+            total = self._new(gradient.num_bytes, "gradients")
+            self._small.clear()
+            gradient = total
+        self._small.append(gradient)
+        if is_complete and self.has_replicas and not self._zeros:
+            # What autograd gives the parameter, which the sum is added to.
+            self._zeros.append(self._new(gradient.num_bytes, "gradients"))
+
     def begin_pass(self, *, holds: bool) -> None:
         """Begin a pass, which ``holds`` gradients for a later one to sum over the replicas."""
         self._counts.clear()
@@ -81,6 +94,11 @@ class Gradients:
 
     def finish(self) -> None:
         """Sum what is left, as the end of a pass does."""
+        if self.has_replicas and not self._holds:
+            # Joined, what is sent of it, and the sums.
+            for part in ("exchange", "gradients"):
+                made = [self._new(held.num_bytes, part) for held in self._small for _ in range(2)]
+                del made
         if self._bucket:
             self._begin()
         self._underway.clear()

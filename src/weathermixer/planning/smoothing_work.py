@@ -22,7 +22,8 @@ class SmoothingWork:
     """The values that a rank holds of one sample where fields are smoothed.
 
     ``decoded`` and ``state`` count those that are smoothed, ``decoded_edge`` and ``state_edge``
-    those of them that go to either neighbour along ``axis``; ``weights`` are those of one kernel.
+    those of them that go to either neighbour along ``axis``; ``weights`` are those of one kernel,
+    ``decoded_weights`` and ``state_weights`` those of all kernels, where each latitude has its own.
     """
 
     axis: Axis
@@ -31,6 +32,8 @@ class SmoothingWork:
     state: int
     state_edge: int
     weights: int
+    decoded_weights: int
+    state_weights: int
 
     @classmethod
     def of(cls, model: WeatherMixer) -> SmoothingWork | None:
@@ -49,6 +52,8 @@ class SmoothingWork:
             state=of_state * points,
             state_edge=of_state * line,
             weights=kernel[0].numel(),
+            decoded_weights=kernel.numel() * a.grid[0],
+            state_weights=model.smoothing.state_kernel.numel() * a.grid[0],
         )
 
     def exchanges(
@@ -98,43 +103,52 @@ class SmoothingWork:
 class SmoothingTensors:
     """The tensors of smoothing, forward and back, as sizes that come and go.
 
-    ``value_bytes`` are those of one value of all samples in hand.
+    ``value_bytes`` are those of one value of all samples in hand, ``weight_bytes`` those of a
+    weight.
     """
 
     work: SmoothingWork
     new: Callable[..., Held]
     value_bytes: int
+    weight_bytes: int
 
-    def forward(self) -> tuple[Held, Held, Held]:
-        """What is made of fields, and what is kept of each for the backward pass."""
+    def forward(self) -> tuple[Held, list[Held]]:
+        """What is made of fields, and what is kept for the backward pass."""
+        kernels = self._of_weights(self.work.state_weights)
         came = [self._edges(2 * edge) for edge in (self.work.decoded_edge, self.work.state_edge)]
         decoded = self._widened(self.work.decoded, self.work.decoded_edge)
         came.pop(0)
         state = self._widened(self.work.state, self.work.state_edge)
         came.clear()
-        return self._new(self.work.decoded), decoded, state
+        return self._new(self.work.decoded), [decoded, state, kernels]
 
     def backward(
         self, gradient: list[Held], kept: list[Held], *, is_first: bool
-    ) -> tuple[Held, list[Held]]:
-        """The gradient of what was decoded, and that of the state, where it is wanted.
+    ) -> tuple[Held, list[Held], Held]:
+        """Gradients of what was decoded, of the state, where it is wanted, and of the bias.
 
         That of what was made of them is taken out of its list.
         """
+        of_weights = [
+            self._of_weights(count)
+            for count in (self.work.decoded_weights, self.work.state_weights)
+        ]
         products = self._new(self.work.decoded)
         del products
         widened = [self._widened(self.work.decoded, self.work.decoded_edge)]
         if not is_first:
             widened.append(self._widened(self.work.state, self.work.state_edge))
+        of_bias = self.new(self.work.decoded * self.weight_bytes, "gradients")
         gradient.clear()
         kept.clear()
+        of_weights.clear()
         # The last first, as they were made.
         of_state: list[Held] = []
         if not is_first:
             of_state.append(self._narrowed(self.work.state, self.work.state_edge))
             widened.pop()
         decoded = self._narrowed(self.work.decoded, self.work.decoded_edge)
-        return decoded, of_state
+        return decoded, of_state, of_bias
 
     def _widened(self, fields: int, edge: int) -> Held:
         """Fields between the edges of both neighbours."""
@@ -152,6 +166,9 @@ class SmoothingTensors:
         if self.work.axis.size == 1:
             return None
         return self.new(values * self.value_bytes, "exchange")
+
+    def _of_weights(self, count: int) -> Held:
+        return self.new(count * self.weight_bytes)
 
     def _new(self, values: int) -> Held:
         return self.new(values * self.value_bytes)

@@ -222,7 +222,7 @@ class StepTensors:
         """Smoothing of the states in hand."""
         if self._smoothing is None:
             return None
-        return SmoothingTensors(self._smoothing, self._new, self._samples * self._wide)
+        return SmoothingTensors(self._smoothing, self._new, self._samples * self._wide, self._wide)
 
     @property
     def _small_scales(self) -> SmallScalesTensors | None:
@@ -275,7 +275,7 @@ class StepTensors:
         del values, made
         smoothing: list[Held] = []
         if (smooth := self._smooth) is not None:
-            fields, *smoothing = smooth.forward()
+            fields, smoothing = smooth.forward()
         forecast, head = self._head(fields)
         del fields
         small = self._small_scales
@@ -335,7 +335,9 @@ class StepTensors:
         if (smooth := self._smooth) is not None:
             made = [decoded]
             del decoded
-            decoded, of_state = smooth.backward(made, saved.smoothing, is_first=is_first)
+            decoded, of_state, of_bias = smooth.backward(made, saved.smoothing, is_first=is_first)
+            self._gradients.give_small(of_bias, is_complete=is_first)
+            del of_bias
             if of_state:  # the sum with what goes past the kernels
                 state_gradients = [new(self._prognostic)]
             del of_state
