@@ -68,8 +68,9 @@ def by_hand(run: Path, store: Path) -> NDArray[np.float64]:
             state = normalisation.normalise(initial.astype(np.float64))
             for lead in range(STEPS):
                 key = (int(time.astype(np.int64)), member, lead)
-                # Of each of 4 × 2 tokens, longitude by longitude, after those of all.
-                drawn = draw_noise(2 + 8, [key], seed=4)[0].numpy()
+                # Of each of 4 × 2 tokens, longitude by longitude, after those of all; then of
+                # each of 8 × 16 points.
+                drawn = draw_noise(2 + 8 + 128, [key], seed=4)[0].numpy()
                 state = next_state(
                     state,
                     normalisation.static.astype(np.float64),
@@ -78,7 +79,8 @@ def by_hand(run: Path, store: Path) -> NDArray[np.float64]:
                     blocks=2,
                     increment_scale=normalisation.increment_scale,
                     noise=drawn[:2],
-                    local_noise=drawn[2:].reshape(4, 2, 1),
+                    local_noise=drawn[2:10].reshape(4, 2, 1),
+                    point_noise=drawn[10:].reshape(8, 16),
                 )
                 members[place, member, lead] = normalisation.restore(state)
     return members

@@ -96,13 +96,14 @@ def test_the_network_equals_its_description(
     # What an earlier result has beside the state is left alone.
     fed_back = torch.cat([state, torch.full_like(state[:, :further], torch.nan)], dim=1)
     earlier = earlier_than(fed_back, architecture)
-    noise, of_tokens, drawn = None, None, None
+    noise, of_tokens, of_points, drawn = None, None, None, None
     if further:
         noise = torch.tensor([[0.4, -1.3], [2.1, 0.6]], dtype=torch.float64)
         columns, rows = architecture.grid[1] // patch[1], architecture.grid[0] // patch[0]
         of_tokens = torch.linspace(-9.0, 9.0, 6 * columns * rows, dtype=torch.float64).sin()
         of_tokens = of_tokens.view(2, columns, rows, 3)
-        drawn = torch.cat([noise, of_tokens.flatten(1)], dim=1)
+        of_points = torch.linspace(3.0, 8.0, 2 * 48, dtype=torch.float64).sin().view(2, 6, 8)
+        drawn = torch.cat([noise, of_tokens.flatten(1), of_points.flatten(1)], dim=1)
         assert drawn.shape[1] == architecture.drawn
     result = model(fed_back, *earlier, static, forcings, applications=applications, noise=drawn)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
@@ -119,6 +120,7 @@ def test_the_network_equals_its_description(
             diagnostic=further,
             noise=None if noise is None else noise[number].numpy(),
             local_noise=None if of_tokens is None else of_tokens[number].numpy(),
+            point_noise=None if of_points is None else of_points[number].numpy(),
             overlap=architecture.overlap,
             smoothing=architecture.smoothing,
         )

@@ -159,6 +159,7 @@ def next_state(
     diagnostic: int = 0,
     noise: Array | None = None,
     local_noise: Array | None = None,
+    point_noise: Array | None = None,
     overlap: int = 0,
     smoothing: int = 0,
 ) -> Array:
@@ -166,10 +167,11 @@ def next_state(
 
     So many ``diagnostic`` channels come after those of the state. ``noise`` are numbers by which
     the norms of the blocks are scaled and shifted, and ``local_noise (longitude patch, latitude
-    patch, number)`` further ones of each token. With ``overlap`` the encoder takes the ring of
-    so many points around each patch too, and with ``smoothing`` kernels of so many points on each
-    side smooth what is decoded, and others what of the state is added to it, which loses some of
-    its small scales too.
+    patch, number)`` further ones of each token; ``point_noise (latitude, longitude)`` are those
+    that are smoothed and added to what is decoded, each channel's as its amplitude says. With
+    ``overlap`` the encoder takes the ring of so many points around each patch too, and with
+    ``smoothing`` kernels of so many points on each side smooth what is decoded, and others what of
+    the state is added to it, which loses some of its small scales too.
 
     With ``increment_scale (channel,)`` the decoded values are increments; without it they pass
     through the published blend.
@@ -199,6 +201,9 @@ def next_state(
         lost = diffused(state, weights["smoothing.diffusion"], smoothing)
         decoded = decoded + weights["smoothing.bias"]
         decoded[: len(state)] -= lost / unit
+    if point_noise is not None:
+        binomial = np.outer([1.0, 2.0, 1.0], [1.0, 2.0, 1.0])[None, None] / 6.0
+        decoded = decoded + weights["point_noise.amplitude"] * smoothed(point_noise[None], binomial)
     if increment_scale is not None:
         later = state + increment_scale[:, None, None] * decoded[:prognostic]
         return np.concatenate([later, decoded[prognostic:]])

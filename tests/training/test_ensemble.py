@@ -168,8 +168,12 @@ def test_a_deterministic_run_learns_to_be_an_ensemble(
 
     config = config_of(waves, Layout(), dtype="float32", rollout=1)
     with TrainingLoop.begin(config, tmp_path / "run", source=tmp_path / "single") as loop:
-        noise = torch.tensor([[1.0, -2.0, *torch.arange(8.0)]])
-        torch.testing.assert_close(loop.state.model(*given, noise=noise), expected)
+        # Two of a sample, one of each of 4 × 2 tokens, and one of each of 8 × 16 points.
+        noise = torch.arange(2.0 + 8 + 128)[None].sin()
+        of_tokens = torch.cat([noise[:, :10], torch.zeros(1, 128)], dim=1)
+        torch.testing.assert_close(loop.state.model(*given, noise=of_tokens), expected)
+        by_points = loop.state.model(*given, noise=noise) - expected
+        assert (by_points != 0.0).all() and by_points.abs().max() < 0.14
         losses = [loop.step().loss for _ in range(3)]
         assert losses[0] == pytest.approx(loop.validate().loss, rel=0.5)
         made = [loop.state.model(*given, noise=each * noise) for each in (0, 1, -1)]

@@ -270,6 +270,18 @@ def test_kernels_are_taken_over_by_channel_or_smooth_nothing(
         assert not each[0].any()
 
 
+def test_amplitudes_of_noise_are_taken_over_by_channel(waves: Path, tmp_path: Path) -> None:
+    model = {"local_noise": 1}
+    source = Run.open(write_run(tmp_path / "s", waves, scale=0.1, model=model, levels=[500, 850]))
+    config = wave_config(waves, model=model, data={"levels": [300, 500, 850]})
+    with TrainingLoop.begin(config, tmp_path / "r", source=source.path) as loop:
+        found = loop.state.model.get_parameter("point_noise.amplitude").detach()
+    before = source.load_model().get_parameter("point_noise.amplitude").detach()
+    assert torch.equal(found[1:], before.to(found))
+    # Temperature at 300 hPa begins with as little at all latitudes, and with something.
+    assert 0.0 < found[0].min() == found[0].max() < 0.1
+
+
 @pytest.mark.exhaustive
 def test_a_run_goes_on_with_the_source_that_it_was_begun_from_and_no_other(
     waves: Path, tmp_path: Path

@@ -117,7 +117,8 @@ class Model(Section):
     local_noise: Number = Field(
         0,
         description="such numbers as model.noise, but drawn for each token of each member, so that "
-        "members differ by more than a pattern that all patches share; 0: none",
+        "members differ by more than a pattern that all patches share, and one for each grid "
+        "point, which is added there; 0: none",
     )
 
     @field_validator("overlap", "smoothing")

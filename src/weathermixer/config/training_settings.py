@@ -342,7 +342,7 @@ class Training(Section):
     def highest_rate(self, parameter: str) -> float:
         """The learning rate after warm-up of a parameter of that name."""
         part, _, _ = parameter.partition(".")
-        part = {"ring": "encoder", "smoothing": "head"}.get(part, part)
+        part = {"ring": "encoder", "smoothing": "head", "point_noise": "head"}.get(part, part)
         is_edge = part in ("encoder", "decoder", "head")
         usual = (is_edge and self.edge_learning_rate) or self.learning_rate
         return next((rate for name, rate in self.learning_rates.items() if name == part), usual)

@@ -17,7 +17,7 @@ from weathermixer.forecast.rollout import Step
 from weathermixer.jigsaw.dropout import Dropout, set_dropout_key
 from weathermixer.jigsaw.initial import derive_key
 from weathermixer.jigsaw.mesh import gather_objects
-from weathermixer.model.mixer import Modulation
+from weathermixer.model.mixer import Modulation, PointNoise
 from weathermixer.model.noise import draw_noise
 from weathermixer.model.other_network import Network
 
@@ -84,7 +84,7 @@ def remark_on_equal_members(model: Network) -> str | None:
     modulated = any(
         bool(parameter.any())
         for module in model.modules()
-        if isinstance(module, Modulation)
+        if isinstance(module, (Modulation, PointNoise))
         for parameter in module.parameters()
     )
     if model.architecture.dropout or any(gather_objects(modulated)):

@@ -54,8 +54,12 @@ class Architecture:
 
     @property
     def drawn(self) -> int:
-        """Numbers that are drawn for an application: those of all tokens, then those of each."""
-        return self.noise + self.tokens * self.local_noise
+        """Numbers that are drawn for an application: those of all tokens, then those of each.
+
+        Where tokens have some of their own, ``local_noise``, one of each grid point comes last.
+        """
+        of_points = self.grid[0] * self.grid[1] if self.local_noise else 0
+        return self.noise + self.tokens * self.local_noise + of_points
 
     @property
     def predicted(self) -> int:

@@ -80,6 +80,8 @@ def cuts(architecture: Architecture, mesh: Mesh, *, samples: int = 1) -> dict[st
         table["blocks.*.modulation"] = CutTensors(
             {"scale": (None, ("tensor", channels)), "shift": (None, ("tensor", channels))}
         )
+    if a.local_noise:
+        table["point_noise"] = CutTensors({"amplitude": (("tensor", predicted), None, None)})
     if a.prediction == "increment":
         prognostic = Dimension((a.prognostic,))
         return table | {"head": CutTensors({"scale": (("tensor", prognostic), None, None)})}

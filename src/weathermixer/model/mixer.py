@@ -78,6 +78,45 @@ class Modulation(nn.Module):
             self.shift.zero_()
 
 
+class PointNoise(nn.Module):
+    """Adds noise of small scales to what was decoded, of an amplitude that each channel learns.
+
+    ``amplitude (predicted, latitude, 1)`` is in units of what was decoded. The noise, which all
+    channels have alike, is made of a number that is drawn for each grid point, smoothed with
+    weights of 1, 2 and 1 along longitude and latitude: zonal wavenumber *k* of *N* longitudes has
+    ``cos²(π k / N)`` of its amplitude left, and so the smallest scale nothing. What a token decodes
+    to is smoothed more than that, over its edges: this is what members differ by at small scales.
+    """
+
+    def __init__(self, predicted: int, latitudes: int, device: Any = None) -> None:
+        super().__init__()
+        self.amplitude = nn.Parameter(torch.empty(predicted, latitudes, 1, device=device))
+        self.reset()
+
+    def forward(self, decoded: Tensor, drawn: Tensor, longitudes: slice) -> Tensor:
+        """``decoded (batch, predicted, latitude, longitude)`` with noise.
+
+        ``drawn (batch, 1, latitude, all longitudes)`` has a variance of 1, as the noise has but at
+        the first and the last latitude, beyond which these go on; ``longitudes`` are the rank's.
+        """
+        columns = torch.arange(longitudes.start - 1, longitudes.stop + 1, device=drawn.device)
+        drawn = drawn[..., columns % drawn.shape[-1]]
+        drawn = torch.cat([drawn[..., :1, :], drawn, drawn[..., -1:, :]], dim=-2)
+        for dim in (-1, -2):
+            inner = drawn.shape[dim] - 2
+            beside = drawn.narrow(dim, 0, inner) + drawn.narrow(dim, 2, inner)
+            drawn = beside.add(drawn.narrow(dim, 1, inner), alpha=2.0)
+        return torch.addcmul(decoded, self.amplitude, drawn / 6.0)
+
+    def reset(self, seed: int = 0, name: str = "") -> None:
+        """A small amplitude, the same everywhere, whatever the seed.
+
+        From zero no gradient would lead to either sign.
+        """
+        with torch.no_grad():
+            self.amplitude.fill_(0.05)
+
+
 class Mixing(nn.Module):
     """Two linear maps with GELU between, over tokens or over channels, added to the input.
 
@@ -247,6 +286,9 @@ class WeatherMixer(nn.Module):
                 architecture.smoothing,
                 device,
             )
+        self.point_noise: PointNoise | None = None
+        if architecture.local_noise:
+            self.point_noise = PointNoise(architecture.predicted, architecture.grid[0], device)
         head = Increment if architecture.prediction == "increment" else Blend
         self.head = head(architecture, device)
         self.patches, self.fields = patches_of, fields_of
@@ -268,16 +310,16 @@ class WeatherMixer(nn.Module):
         newest first, where there are ``input_times``; then the static fields ``(static, latitude,
         longitude)``, and the forcings ``(batch, forcing, latitude, longitude)`` where there are
         any; all normalised. The result, of the type of ``state``, has the prognostic channels, then
-        the diagnostic ones. ``noise (batch, noise + tokens · local noise)``, normally distributed,
-        makes it one of several that are possible; the middle one without. On a mesh, per rank,
-        variables are divided by ``tensor`` and longitudes, patch columns whole, by ``domain``;
-        noise is whole on all ranks.
+        the diagnostic ones. ``noise (batch, drawn)``, as many numbers as the architecture says,
+        normally distributed, makes it one of several that are possible; the middle one without. On
+        a mesh, per rank, variables are divided by ``tensor`` and longitudes, patch columns whole,
+        by ``domain``; noise is whole on all ranks.
         """
         num_earlier = self.architecture.input_times - 1
         earlier, given = map(self._prognostic_of, given[:num_earlier]), given[num_earlier:]
         state = self._prognostic_of(state)
         x = encoded = self._encode(state, (*earlier, *given))
-        drawn = None if noise is None else self._noise_of_tokens(noise)
+        drawn, of_points = (None, None) if noise is None else self._own_noise(noise)
         for _ in range(applications):
             for block in self.blocks:
                 # Dropout keeps no state of a generator, so there is none to restore.
@@ -286,16 +328,28 @@ class WeatherMixer(nn.Module):
                     if self.recompute
                     else block(x, drawn)
                 )
-        return self.head(self._decode(x, encoded, state), state)
+        return self.head(self._decode(x, encoded, state, of_points), state)
 
-    def _noise_of_tokens(self, noise: Tensor) -> Noise:
-        """What is drawn for samples, and of what is drawn for tokens that of the rank's own."""
+    def _own_noise(self, noise: Tensor) -> tuple[Noise, Tensor | None]:
+        """What is drawn for samples and the rank's tokens, and for all grid points.
+
+        The last is ``(batch, 1, latitude, longitude)``.
+        """
         a = self.architecture
-        of_samples, of_tokens = noise[:, : a.noise], noise[:, a.noise :]
         if not a.local_noise:
-            return of_samples, None
+            return (noise, None), None
+        sizes = [a.noise, a.tokens * a.local_noise, a.grid[0] * a.grid[1]]
+        of_samples, of_tokens, of_points = noise.split(sizes, dim=1)
         own = slice(self.tokens.start, self.tokens.stop)
-        return of_samples, of_tokens.unflatten(1, (a.tokens, a.local_noise))[:, own].movedim(1, 0)
+        of_tokens = of_tokens.unflatten(1, (a.tokens, a.local_noise))[:, own].movedim(1, 0)
+        return (of_samples, of_tokens), of_points.unflatten(1, (1, *a.grid))
+
+    @property
+    def _longitudes(self) -> slice:
+        """Those of the rank's tokens."""
+        patch, (latitudes, _) = self.architecture.patch, self.architecture.grid
+        rows = latitudes // patch[0]
+        return slice(self.tokens.start // rows * patch[1], self.tokens.stop // rows * patch[1])
 
     def _prognostic_of(self, state: Tensor) -> Tensor:
         """The channels that the network is given of a state or of an earlier result."""
@@ -313,16 +367,19 @@ class WeatherMixer(nn.Module):
             encoded = encoded + self.ring(to_rings(wait_for_edges(), patch, overlap))
         return encoded
 
-    def _decode(self, x: Tensor, encoded: Tensor, state: Tensor) -> Tensor:
+    def _decode(
+        self, x: Tensor, encoded: Tensor, state: Tensor, of_points: Tensor | None
+    ) -> Tensor:
         """What the head adds to a state or blends with it, as fields of the state's type."""
         grid = (state.shape[2], state.shape[3])
         # No name for what the decoder makes, as large as the state: it is gone before the head's.
         fields = self.fields(self.decoder(x, encoded), self.architecture.patch, grid, state.dtype)
-        if self.smoothing is None:
-            return fields
-        unit = self.head.scale if isinstance(self.head, Increment) else None
-        smooth: Tensor = self.smoothing(fields, state, unit)
-        return smooth
+        if self.smoothing is not None:
+            unit = self.head.scale if isinstance(self.head, Increment) else None
+            fields = self.smoothing(fields, state, unit)
+        if self.point_noise is not None and of_points is not None:
+            fields = self.point_noise(fields, of_points, self._longitudes)
+        return fields
 
 
 def count_parameters(architecture: Architecture) -> int:

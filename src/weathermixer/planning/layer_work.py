@@ -139,6 +139,12 @@ class LayerWork:
             self._elements(self.forward, "copy", elements, 8, 4)
             self._elements(self.backward, "copy", elements, 2, 2)
 
+    def point_noise(self, elements: int) -> None:
+        """Add the noise of all points of fields, which is read once for all of their channels."""
+        self._elements(self.forward, "copy", elements, 2)
+        # The products that the gradient of the amplitude is the sum of.
+        self._elements(self.backward, "copy", elements, 3, 2)
+
     def residual(self, elements: int) -> None:
         """Add the sum of a layer's input and output, and that of their gradients."""
         self._elements(self.forward, "copy", elements, 3)

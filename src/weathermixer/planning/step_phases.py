@@ -223,6 +223,8 @@ def _add_edges(
     wide.copies(predicted, forward=1, backward=1, kind="transpose")
     if (smoothing := SmoothingWork.of(model)) is not None:
         smoothing.add_to(wide, has_input_gradient=has_input_gradient)
+    if model.point_noise is not None:
+        wide.point_noise(predicted)
     if isinstance(model.head, Blend):
         wide.norm(model.head.decoded_norm)
         wide.copies((prognostic + predicted) // 2, forward=4, backward=4)

@@ -52,6 +52,11 @@ class SampleSizes:
     input_times: int
 
     @property
+    def points(self) -> int:
+        """Grid points."""
+        return self.state // self.channels
+
+    @property
     def inputs(self) -> int:
         """Values of what the encoder maps."""
         return self.input_times * self.prognostic + self.static + self.forcings
@@ -90,6 +95,7 @@ class _SavedApplication:
     norm: SavedNorm
     decoder: SavedMaps
     smoothing: list[Held]
+    point_noise: Held | None
     head: tuple[SavedNorm, SavedNorm, SavedMaps] | None
     errors: list[Held]
 
@@ -276,6 +282,10 @@ class StepTensors:
         smoothing: list[Held] = []
         if (smooth := self._smooth) is not None:
             fields, smoothing = smooth.forward()
+        point_noise: Held | None = None
+        if model.point_noise is not None:
+            point_noise = new(self._sizes.points * self._samples * self._wide)
+            fields = new(self._state)
         forecast, head = self._head(fields)
         del fields
         small = self._small_scales
@@ -286,7 +296,7 @@ class StepTensors:
             errors.append(self._compare())
             del differences, begun
         return forecast, _SavedApplication(
-            encoder, ring, blocks, norm, decoder, smoothing, head, errors
+            encoder, ring, blocks, norm, decoder, smoothing, point_noise, head, errors
         )
 
     def _compare(self) -> Held:
@@ -332,6 +342,10 @@ class StepTensors:
             state_gradients += of_state
             del of_state
         del gradient
+        if saved.point_noise is not None:
+            products = new(self._state)
+            saved.point_noise = None
+            del products
         if (smooth := self._smooth) is not None:
             made = [decoded]
             del decoded

@@ -236,6 +236,8 @@ def _dimensions(name: str, config: Config, architecture: Architecture) -> _Dimen
             return _Labels(prognostic), None, None
         case "smoothing", "bias":
             return _Labels(predicted), None, None
+        case "point_noise", "amplitude":
+            return _Labels(predicted), None, None
         case "decoder.linear", "weight":
             return _Labels(predicted, patch), None
         case "decoder.linear", "bias":
@@ -272,9 +274,9 @@ def _prognostic(config: Config) -> tuple[str, ...]:
 def _other_meaning(theirs: Architecture, ours: Architecture) -> tuple[str, ...]:
     """Parts of the names of parameters that mean another thing, even where their sizes agree."""
     tokens = (".0.expand.", ".0.contract.") if _token_grid(theirs) != _token_grid(ours) else ()
-    decoded = (
-        ("decoder.linear.", "smoothing.", "head.") if theirs.prediction != ours.prediction else ()
-    )
+    decoded: tuple[str, ...] = ()
+    if theirs.prediction != ours.prediction:
+        decoded = ("decoder.linear.", "smoothing.", "point_noise.", "head.")
     is_same_ring = (theirs.patch, theirs.overlap) == (ours.patch, ours.overlap)
     ring = () if is_same_ring else ("ring.",)
     # Rows for what all tokens share come first.
