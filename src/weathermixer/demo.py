@@ -77,7 +77,7 @@ def ensemble_config(deterministic: Config) -> Config:
 
     Rollouts begin longer, since members drift apart for days, and a step has as many states as
     before. The rate is low, since so short a training does not learn again what it undoes, but high
-    enough for members to drift apart.
+    enough for members to drift apart; that of noise at each point, which is new, is twice as high.
     """
     given = deterministic.training
     steps = max(10, given.steps // ENSEMBLE_SHARE)
@@ -91,6 +91,7 @@ def ensemble_config(deterministic: Config) -> Config:
         instance_batch=given.instance_batch // MEMBERS,
         rollout={0: 2, steps // 5: 4, steps * 7 // 15: 8},
         learning_rate=1e-3,
+        learning_rates={"head": 2e-3},
         warmup_steps=steps // 5,
         validate_every=steps,
     )
