@@ -29,8 +29,8 @@ from weathermixer.model.arithmetic import Arithmetic
 from weathermixer.model.cuts import check_cuts, describe
 from weathermixer.planning.choosing import MACHINE_VARIABLE, choose_mesh
 from weathermixer.planning.reading_share import REMEDY, reading_warning
+from weathermixer.planning.sample_sizes import SampleSizes
 from weathermixer.planning.small_scales_work import require_room
-from weathermixer.planning.step_tensors import SampleSizes
 from weathermixer.training.beginning import check_step
 from weathermixer.training.best_score import require_score
 from weathermixer.training.ensemble import EQUAL_MEMBERS, members_can_differ

@@ -14,13 +14,14 @@ from oracles.mixer import next_state
 from support.forecast_runs import forecast_on, write_run
 from support.ranks import Pool
 from support.selection import exhaustive
-from support.waves import CHANNELS, write_waves
+from support.waves import CHANNELS, wave_config, write_waves
 from weathermixer.data.store.store import Store
 from weathermixer.errors import UserError
 from weathermixer.forecast.forecast import forecast
 from weathermixer.jigsaw.layout import Layout
 from weathermixer.model.noise import draw_noise
 from weathermixer.runs.run import Run
+from weathermixer.training.loop import TrainingLoop
 
 INIT, STEPS, MEMBERS = "2001-01-02,2001-01-03", 2, 3
 NAMES = ("temperature", "2m_temperature")
@@ -150,3 +151,17 @@ def test_members_that_will_be_equal_are_warned_about(
     assert ("all members will be equal" in said) == (cause is not None)
     if cause is not None:
         assert f"since {cause}: train it with model.local_noise" in said
+
+
+def test_members_that_will_hardly_differ_are_warned_about(
+    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = wave_config(run[1], model={"local_noise": 2, "blocks": 1}, training={"steps": 3})
+    with TrainingLoop.begin(single, tmp_path / "run") as loop:
+        loop.step()
+        loop.save()
+    forecast(tmp_path / "run", run[1], "2001-01-02", 1, tmp_path / "f.zarr", members=2)
+    made = channels(xr.open_zarr(tmp_path / "f.zarr"))
+    assert not np.array_equal(made[:, 0], made[:, 1])
+    cause = "the network has learned nothing of its noise"
+    assert f"all members will hardly differ, since {cause}" in capsys.readouterr().err

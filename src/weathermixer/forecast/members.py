@@ -17,7 +17,7 @@ from weathermixer.forecast.rollout import Step
 from weathermixer.jigsaw.dropout import Dropout, set_dropout_key
 from weathermixer.jigsaw.initial import derive_key
 from weathermixer.jigsaw.mesh import gather_objects
-from weathermixer.model.mixer import Modulation, PointNoise
+from weathermixer.model.mixer import Modulation
 from weathermixer.model.noise import draw_noise
 from weathermixer.model.other_network import Network
 
@@ -80,18 +80,23 @@ def network_of_members(
 
 
 def remark_on_equal_members(model: Network) -> str | None:
-    """A sentence where all members will be equal; every rank calls this, with its weights."""
+    """A sentence where all members will be equal or hardly differ.
+
+    Every rank calls this, with its weights.
+    """
     modulated = any(
         bool(parameter.any())
         for module in model.modules()
-        if isinstance(module, (Modulation, PointNoise))
+        if isinstance(module, Modulation)
         for parameter in module.parameters()
     )
     if model.architecture.dropout or any(gather_objects(modulated)):
         return None
     cause = "has learned nothing of its noise" if model.architecture.drawn else "has no noise"
+    # Noise at each point begins small, and not as nothing.
+    effect = "hardly differ" if model.architecture.local_noise else "be equal"
     return (
-        f"all members will be equal, since the network {cause}: train it with model.local_noise, "
+        f"all members will {effect}, since the network {cause}: train it with model.local_noise, "
         "training.members and training.error=crps, such as from this run with --from"
     )
 

@@ -197,6 +197,7 @@ def cut(model: WeatherMixer, mesh: Mesh, *, samples: int = 1) -> WeatherMixer:
     model = parallelize(model, mesh, cuts(a, mesh, samples=samples))
     model.prognostic = len(a.fields_of(mesh.tensor.size, mesh.tensor.index).prognostic)
     (model.tokens,) = a.token_dimension.ranges(mesh.domain.size, mesh.domain.index)
+    (model.longitudes,) = a.longitude_dimension.ranges(mesh.domain.size, mesh.domain.index)
     return model
 
 

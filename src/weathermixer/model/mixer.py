@@ -93,7 +93,7 @@ class PointNoise(nn.Module):
         self.amplitude = nn.Parameter(torch.empty(predicted, latitudes, 1, device=device))
         self.reset()
 
-    def forward(self, decoded: Tensor, drawn: Tensor, longitudes: slice) -> Tensor:
+    def forward(self, decoded: Tensor, drawn: Tensor, longitudes: range) -> Tensor:
         """``decoded (batch, predicted, latitude, longitude)`` with noise.
 
         ``drawn (batch, 1, latitude, all longitudes)`` has a variance of 1, as the noise has but at
@@ -295,6 +295,7 @@ class WeatherMixer(nn.Module):
         # Of the rank, where the network is cut.
         self.prognostic = architecture.prognostic
         self.tokens = range(architecture.tokens)
+        self.longitudes = range(architecture.grid[1])
 
     def forward(
         self,
@@ -344,13 +345,6 @@ class WeatherMixer(nn.Module):
         of_tokens = of_tokens.unflatten(1, (a.tokens, a.local_noise))[:, own].movedim(1, 0)
         return (of_samples, of_tokens), of_points.unflatten(1, (1, *a.grid))
 
-    @property
-    def _longitudes(self) -> slice:
-        """Those of the rank's tokens."""
-        patch, (latitudes, _) = self.architecture.patch, self.architecture.grid
-        rows = latitudes // patch[0]
-        return slice(self.tokens.start // rows * patch[1], self.tokens.stop // rows * patch[1])
-
     def _prognostic_of(self, state: Tensor) -> Tensor:
         """The channels that the network is given of a state or of an earlier result."""
         return state if state.shape[1] <= self.prognostic else state[:, : self.prognostic]
@@ -378,7 +372,7 @@ class WeatherMixer(nn.Module):
             unit = self.head.scale if isinstance(self.head, Increment) else None
             fields = self.smoothing(fields, state, unit)
         if self.point_noise is not None and of_points is not None:
-            fields = self.point_noise(fields, of_points, self._longitudes)
+            fields = self.point_noise(fields, of_points, self.longitudes)
         return fields
 
 

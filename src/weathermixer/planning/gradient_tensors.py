@@ -77,7 +77,10 @@ class Gradients:
             self._begin()
 
     def give_small(self, gradient: Held, *, is_complete: bool) -> None:
-        """Add one that is summed when a pass ends, over the replicas where there are any."""
+        """Add the gradient of a small parameter, which is summed when a pass ends.
+
+        ``is_complete`` says that the pass uses the parameter no more.
+        """
         if self._small:
             total = self._new(gradient.num_bytes, "gradients")
             self._small.clear()
@@ -95,7 +98,7 @@ class Gradients:
     def finish(self) -> None:
         """Sum what is left, as the end of a pass does."""
         if self.has_replicas and not self._holds:
-            # Joined, what is sent of it, and the sums.
+            # Joined, and what is sent of that; then the sums, alone and added to the zeros.
             for part in ("exchange", "gradients"):
                 made = [self._new(held.num_bytes, part) for held in self._small for _ in range(2)]
                 del made

@@ -17,8 +17,9 @@ from weathermixer.jigsaw.layout import shard
 from weathermixer.jigsaw.pieces import local_parameters
 from weathermixer.model.mixer import WeatherMixer
 from weathermixer.planning.ledger import Ledger
+from weathermixer.planning.sample_sizes import SampleSizes
 from weathermixer.planning.step_kind import StepKind
-from weathermixer.planning.step_tensors import SampleSizes, StepTensors
+from weathermixer.planning.step_tensors import StepTensors
 from weathermixer.runs.shards import Shard, own_share
 
 # What a plan may take of a device's memory. Tensors are predicted within 5% of what a step holds

@@ -27,6 +27,7 @@ from weathermixer.planning.gradient_tensors import Gradients
 from weathermixer.planning.ledger import Held, Ledger
 from weathermixer.planning.product_tensors import Products, SavedMaps
 from weathermixer.planning.ring_work import Ring
+from weathermixer.planning.sample_sizes import SampleSizes
 from weathermixer.planning.small_scales_work import SmallScalesTensors, SmallScalesWork
 from weathermixer.planning.smoothing_work import SmoothingTensors, SmoothingWork
 from weathermixer.planning.step_kind import StepKind
@@ -34,52 +35,6 @@ from weathermixer.planning.step_kind import StepKind
 # Tensors of a state's size that are made of its errors to have what they cost, and its slopes.
 _COST_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 2, "huber": 3, "crps": 3}
 _SLOPE_TENSORS: dict[ErrorKind, int] = {"squared": 2, "absolute": 1, "huber": 0, "crps": 1}
-
-
-@dataclass(frozen=True)
-class SampleSizes:
-    """How many values the rank that a model was built for holds of one sample.
-
-    ``state`` and ``forcings`` are those of one time, ``prognostic`` what the network is given of
-    the state; ``static`` fields have no other.
-    """
-
-    state: int
-    prognostic: int
-    static: int
-    forcings: int
-    channels: int
-    input_times: int
-
-    @property
-    def points(self) -> int:
-        """Grid points."""
-        return self.state // self.channels
-
-    @property
-    def inputs(self) -> int:
-        """Values of what the encoder maps."""
-        return self.input_times * self.prognostic + self.static + self.forcings
-
-    def batch(self, samples: int, rollout: int) -> int:
-        """Values of a batch: its states, and the forcings of the steps between them."""
-        return samples * ((self.input_times + rollout) * self.state + rollout * self.forcings)
-
-    @classmethod
-    def of(cls, model: WeatherMixer) -> SampleSizes:
-        """The sizes of what belongs to a model's layers."""
-        a, product = model.architecture, linear(model.encoder).product
-        fields = a.fields_of(product.along.size, product.along.index)
-        points = product.source.own_rows * a.points_per_patch
-        channels = len(fields.prognostic) + len(fields.diagnostic)
-        return cls(
-            state=points * channels,
-            prognostic=points * len(fields.prognostic),
-            static=points * len(fields.static),
-            forcings=points * len(fields.forcings),
-            channels=channels,
-            input_times=a.input_times,
-        )
 
 
 @dataclass
